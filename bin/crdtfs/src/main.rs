@@ -1,0 +1,2 @@
+//! crdtfs.
+fn main() {}

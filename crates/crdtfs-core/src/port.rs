@@ -1,0 +1,142 @@
+//! The ports through which an adapter (a mount, a watched folder) sees one share.
+//!
+//! The engine implements them over the replica and the store; tests implement them over memory. Calls may block: on a
+//! lock for microseconds, on [`Content`] for as long as a fetch takes. None may be called on an async runtime's thread.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use crate::content::ContentRef;
+use crate::id::InodeId;
+use crate::name::Name;
+use crate::node::{Delta, Entry, Node};
+use crate::op::{Applied, Op, OpError};
+
+/// Who makes an operation or listens: one adapter of one share. Its own operations are not echoed to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Adapter(pub u32);
+
+/// The tree of one share.
+pub trait Tree: Send + Sync + 'static {
+    /// A node, if it is shown.
+    fn node(&self, inode: InodeId) -> Option<Node>;
+
+    /// The node that a name in a directory stands for.
+    fn child(&self, dir: InodeId, name: &Name) -> Option<Node>;
+
+    /// At most `limit` entries of a directory in the order of their names' bytes, from the first name after `after`.
+    fn entries(&self, dir: InodeId, after: Option<&Name>, limit: usize) -> Vec<Entry>;
+
+    /// The shown names of a node: (directory, name), in order. For the root none.
+    fn names(&self, inode: InodeId) -> Vec<(InodeId, Name)>;
+
+    /// Does an operation at once in memory; it is committed and sent within 50 ms, and durable after [`Tree::sync`].
+    /// `by` does not get the returned delta again from its subscription.
+    fn apply(&self, by: Adapter, op: Op) -> Result<Applied, OpError>;
+
+    /// A fresh random 128-bit identifier for a new inode or place.
+    fn fresh_id(&self) -> [u8; 16];
+
+    /// Returns when every operation applied before the call is durable on this device.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Subscribes: every later change of the view that `by` did not make itself, in order. The channel is unbounded in
+    /// items but each is one change batch; a subscriber that went away is dropped.
+    fn subscribe(&self, by: Adapter) -> Receiver<Arc<Delta>>;
+
+    /// Bytes that the share's contents take in the view, and the number of nodes, for `statfs`.
+    fn totals(&self) -> (u64, u64);
+
+    /// Whether this device may write to the share.
+    fn writable(&self) -> bool;
+}
+
+/// Reads one content at any place.
+pub trait Reader: Send + Sync {
+    /// Length in bytes.
+    fn size(&self) -> u64;
+
+    /// Fills `buf` from `offset`, short only at the end; verified bytes only. Blocks while chunks are fetched.
+    /// Errors: `TimedOut` or `HostUnreachable` if nobody reachable has them (the mount's EIO).
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// The file that holds exactly these bytes, verified, if there is one (for kernel passthrough).
+    fn backing(&self) -> Option<Arc<File>> {
+        None
+    }
+}
+
+/// A file being written, in the state directory, on the store's filesystem. Plain file semantics; `File` is positioned
+/// nowhere in particular: use `read_at` and `write_at`.
+pub trait WriteFile: Send + Sync {
+    /// Length in bytes now.
+    fn size(&self) -> u64;
+    /// As `pread`.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// As `pwrite`, extending if need be.
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+    /// As `ftruncate`.
+    fn set_len(&self, size: u64) -> io::Result<()>;
+    /// As `fallocate`, `mode` being Linux's flags; `Unsupported` where it cannot.
+    fn allocate(&self, mode: u32, offset: u64, len: u64) -> io::Result<()>;
+    /// The next data (`true`) or hole (`false`) at or after `offset`, as `lseek` finds it; `None` past the end.
+    fn seek(&self, offset: u64, data: bool) -> io::Result<Option<u64>>;
+    /// As `fdatasync`: what was written survives a crash, together with `note`, which [`Content::recover`] gives back.
+    fn sync(&self, note: &[u8]) -> io::Result<()>;
+    /// The file behind, where one plain file has all the bytes (no overlay).
+    fn backing(&self) -> Option<Arc<File>>;
+}
+
+/// The bytes of one share.
+pub trait Content: Send + Sync + 'static {
+    /// Opens a content; returns at once, reads may block.
+    fn open(&self, content: &ContentRef) -> io::Result<Arc<dyn Reader>>;
+
+    /// Whether all bytes are on this device.
+    fn is_local(&self, content: &ContentRef) -> bool;
+
+    /// A write file that starts with the bytes of `base` (nothing: empty), copied lazily or cloned.
+    fn write_file(&self, base: Option<&ContentRef>) -> io::Result<Arc<dyn WriteFile>>;
+
+    /// Hashes, chunks and keeps what is in the write file now; the file may be written on afterwards (its later state is
+    /// sealed by a later call). The content is served to others from its return on, and durable after [`Tree::sync`].
+    fn seal(&self, file: &dyn WriteFile) -> io::Result<ContentRef>;
+
+    /// Keeps bytes that are in memory (small files, merged texts).
+    fn put(&self, bytes: &[u8]) -> io::Result<ContentRef>;
+
+    /// Ends a write file: its bytes stay only as far as they were sealed. Dropping one does the same.
+    fn discard(&self, file: Arc<dyn WriteFile>);
+
+    /// Write files that were synced but not sealed when the engine ended, each with its last note; each is given once.
+    fn recover(&self) -> io::Result<Vec<(Vec<u8>, Arc<dyn WriteFile>)>>;
+}
+
+/// A watched folder's side of the store: contents that lie in its files.
+pub trait FolderContent: Content {
+    /// Says that the file of `key`, opened as `file`, holds a content: hashes and chunks it in place, no copy is made. The
+    /// caller checks that the file did not change meanwhile, and calls [`FolderContent::forget_file`] when it does.
+    fn index_file(&self, key: InodeId, file: &File) -> io::Result<ContentRef>;
+
+    /// The file of `key` no longer holds what was indexed. Bytes that history or a merge still needs and nobody else
+    /// holds are kept where they are cheap (small texts).
+    fn forget_file(&self, key: InodeId) -> io::Result<()>;
+
+    /// Fetches a content into `file` (empty, open for writing): written at its offsets as chunks arrive, verified, all
+    /// there at return, then served from there as the file of `key`. Chunks that this device has are not fetched.
+    fn fetch_into(&self, key: InodeId, content: &ContentRef, file: &File) -> io::Result<()>;
+
+    /// Fetches many small contents at once; the same promise for each.
+    fn fetch_many(&self, wanted: &[(InodeId, ContentRef, &File)]) -> Vec<io::Result<()>>;
+
+    /// Sets who opens the file of a key for reading chunks back.
+    fn set_opener(&self, opener: Arc<dyn FileOpener>);
+}
+
+/// Opens files of a watched folder by the inode they show.
+pub trait FileOpener: Send + Sync {
+    /// The file, open for reading, without following links; `NotFound` if it is not there.
+    fn open(&self, key: InodeId) -> io::Result<File>;
+}

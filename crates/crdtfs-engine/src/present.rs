@@ -1,0 +1,131 @@
+//! How a share is shown: the seam between the engine and the adapters (a mount, a watched folder).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crdtfs_core::id::ShareId;
+use crdtfs_core::port::{Adapter, FolderContent, Tree};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The ways to show a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A FUSE filesystem.
+    Mount,
+    /// A plain folder kept in sync.
+    Watch,
+}
+
+/// Who owns what a mount shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnerPolicy {
+    /// The user that mounts.
+    #[default]
+    Mounter,
+    /// This user and group, numerically.
+    Fixed {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    },
+    /// The owners that the records have.
+    Keep,
+}
+
+/// How the user asked to have a share shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresentOptions {
+    /// Local changes are refused (mount) or reported and not taken (folder).
+    pub read_only: bool,
+    /// Other users may use the mount.
+    pub allow_other: bool,
+    /// Owners shown.
+    #[serde(default)]
+    pub owner: OwnerPolicy,
+}
+
+/// All that an adapter gets of a share.
+#[derive(Clone)]
+pub struct SharePorts {
+    /// The share.
+    pub share: ShareId,
+    /// Who the adapter is to the tree.
+    pub adapter: Adapter,
+    /// The tree.
+    pub tree: Arc<dyn Tree>,
+    /// The bytes.
+    pub content: Arc<dyn FolderContent>,
+    /// This device's name, as conflict copies show it.
+    pub device_name: String,
+    /// A directory of the adapter's own in the state directory, kept over restarts, made before the call.
+    pub state: PathBuf,
+}
+
+/// Something a user should know about a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The path, relative to the shown directory, lossily as text.
+    pub path: String,
+    /// What happened and what to do about it.
+    pub message: String,
+}
+
+/// Why a share cannot be shown at a directory.
+#[derive(Debug, Error)]
+pub enum PresentError {
+    /// The directory does not fit: the whole sentence, with what to do.
+    #[error("{0}")]
+    Directory(String),
+    /// The system lacks something: the whole sentence, with what to install.
+    #[error("{0}")]
+    Missing(String),
+    /// A system call failed.
+    #[error("{what} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried ("cannot create").
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// How it failed.
+        source: std::io::Error,
+    },
+}
+
+/// Shows shares in one way.
+pub trait Presenter: Send + Sync + 'static {
+    /// Which way.
+    fn mode(&self) -> Mode;
+
+    /// Whether `dir` can be used: exists or can be made, is a directory, is writable, is not already a mount, and so on.
+    /// Creates it if it is not there. Called before a ticket is spent. `known` says that it already showed this share.
+    fn prepare(&self, dir: &Path, options: &PresentOptions, known: bool) -> Result<(), PresentError>;
+
+    /// Shows the share; returns once it can be used. The adapter runs threads of its own until it is stopped.
+    fn present(
+        &self,
+        ports: SharePorts,
+        dir: &Path,
+        options: &PresentOptions,
+    ) -> Result<Box<dyn Presented>, PresentError>;
+}
+
+/// A share that is being shown.
+pub trait Presented: Send + Sync {
+    /// What the user should know now.
+    fn problems(&self) -> Vec<Problem>;
+
+    /// Blocks until what the user did before the call is in the tree's records (write files sealed, the folder scanned),
+    /// and what is in the view is shown; gives up at `deadline`. True if it is so.
+    fn settle(&self, deadline: std::time::Instant) -> bool;
+
+    /// Flushes as [`Presented::settle`], then shows the share no more. Idempotent. An error says what is still there
+    /// ("device busy") and leaves it shown.
+    fn stop(&self) -> Result<(), PresentError>;
+
+    /// Whether it has ended without being asked (unmounted by hand, the folder is gone); the reason.
+    fn ended(&self) -> Option<String>;
+}

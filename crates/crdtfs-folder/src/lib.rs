@@ -1,0 +1,1 @@
+//! The watched folder: scanner, watcher, planner, safe apply.

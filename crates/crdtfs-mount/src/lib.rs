@@ -1,0 +1,1 @@
+//! FUSE: calls in, replies out.

@@ -1,0 +1,1 @@
+//! The iroh endpoint, discovery, streams; drives the core's sync.

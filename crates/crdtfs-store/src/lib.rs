@@ -1,0 +1,1 @@
+//! Chunks, manifests, the envelope log, snapshots and recovery.

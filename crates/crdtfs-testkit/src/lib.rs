@@ -1,0 +1,1 @@
+//! Simulated network, disk and clock, the reference model and generators.

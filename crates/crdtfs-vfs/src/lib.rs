@@ -1,0 +1,1 @@
+//! POSIX semantics over ports: inodes, handles, write buffering.
