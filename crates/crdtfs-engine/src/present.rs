@@ -46,6 +46,9 @@ pub struct PresentOptions {
     /// Owners shown.
     #[serde(default)]
     pub owner: OwnerPolicy,
+    /// Contents are fetched when they are read, not all in the background (mount).
+    #[serde(default)]
+    pub on_demand: bool,
 }
 
 /// All that an adapter gets of a share.
@@ -63,6 +66,9 @@ pub struct SharePorts {
     pub device_name: String,
     /// A directory of the adapter's own in the state directory, kept over restarts, made before the call.
     pub state: PathBuf,
+    /// To be called after every change of [`Presented::behind`] (from any thread, no lock held; cheap): what this device
+    /// tells others of itself depends on it.
+    pub progressed: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// Something a user should know about a path.
@@ -117,6 +123,11 @@ pub trait Presenter: Send + Sync + 'static {
 pub trait Presented: Send + Sync {
     /// What the user should know now.
     fn problems(&self) -> Vec<Problem>;
+
+    /// Whether something in the view is not shown yet (a folder that still has changes to apply). A mount never is.
+    fn behind(&self) -> bool {
+        false
+    }
 
     /// Blocks until what the user did before the call is in the tree's records (write files sealed, the folder scanned),
     /// and what is in the view is shown; gives up at `deadline`. True if it is so.

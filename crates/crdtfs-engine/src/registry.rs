@@ -1,0 +1,205 @@
+//! What the state directory keeps of a share beside its log: where it is shown, and where its peers were last seen.
+//!
+//! ```text
+//! shares/<share id>/
+//!   genesis            what the share's id is the hash of
+//!   membership         the membership records, length-prefixed
+//!   log/               envelopes and snapshots (crdtfs-store)
+//!   incarnation.json   see [`crate::incarnation`]
+//!   shown.json         the directories that show it
+//!   peers.json         addresses by device
+//!   watch-…/ mount-…/  one directory for each shown one, its adapter's own
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crdtfs_core::id::ShareId;
+use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+
+use crate::present::{Mode, PresentOptions};
+use crate::state::{StateError, io_at, write_atomically};
+
+/// A directory that shows the share, or did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownDir {
+    /// How.
+    pub mode: Mode,
+    /// Where, absolute.
+    pub dir: PathBuf,
+    /// As the user asked.
+    pub options: PresentOptions,
+    /// Whether a starting engine shows it again: until the user takes it away.
+    pub active: bool,
+    /// The name of its adapter's directory.
+    pub state: String,
+}
+
+/// The directory of one share in the state directory.
+#[derive(Debug, Clone)]
+pub struct ShareDir {
+    path: PathBuf,
+}
+
+impl ShareDir {
+    /// The directory of this share below `shares`, made if it is not there.
+    pub fn create(shares: &Path, share: &ShareId) -> Result<Self, StateError> {
+        let path = shares.join(share.to_string());
+        fs::create_dir_all(&path).map_err(io_at("create", &path))?;
+        Ok(Self { path })
+    }
+
+    /// The shares that are there: those with a genesis (one without was never finished).
+    pub fn list(shares: &Path) -> Result<Vec<(ShareId, Self)>, StateError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(shares).map_err(io_at("read", shares))? {
+            let path = entry.map_err(io_at("read", shares))?.path();
+            let id = path.file_name().and_then(|name| name.to_str()).and_then(ShareId::from_hex);
+            if let Some(id) = id
+                && path.join("genesis").exists()
+            {
+                found.push((id, Self { path }));
+            }
+        }
+        found.sort_by_key(|(id, _)| *id);
+        Ok(found)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The encoded genesis.
+    pub fn genesis(&self) -> Result<Vec<u8>, StateError> {
+        let path = self.path.join("genesis");
+        fs::read(&path).map_err(io_at("read", &path))
+    }
+
+    /// Keeps the genesis: from now on the share is there.
+    pub fn write_genesis(&self, bytes: &[u8]) -> Result<(), StateError> {
+        write_atomically(&self.path.join("genesis"), bytes)
+    }
+
+    /// The membership records, as they were kept.
+    pub fn membership(&self) -> Result<Vec<Vec<u8>>, StateError> {
+        let path = self.path.join("membership");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(io_at("read", &path)(e)),
+        };
+        let mut rest = &bytes[..];
+        let mut records = Vec::new();
+        while let Some((len, body)) = rest.split_first_chunk::<4>() {
+            let len = u32::from_le_bytes(*len) as usize;
+            let Some(record) = body.get(..len) else {
+                return Err(io_at("read", &path)(io::Error::new(io::ErrorKind::InvalidData, "cut short")));
+            };
+            records.push(record.to_vec());
+            rest = &body[len..];
+        }
+        Ok(records)
+    }
+
+    /// Keeps all membership records (they are few).
+    pub fn write_membership(&self, records: &[Vec<u8>]) -> Result<(), StateError> {
+        let mut bytes = Vec::new();
+        for record in records {
+            let len = u32::try_from(record.len()).expect("a membership record is small");
+            bytes.extend_from_slice(&len.to_le_bytes());
+            bytes.extend_from_slice(record);
+        }
+        write_atomically(&self.path.join("membership"), &bytes)
+    }
+
+    /// The directories that show the share or did.
+    pub fn shown(&self) -> Result<Vec<ShownDir>, StateError> {
+        self.read_json("shown.json")
+    }
+
+    /// Keeps them.
+    pub fn write_shown(&self, shown: &[ShownDir]) -> Result<(), StateError> {
+        self.write_json("shown.json", &shown)
+    }
+
+    /// Addresses (`ip:port`) by device id, as last seen.
+    pub fn peers(&self) -> Result<BTreeMap<String, Vec<String>>, StateError> {
+        self.read_json("peers.json")
+    }
+
+    /// Keeps them.
+    pub fn write_peers(&self, peers: &BTreeMap<String, Vec<String>>) -> Result<(), StateError> {
+        self.write_json("peers.json", peers)
+    }
+
+    /// The adapter's own directory for showing the share at `dir`, made if it is not there; its name, and the path.
+    pub fn adapter_dir(&self, mode: Mode, dir: &Path) -> Result<(String, PathBuf), StateError> {
+        let word = match mode {
+            Mode::Mount => "mount",
+            Mode::Watch => "watch",
+        };
+        let digest = crdtfs_core::id::Hash::of(dir.as_os_str().as_bytes()).to_string();
+        let name = format!("{word}-{}", &digest[..16]);
+        let path = self.path.join(&name);
+        fs::create_dir_all(&path).map_err(io_at("create", &path))?;
+        Ok((name, path))
+    }
+
+    fn read_json<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T, StateError> {
+        let path = self.path.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| io_at("read", &path)(io::Error::other(e))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+            Err(e) => Err(io_at("read", &path)(e)),
+        }
+    }
+
+    fn write_json<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        let bytes = serde_json::to_vec_pretty(value).map_err(|e| io_at("write", &path)(io::Error::other(e)))?;
+        write_atomically(&path, &bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = ShareId([7; 32]);
+        let share = ShareDir::create(dir.path(), &id).unwrap();
+        assert!(ShareDir::list(dir.path()).unwrap().is_empty(), "no genesis yet");
+        share.write_genesis(b"genesis").unwrap();
+        share.write_membership(&[b"one".to_vec(), Vec::new(), b"three".to_vec()]).unwrap();
+        let shown = ShownDir {
+            mode: Mode::Watch,
+            dir: "/a".into(),
+            options: PresentOptions::default(),
+            active: true,
+            state: share.adapter_dir(Mode::Watch, Path::new("/a")).unwrap().0,
+        };
+        share.write_shown(std::slice::from_ref(&shown)).unwrap();
+        let listed = ShareDir::list(dir.path()).unwrap();
+        assert_eq!(listed[0].0, id);
+        assert_eq!(listed[0].1.genesis().unwrap(), b"genesis");
+        assert_eq!(listed[0].1.membership().unwrap(), [b"one".to_vec(), Vec::new(), b"three".to_vec()]);
+        assert_eq!(listed[0].1.shown().unwrap(), [shown]);
+        assert!(listed[0].1.peers().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_torn_membership_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let share = ShareDir::create(dir.path(), &ShareId([7; 32])).unwrap();
+        fs::write(share.path().join("membership"), [9, 0, 0, 0, 1]).unwrap();
+        assert!(share.membership().is_err());
+    }
+}
