@@ -230,16 +230,16 @@ async fn run(
     let ended = loop {
         let item = tokio::select! {
             biased;
-            Some(item) = queue.recv() => item,
+            Some(item) = queue.recv() => Some(item),
             Some(ended) = call.join_next() => break ended,
-            _ = alive.tick() => Item::Alive,
+            _ = alive.tick() => Some(Item::Alive),
             more = read.fill_buf(), if !quiet => {
                 // More bytes are the next request, which waits; none are the end of the client.
                 quiet = true;
                 if more.is_ok_and(|bytes| !bytes.is_empty()) {
                     continue;
                 }
-                return abandon(close, queue, call).await;
+                None
             }
             _ = stopped.wait_for(|stopped| *stopped), if !told => {
                 told = true;
@@ -247,7 +247,11 @@ async fn run(
                 continue;
             }
         };
-        if write.write_all(&line(&Answer::Item(item))).await.is_err() {
+        let passed_on = match item {
+            Some(item) => write.write_all(&line(&Answer::Item(item))).await.is_ok(),
+            None => false,
+        };
+        if !passed_on {
             return abandon(close, queue, call).await;
         }
     };
