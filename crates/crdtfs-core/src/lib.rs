@@ -13,3 +13,7 @@ pub mod node;
 pub mod op;
 pub mod port;
 pub mod record;
+pub mod share;
+pub mod sync;
+pub mod vector;
+pub mod wire;

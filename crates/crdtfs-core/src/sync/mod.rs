@@ -1,0 +1,328 @@
+//! The sync of one share over one connection, as a state machine without a clock or a socket.
+//!
+//! Each side says what it has ([`Have`]); each then sends what the other lacks, membership first, changes in causal order,
+//! and afterwards whatever is new. What the other is known to have, or was sent on this stream, is not sent again. A batch
+//! is made only when it is asked for ([`Session::poll`]), that is when the transport can take it, and asks the host for
+//! nothing unless something changed: an idle session costs nothing. A connection that breaks ends the session; the next
+//! one begins by saying what each has.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use minicbor::bytes::ByteVec;
+use thiserror::Error;
+
+use crate::id::{ActorId, ChangeHash, DeviceId, Hash};
+use crate::vector::{Tip, Vector};
+use crate::wire::{Have, Holding, MESSAGE_MAX, Message};
+
+/// The most bytes of envelopes or membership records in one message; a single larger one goes alone.
+pub const BATCH_BYTES: usize = MESSAGE_MAX / 4;
+
+/// The most actors that a peer may speak of.
+pub const ACTORS_MAX: usize = 8192;
+
+/// Something that the other side must not do: the connection ends, and its sender is told in `peers`.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// A message out of order or over a limit.
+    #[error("broke the sync protocol: {0}")]
+    Protocol(String),
+    /// A membership record that is no such thing.
+    #[error("sent a bad membership record: {0}")]
+    Membership(String),
+    /// A change that must not be accepted.
+    #[error("sent a bad change: {0}")]
+    Envelope(String),
+    /// Its document is of another epoch.
+    #[error("is in epoch {theirs} of the share, this device in {own}")]
+    Epoch {
+        /// Ours.
+        own: u32,
+        /// Theirs.
+        theirs: u32,
+    },
+    /// Nothing that the sender did: this device cannot take more right now, or failed. The connection starts again.
+    #[error("this device could not take it: {0}")]
+    Local(String),
+}
+
+/// An envelope and its place in its actor's chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// The author.
+    pub actor: ActorId,
+    /// Number in the author's chain, and the change's hash.
+    pub tip: Tip,
+    /// The encoded envelope.
+    pub bytes: Vec<u8>,
+}
+
+/// What a session asks of its share.
+pub trait SyncHost {
+    /// Epoch of the document.
+    fn epoch(&self) -> u32;
+
+    /// What is here.
+    fn vector(&self) -> Vector;
+
+    /// The hash of an actor's change of that number, if it is here.
+    fn change(&self, actor: &ActorId, seq: u64) -> Option<ChangeHash>;
+
+    /// Envelopes that are here and not in `known`, in causal order, from the first on, as many as `max_bytes` hold but at
+    /// least one. An actor that `known` does not have begins at 1, and so does one whose change of that number is another
+    /// one here (`Replica::start_after`).
+    fn envelopes_after(&self, known: &Vector, max_bytes: usize) -> Vec<Numbered>;
+
+    /// Takes envelopes in the order in which they came from `from`. What they depend on may be missing: then they wait
+    /// here. On a fault those before the bad one stay.
+    fn receive(&mut self, from: &DeviceId, envelopes: Vec<Vec<u8>>) -> Result<(), Fault>;
+
+    /// Heads of the membership records.
+    fn membership_heads(&self) -> Vec<Hash>;
+
+    /// Membership records that are no ancestors of `known` (heads that the peer has; unknown ones count for nothing), in
+    /// causal order.
+    fn membership_after(&self, known: &[Hash]) -> Vec<Vec<u8>>;
+
+    /// Takes membership records, known ones too.
+    fn receive_membership(&mut self, from: &DeviceId, records: Vec<Vec<u8>>) -> Result<(), Fault>;
+
+    /// What content is here.
+    fn holding(&self) -> Holding;
+}
+
+/// What is known of the other side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerState {
+    /// The changes that it said it has; `None` until it spoke.
+    pub vector: Option<Vector>,
+    /// The membership heads that it said it has.
+    pub membership: Vec<Hash>,
+    /// What content it said it holds; `None` until it said so.
+    pub holding: Option<Holding>,
+}
+
+/// One share on one connection.
+#[derive(Debug)]
+pub struct Session {
+    peer_id: DeviceId,
+    peer: PeerState,
+    /// What the peer has, or will have when it has read what was sent.
+    given: Vector,
+    /// Chains of which the two sides have different changes under one number.
+    contested: BTreeSet<ActorId>,
+    contest: Vector,
+    /// Membership heads that the peer said it has, or that it was sent everything below of.
+    given_membership: Vec<Hash>,
+    /// What we last said.
+    said: Option<Have>,
+    said_holding: Option<Holding>,
+    /// What may have to be said or sent since the last look.
+    look: Look,
+    membership_queue: VecDeque<Vec<u8>>,
+}
+
+/// Which of the host's parts are worth a look.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    have: bool,
+    membership: bool,
+    envelopes: bool,
+    holding: bool,
+}
+
+impl Session {
+    /// A session with the device at the other end.
+    pub fn new(peer: DeviceId) -> Self {
+        Self {
+            peer_id: peer,
+            peer: PeerState::default(),
+            given: Vector::new(),
+            contested: BTreeSet::new(),
+            contest: Vector::new(),
+            given_membership: Vec::new(),
+            said: None,
+            said_holding: None,
+            look: Look { have: true, membership: false, envelopes: false, holding: false },
+            membership_queue: VecDeque::new(),
+        }
+    }
+
+    /// The share changed here: changes, membership or content. [`Session::poll`] finds out what.
+    pub fn changed(&mut self) {
+        let speaking = self.peer.vector.is_some();
+        self.look = Look { have: true, membership: speaking, envelopes: speaking, holding: speaking };
+    }
+
+    /// What is known of the other side.
+    pub fn peer(&self) -> &PeerState {
+        &self.peer
+    }
+
+    /// Whether the other side said that it has all that we have, and we have all that it said it has.
+    pub fn level(&self, own: &Vector) -> bool {
+        self.peer.vector.as_ref() == Some(own)
+    }
+
+    /// Takes a message. After a fault the session is over; what came before stays.
+    pub fn handle(&mut self, message: Message, host: &mut dyn SyncHost) -> Result<(), Fault> {
+        if self.peer.vector.is_none() && !matches!(message, Message::Have(_)) {
+            return Err(Fault::Protocol("did not begin with what it has".into()));
+        }
+        match message {
+            Message::Have(have) => self.handle_have(have, host),
+            Message::Membership { records } => {
+                let records = records.into_iter().map(Vec::from).collect();
+                host.receive_membership(&self.peer_id, records)?;
+                self.changed();
+                Ok(())
+            }
+            Message::Envelopes { envelopes } => {
+                let envelopes = envelopes.into_iter().map(Vec::from).collect();
+                let outcome = host.receive(&self.peer_id, envelopes);
+                self.changed();
+                outcome
+            }
+            Message::Holding(holding) => {
+                check_actors(&holding.vector)?;
+                self.peer.holding = Some(holding);
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_have(&mut self, have: Have, host: &mut dyn SyncHost) -> Result<(), Fault> {
+        let own = host.epoch();
+        if have.epoch != own {
+            return Err(Fault::Epoch { own, theirs: have.epoch });
+        }
+        let first = self.peer.vector.is_none();
+        let theirs = self.peer.vector.get_or_insert_default();
+        theirs.update(&have.vector);
+        check_actors(theirs)?;
+        for (actor, tip) in have.vector.iter() {
+            self.note(*actor, *tip, host);
+        }
+        if let Some(heads) = have.membership {
+            self.peer.membership = heads;
+            self.look.membership = true;
+        }
+        if first {
+            self.changed();
+        }
+        Ok(())
+    }
+
+    /// Takes the other's word for the end of one chain. Where its change of that number is not ours, the two chains part
+    /// somewhere below: it gets the whole chain, what both have is passed over there, and the same is asked of it.
+    fn note(&mut self, actor: ActorId, tip: Tip, host: &dyn SyncHost) {
+        let own = host.change(&actor, tip.seq);
+        match own {
+            Some(own) if own != tip.hash => {
+                if self.contested.insert(actor) {
+                    self.given.remove(&actor);
+                    self.contest.set(actor, Tip { seq: tip.seq, hash: own });
+                    self.look.envelopes = true;
+                    self.look.have = true;
+                }
+            }
+            // It may be ahead on a chain that is not ours: only what we have counts then.
+            None if self.contested.contains(&actor) => {}
+            _ if self.given.seq(&actor) < tip.seq => self.given.set(actor, tip),
+            _ => {}
+        }
+    }
+
+    /// The next message, if there is one to send now. Call when the transport can take it, after each [`Session::handle`] and
+    /// [`Session::changed`], until it gives none.
+    pub fn poll(&mut self, host: &mut dyn SyncHost) -> Option<Message> {
+        if std::mem::take(&mut self.look.have)
+            && let Some(have) = self.next_have(host)
+        {
+            return Some(Message::Have(have));
+        }
+        self.peer.vector.as_ref()?;
+        if let Some(message) = self.next_membership(host) {
+            return Some(message);
+        }
+        if let Some(message) = self.next_envelopes(host) {
+            return Some(message);
+        }
+        if std::mem::take(&mut self.look.holding) {
+            let holding = host.holding();
+            if self.said_holding.as_ref() != Some(&holding) {
+                self.said_holding = Some(holding.clone());
+                return Some(Message::Holding(holding));
+            }
+        }
+        None
+    }
+
+    fn next_have(&mut self, host: &dyn SyncHost) -> Option<Have> {
+        let mut now = Have { epoch: host.epoch(), vector: host.vector(), membership: Some(host.membership_heads()) };
+        let contest = std::mem::take(&mut self.contest);
+        let mut news = match &self.said {
+            None => now.clone(),
+            Some(said) if *said == now && contest.is_empty() => return None,
+            Some(said) => Have {
+                vector: now.vector.since(&said.vector),
+                membership: now.membership.clone().filter(|heads| said.membership.as_ref() != Some(heads)),
+                ..now
+            },
+        };
+        // A contested chain is said at the other's number, so that it sees where its own differs, and then as it is.
+        news.vector.update(&contest);
+        for (actor, _) in contest.iter() {
+            now.vector.remove(actor);
+            self.look.have = true;
+        }
+        self.said = Some(now);
+        Some(news)
+    }
+
+    fn next_membership(&mut self, host: &dyn SyncHost) -> Option<Message> {
+        if std::mem::take(&mut self.look.membership) {
+            let own = host.membership_heads();
+            if own != self.peer.membership && own != self.given_membership {
+                let mut known = self.peer.membership.clone();
+                known.extend(&self.given_membership);
+                self.membership_queue.extend(host.membership_after(&known));
+                self.given_membership = own;
+            }
+        }
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        while let Some(record) = self.membership_queue.front() {
+            bytes += record.len() + 9;
+            if !records.is_empty() && bytes > BATCH_BYTES {
+                break;
+            }
+            records.extend(self.membership_queue.pop_front().map(ByteVec::from));
+        }
+        (!records.is_empty()).then_some(Message::Membership { records })
+    }
+
+    fn next_envelopes(&mut self, host: &dyn SyncHost) -> Option<Message> {
+        if !self.look.envelopes {
+            return None;
+        }
+        let batch = host.envelopes_after(&self.given, BATCH_BYTES);
+        // An empty answer: nothing is left until something changes.
+        self.look.envelopes = !batch.is_empty();
+        for envelope in &batch {
+            self.given.set(envelope.actor, envelope.tip);
+        }
+        let envelopes: Vec<_> = batch.into_iter().map(|envelope| ByteVec::from(envelope.bytes)).collect();
+        (!envelopes.is_empty()).then_some(Message::Envelopes { envelopes })
+    }
+}
+
+fn check_actors(vector: &Vector) -> Result<(), Fault> {
+    if vector.len() > ACTORS_MAX {
+        return Err(Fault::Protocol(format!("speaks of {} authors, over the limit of {ACTORS_MAX}", vector.len())));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+#![allow(clippy::unwrap_used)]
+use std::collections::{BTreeSet, VecDeque};
+
+use super::*;
+use crate::wire;
+
+/// A host whose envelopes are `actor seq` in text, in the order in which it got them. Counts the questions it is asked.
+#[derive(Clone, Default)]
+struct Fake {
+    log: Vec<Numbered>,
+    vector: Vector,
+    members: Vec<(Hash, Vec<u8>)>,
+    holding: Holding,
+    received: usize,
+    asked: std::cell::Cell<usize>,
+}
+
+impl Fake {
+    fn make(&mut self, actor: u8, payload: usize) {
+        let actor = ActorId([actor; 32]);
+        let seq = self.vector.seq(&actor) + 1;
+        let mut bytes = actor.0.to_vec();
+        bytes.extend(seq.to_be_bytes());
+        bytes.extend(vec![0; payload]);
+        self.push(bytes);
+    }
+
+    fn push(&mut self, bytes: Vec<u8>) {
+        let actor = ActorId::from_slice(&bytes[..32]).unwrap();
+        let seq = u64::from_be_bytes(bytes[32..40].try_into().unwrap());
+        assert_eq!(self.vector.seq(&actor) + 1, seq, "in order of the chain");
+        let tip = Tip { seq, hash: ChangeHash(Hash::of(&bytes).0) };
+        self.vector.set(actor, tip);
+        self.log.push(Numbered { actor, tip, bytes });
+    }
+
+    fn admit(&mut self, record: &[u8]) {
+        let id = Hash::of(record);
+        if !self.members.iter().any(|(known, _)| *known == id) {
+            self.members.push((id, record.to_vec()));
+        }
+    }
+}
+
+impl SyncHost for Fake {
+    fn epoch(&self) -> u32 {
+        0
+    }
+    fn vector(&self) -> Vector {
+        self.asked.set(self.asked.get() + 1);
+        self.vector.clone()
+    }
+    fn change(&self, actor: &ActorId, seq: u64) -> Option<ChangeHash> {
+        self.log.iter().find(|e| e.actor == *actor && e.tip.seq == seq).map(|e| e.tip.hash)
+    }
+    fn envelopes_after(&self, known: &Vector, max_bytes: usize) -> Vec<Numbered> {
+        self.asked.set(self.asked.get() + 1);
+        let mut bytes = 0;
+        let missing = self.log.iter().filter(|e| e.tip.seq > known.seq(&e.actor));
+        missing
+            .take_while(|e| {
+                let first = bytes == 0;
+                bytes += e.bytes.len();
+                first || bytes <= max_bytes
+            })
+            .cloned()
+            .collect()
+    }
+    fn receive(&mut self, _: &DeviceId, envelopes: Vec<Vec<u8>>) -> Result<(), Fault> {
+        for bytes in envelopes {
+            if bytes.is_empty() {
+                return Err(Fault::Envelope("empty".into()));
+            }
+            self.received += 1;
+            self.push(bytes);
+        }
+        Ok(())
+    }
+    fn membership_heads(&self) -> Vec<Hash> {
+        let all: BTreeSet<Hash> = self.members.iter().map(|(id, _)| *id).collect();
+        all.into_iter().collect()
+    }
+    fn membership_after(&self, known: &[Hash]) -> Vec<Vec<u8>> {
+        self.members.iter().filter(|(id, _)| !known.contains(id)).map(|(_, record)| record.clone()).collect()
+    }
+    fn receive_membership(&mut self, _: &DeviceId, records: Vec<Vec<u8>>) -> Result<(), Fault> {
+        records.iter().for_each(|record| self.admit(record));
+        Ok(())
+    }
+    fn holding(&self) -> Holding {
+        self.holding.clone()
+    }
+}
+
+const A: DeviceId = DeviceId([1; 32]);
+const B: DeviceId = DeviceId([2; 32]);
+
+/// Two sessions and what is on the way between them.
+struct Link {
+    ends: [Session; 2],
+    flight: [VecDeque<Vec<u8>>; 2],
+    sent: usize,
+    bytes: usize,
+}
+
+impl Link {
+    fn new() -> Self {
+        Self { ends: [Session::new(B), Session::new(A)], flight: Default::default(), sent: 0, bytes: 0 }
+    }
+
+    /// One step of either side: deliver a message to it, or let it send. False if nothing was left to do.
+    fn step(&mut self, hosts: &mut [Fake; 2], side: usize) -> bool {
+        if let Some(bytes) = self.flight[side].pop_front() {
+            self.ends[side].handle(wire::decode(&bytes).unwrap(), &mut hosts[side]).unwrap();
+            return true;
+        }
+        match self.ends[side].poll(&mut hosts[side]) {
+            Some(message) => {
+                let bytes = wire::encode(&message);
+                assert!(bytes.len() <= MESSAGE_MAX);
+                self.sent += 1;
+                self.bytes += bytes.len();
+                self.flight[1 - side].push_back(bytes);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Runs until both sides are silent, or for so many steps. True if silent.
+    fn run(&mut self, hosts: &mut [Fake; 2], steps: usize) -> bool {
+        for _ in 0..steps {
+            if !self.step(hosts, 0) && !self.step(hosts, 1) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn apart() -> [Fake; 2] {
+    let mut hosts = [Fake::default(), Fake::default()];
+    for n in 0..40 {
+        hosts[0].make(1, 20_000);
+        hosts[0].make(3, 10);
+        hosts[1].make(2, 50_000);
+        if n % 10 == 0 {
+            hosts[0].admit(format!("a{n}").as_bytes());
+            hosts[1].admit(format!("b{n}").as_bytes());
+        }
+    }
+    hosts
+}
+
+fn assert_level(hosts: &[Fake; 2]) {
+    assert_eq!(hosts[0].vector, hosts[1].vector);
+    assert_eq!(hosts[0].membership_heads(), hosts[1].membership_heads());
+}
+
+#[test]
+fn two_that_were_apart_become_level_and_each_change_crosses_once() {
+    let mut hosts = apart();
+    let mut link = Link::new();
+    assert!(link.run(&mut hosts, 10_000));
+    assert_level(&hosts);
+    assert_eq!((hosts[0].received, hosts[1].received), (40, 80));
+    for (end, host) in link.ends.iter().zip(&hosts) {
+        assert!(end.level(&host.vector));
+        assert_eq!(end.peer().holding, Some(Holding::default()));
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_at_any_message_loses_nothing() {
+    let whole = {
+        let (mut hosts, mut link) = (apart(), Link::new());
+        assert!(link.run(&mut hosts, 10_000));
+        link.sent
+    };
+    let mut broken = 0;
+    for steps in 0..whole * 2 {
+        let mut hosts = apart();
+        if !Link::new().run(&mut hosts, steps) {
+            broken += 1;
+        }
+        assert!(Link::new().run(&mut hosts, 10_000), "broken after {steps} steps");
+        assert_level(&hosts);
+        assert_eq!((hosts[0].received, hosts[1].received), (40, 80), "broken after {steps} steps");
+    }
+    assert!(broken > whole, "the link was cut while messages were on their way");
+}
+
+#[test]
+fn news_is_pushed_at_once_and_acknowledged_in_three_messages() {
+    let mut hosts = apart();
+    let mut link = Link::new();
+    assert!(link.run(&mut hosts, 10_000));
+    let (sent, bytes) = (link.sent, link.bytes);
+    hosts[0].make(1, 100);
+    link.ends[0].changed();
+    assert!(link.run(&mut hosts, 100));
+    assert_level(&hosts);
+    // What A has, the change, what B has then; holdings are as they were.
+    assert_eq!(link.sent - sent, 3);
+    assert!(link.bytes - bytes < 500, "{}", link.bytes - bytes);
+    assert!(link.ends[0].level(&hosts[0].vector) && link.ends[1].level(&hosts[1].vector));
+}
+
+#[test]
+fn an_idle_session_asks_its_host_nothing() {
+    let mut hosts = apart();
+    let mut link = Link::new();
+    assert!(link.run(&mut hosts, 10_000));
+    let before = hosts[0].asked.get();
+    for _ in 0..100 {
+        assert!(link.ends[0].poll(&mut hosts[0]).is_none());
+    }
+    assert_eq!(hosts[0].asked.get(), before);
+}
+
+#[test]
+fn a_session_sends_a_batch_only_when_polled() {
+    let mut hosts = apart();
+    let mut link = Link::new();
+    assert!(link.run(&mut hosts, 10_000));
+    for _ in 0..100 {
+        hosts[0].make(1, 20_000);
+        link.ends[0].changed();
+    }
+    let asked = hosts[0].asked.get();
+    assert!(matches!(link.ends[0].poll(&mut hosts[0]), Some(Message::Have(_))));
+    let Some(Message::Envelopes { envelopes }) = link.ends[0].poll(&mut hosts[0]) else { panic!("a batch") };
+    assert!(envelopes.iter().map(|e| e.len()).sum::<usize>() <= BATCH_BYTES);
+    assert_eq!(hosts[0].asked.get() - asked, 2);
+}
+
+#[test]
+fn membership_goes_before_changes() {
+    let mut hosts = apart();
+    let mut link = Link::new();
+    assert!(link.run(&mut hosts, 10_000));
+    hosts[0].make(1, 1);
+    hosts[0].admit(b"new");
+    link.ends[0].changed();
+    let kinds: Vec<_> = std::iter::from_fn(|| link.ends[0].poll(&mut hosts[0]))
+        .map(|m| match m {
+            Message::Have(_) => 'h',
+            Message::Membership { .. } => 'm',
+            Message::Envelopes { .. } => 'e',
+            Message::Holding(_) => 'c',
+        })
+        .collect();
+    assert_eq!(kinds, ['h', 'm', 'e']);
+}
+
+#[test]
+fn holding_is_said_when_it_changes_and_only_then() {
+    let mut hosts = apart();
+    let mut link = Link::new();
+    assert!(link.run(&mut hosts, 10_000));
+    hosts[1].holding = Holding { missing_files: 3, missing_bytes: 12_288, ..Holding::default() };
+    link.ends[1].changed();
+    let sent = link.sent;
+    assert!(link.run(&mut hosts, 100));
+    assert_eq!(link.sent - sent, 1);
+    assert_eq!(link.ends[0].peer().holding.as_ref().unwrap().missing_files, 3);
+}
+
+#[test]
+fn faults() {
+    let mut host = Fake::default();
+    let have = |epoch| Message::Have(Have { epoch, ..Have::default() });
+    let early = Message::Holding(Holding::default());
+    assert!(matches!(Session::new(B).handle(early, &mut host), Err(Fault::Protocol(_))));
+    assert_eq!(Session::new(B).handle(have(1), &mut host), Err(Fault::Epoch { own: 0, theirs: 1 }));
+    let mut session = Session::new(B);
+    session.handle(have(0), &mut host).unwrap();
+    let bad = Message::Envelopes { envelopes: vec![vec![].into()] };
+    assert!(matches!(session.handle(bad, &mut host), Err(Fault::Envelope(_))));
+    let many: Vector = (0..=ACTORS_MAX)
+        .map(|n| (ActorId(Hash::of(&n.to_be_bytes()).0), Tip { seq: 1, hash: ChangeHash([0; 32]) }))
+        .collect();
+    let many = Message::Have(Have { vector: many, ..Have::default() });
+    assert!(matches!(Session::new(B).handle(many, &mut host), Err(Fault::Protocol(_))));
+}
