@@ -1,1 +1,25 @@
-//! Chunks, manifests, the envelope log, snapshots and recovery.
+//! Bytes on disk: chunks and the containers that they lie in, write files, the envelope log, snapshots, recovery.
+//!
+//! A [`Store`] belongs to one state directory and holds the chunks of all its shares; [`ShareContent`] is one share's
+//! window on it (the ports [`Content`](crdtfs_core::port::Content) and
+//! [`FolderContent`](crdtfs_core::port::FolderContent)); a [`Log`] holds one share's envelopes and snapshots.
+//!
+//! A chunk lies in a *container* at an offset: a pack segment, a whole object, or a file of a watched folder. Pack
+//! segments are the truth about all containers: they also carry the notes that say which objects and folder files hold
+//! what. The index (redb) is a cache of them and is rebuilt when it is missing or wrong. Order on disk: an object's bytes,
+//! then the note that names it, then the envelope that speaks of the content ([`Store::sync`] before [`Log::sync`]).
+//!
+//! What a crash may lose: what was put since the last [`Store::sync`] or [`Log::sync`]. It never tears what was there.
+
+mod error;
+mod log;
+mod share;
+mod source;
+mod storage;
+mod store;
+
+pub use error::StoreError;
+pub use log::{Log, LogEntry, Recovered};
+pub use share::ShareContent;
+pub use source::{ChunkSink, ChunkSource, Urgency, Want};
+pub use store::{ChunkList, ChunkSpan, GcReport, Missing, Problem, Report, Store, StoreOptions, Usage};
