@@ -12,6 +12,8 @@
 //! What a crash may lose: what was put since the last [`Store::sync`] or [`Log::sync`]. It never tears what was there.
 
 mod error;
+#[cfg(test)]
+mod fault;
 mod log;
 mod share;
 mod source;

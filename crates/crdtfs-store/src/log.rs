@@ -1,17 +1,73 @@
 //! The envelope log of one share, and its snapshots.
 //!
-//! One append-only file. What a crash may lose: what was appended since the last [`Log::sync`].
+//! One append-only file. Each record says how far the log was durable when it was written; so recovery can tell an
+//! append that a crash cut off (removed: nothing that was synced) from a place that went bad later (reported: what was
+//! there has to come from other devices; what follows stays).
+//!
+//! What a crash may lose: what was appended since the last [`Log::sync`]. Format: `docs/FORMAT.md`.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crdtfs_core::id::ActorId;
+use parking_lot::Mutex;
 
 use crate::error::StoreError;
+use crate::storage::{DiskStorage, Storage, StorageFile, read_full};
+
+const FILE: &str = "envelopes";
+const FILE_MAGIC: &[u8; 12] = b"crdtfs log\0\x01";
+const FILE_HEADER: u64 = 28;
+const MAGIC: &[u8; 4] = b"CLE1";
+/// magic 4, length 4, actor 32, seq 8, durable 8, blake3 of the bytes 16, check 8.
+const HEADER: usize = 80;
+const CHECKED: usize = 72;
+/// The longest envelope that the log takes; the protocol's limit is well below.
+const MAX_ENVELOPE: usize = 64 << 20;
+/// Appends are gathered up to this many bytes before they are written.
+const BUFFER: usize = 256 << 10;
+const SNAPSHOT_MAGIC: &[u8; 12] = b"crdtfs snap\x01";
 
 /// One share's envelopes in the order in which they were accepted, which is causal. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Log {}
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    storage: Arc<dyn Storage>,
+    file: Arc<dyn StorageFile>,
+    nonce: [u8; 16],
+    state: Mutex<State>,
+    /// Held while an fsync runs, so that those who wait for it share the next one.
+    syncing: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Offset in the file at which `buffer` belongs.
+    start: u64,
+    buffer: Vec<u8>,
+    durable: u64,
+    actors: Vec<(ActorId, Vec<(u64, u32)>)>,
+    actor_index: HashMap<ActorId, u32>,
+    entries: Vec<Slot>,
+    /// An fsync failed: what the file holds past `durable` is not known any more.
+    failed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    offset: u64,
+    len: u32,
+    actor: u32,
+    seq: u64,
+}
 
 /// One envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,30 +94,126 @@ pub struct Recovered {
 impl Log {
     /// Opens the log in a directory of its own, or makes it.
     pub fn open(dir: &Path) -> Result<(Self, Recovered), StoreError> {
-        let _ = dir;
-        unimplemented!()
+        std::fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+        Self::open_on(Arc::new(DiskStorage::new(dir.to_path_buf())), dir)
     }
 
-    /// Appends an envelope; durable after [`Log::sync`].
+    pub(crate) fn open_on(storage: Arc<dyn Storage>, dir: &Path) -> Result<(Self, Recovered), StoreError> {
+        let path = dir.join(FILE);
+        let file = storage.open(FILE, true).map_err(StoreError::io("open", &path))?;
+        let nonce = read_or_write_header(storage.as_ref(), file.as_ref()).map_err(StoreError::io("open", &path))?;
+        let mut scan = Scan::default();
+        let len = file.len().map_err(StoreError::io("read", &path))?;
+        scan.run(file.as_ref(), &nonce, len).map_err(StoreError::io("read", &path))?;
+        let (end, recovered) = scan.verdict(len);
+        if end < len {
+            file.set_len(end).map_err(StoreError::io("cut the torn end of", &path))?;
+            file.sync().map_err(StoreError::io("sync", &path))?;
+        }
+        for (offset, length) in &recovered.damaged {
+            tracing::error!(path = %path.display(), offset, length, "a part of the envelope log went bad");
+        }
+        let mut state = State {
+            start: end,
+            buffer: Vec::new(),
+            durable: end,
+            actors: Vec::new(),
+            actor_index: HashMap::new(),
+            entries: Vec::new(),
+            failed: false,
+        };
+        for found in scan.found.into_iter().filter(|found| found.offset < end) {
+            state.note(&found.actor, found.seq, found.offset + HEADER as u64, found.len);
+        }
+        let inner =
+            Inner { dir: dir.to_path_buf(), storage, file, nonce, state: Mutex::new(state), syncing: Mutex::new(()) };
+        Ok((Self { inner: Arc::new(inner) }, recovered))
+    }
+
+    /// Appends an envelope; durable after [`Log::sync`]. After an error (a full disk) it is not in the log, and all
+    /// that was there before still is.
     pub fn append(&self, actor: &ActorId, seq: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let _ = (actor, seq, bytes);
-        unimplemented!()
+        let inner = &*self.inner;
+        let mut state = inner.state.lock();
+        if state.failed {
+            return Err(StoreError::Failed { path: inner.path() });
+        }
+        if bytes.len() > MAX_ENVELOPE {
+            let error = std::io::Error::new(std::io::ErrorKind::InvalidInput, "an envelope over the limit of 64 MiB");
+            return Err(StoreError::io("append to", &inner.path())(error));
+        }
+        if !state.buffer.is_empty() && state.buffer.len() + HEADER + bytes.len() > BUFFER {
+            inner.flush(&mut state)?;
+        }
+        let offset = state.start + state.buffer.len() as u64;
+        let durable = state.durable;
+        let header = header(&inner.nonce, offset, actor, seq, durable, bytes);
+        state.buffer.extend_from_slice(&header);
+        state.buffer.extend_from_slice(bytes);
+        state.note(actor, seq, offset + HEADER as u64, bytes.len() as u32);
+        Ok(())
     }
 
     /// Returns when all that was appended before the call is durable. Concurrent calls share one fsync.
     pub fn sync(&self) -> Result<(), StoreError> {
-        unimplemented!()
+        let inner = &*self.inner;
+        let target = {
+            let state = inner.state.lock();
+            state.start + state.buffer.len() as u64
+        };
+        let _turn = inner.syncing.lock();
+        let end = {
+            let mut state = inner.state.lock();
+            if state.failed {
+                return Err(StoreError::Failed { path: inner.path() });
+            }
+            if state.durable >= target {
+                return Ok(());
+            }
+            inner.flush(&mut state)?;
+            state.start
+        };
+        let synced = inner.file.sync();
+        let mut state = inner.state.lock();
+        match synced {
+            Ok(()) => {
+                state.durable = state.durable.max(end);
+                Ok(())
+            }
+            Err(source) => {
+                // The kernel forgets dirty pages that it could not write: a second fsync would claim success. A full
+                // disk is the exception on the filesystems that allocate late, and there it is told again.
+                state.failed = source.kind() != std::io::ErrorKind::StorageFull;
+                Err(StoreError::io("sync", &inner.path())(source))
+            }
+        }
     }
 
     /// Calls `each` with every envelope from the `from`-th on (0: all), in append order, until it returns false.
     pub fn for_each(&self, from: u64, each: &mut dyn FnMut(LogEntry) -> bool) -> Result<(), StoreError> {
-        let _ = (from, each);
-        unimplemented!()
+        let mut at = from as usize;
+        loop {
+            let batch: Vec<(ActorId, Slot)> = {
+                let state = self.inner.state.lock();
+                let slots = state.entries.get(at..).unwrap_or_default();
+                slots.iter().take(256).map(|slot| (state.actors[slot.actor as usize].0, *slot)).collect()
+            };
+            if batch.is_empty() {
+                return Ok(());
+            }
+            at += batch.len();
+            for (actor, slot) in batch {
+                let bytes = self.inner.read(slot)?;
+                if !each(LogEntry { actor, seq: slot.seq, bytes }) {
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Number of envelopes.
     pub fn len(&self) -> u64 {
-        unimplemented!()
+        self.inner.state.lock().entries.len() as u64
     }
 
     /// Whether there is none.
@@ -71,36 +223,324 @@ impl Log {
 
     /// The last seq of each actor.
     pub fn vector(&self) -> BTreeMap<ActorId, u64> {
-        unimplemented!()
+        let state = self.inner.state.lock();
+        state.actors.iter().filter_map(|(actor, chain)| Some((*actor, chain.last()?.0))).collect()
     }
 
     /// One envelope.
     pub fn get(&self, actor: &ActorId, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        let _ = (actor, seq);
-        unimplemented!()
+        let slot = {
+            let state = self.inner.state.lock();
+            let Some(index) = state.actor_index.get(actor) else { return Ok(None) };
+            let chain = &state.actors[*index as usize].1;
+            let Ok(at) = chain.binary_search_by_key(&seq, |(seq, _)| *seq) else { return Ok(None) };
+            state.entries[chain[at].1 as usize]
+        };
+        self.inner.read(slot).map(Some)
     }
 
     /// Envelopes with a seq above what `known` says of their actor, in append order, until their bytes reach
     /// `max_bytes` (at least one if there is one).
     pub fn read_after(&self, known: &BTreeMap<ActorId, u64>, max_bytes: usize) -> Result<Vec<LogEntry>, StoreError> {
-        let _ = (known, max_bytes);
-        unimplemented!()
+        let wanted = self.inner.state.lock().after(known, max_bytes);
+        let read =
+            |(actor, slot): (ActorId, Slot)| Ok(LogEntry { actor, seq: slot.seq, bytes: self.inner.read(slot)? });
+        wanted.into_iter().map(read).collect()
     }
 
     /// Writes a snapshot (a cache: the document, the view) in place of the last one of this name, atomically, durably.
+    /// `name` is a plain file name.
     pub fn write_snapshot(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let _ = (name, bytes);
-        unimplemented!()
+        let inner = &*self.inner;
+        let (file, temporary) = (format!("{name}.snap"), format!("{name}.snap.tmp"));
+        let path = inner.dir.join(&file);
+        let write = || {
+            let out = inner.storage.open(&temporary, true)?;
+            out.set_len(0)?;
+            let mut head = Vec::with_capacity(52);
+            head.extend_from_slice(SNAPSHOT_MAGIC);
+            head.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            head.extend_from_slice(blake3::hash(bytes).as_bytes());
+            out.write_all_at(&head, 0)?;
+            out.write_all_at(bytes, head.len() as u64)?;
+            out.sync()?;
+            inner.storage.rename(&temporary, &file)?;
+            inner.storage.sync_dir("")
+        };
+        write().inspect_err(|_| _ = inner.storage.remove(&temporary)).map_err(StoreError::io("write", &path))
     }
 
     /// The last snapshot of a name; one that is damaged is passed over with a warning in the log.
     pub fn read_snapshot(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let _ = name;
-        unimplemented!()
+        let path = self.inner.dir.join(format!("{name}.snap"));
+        match self.inner.snapshot(name) {
+            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+            Ok(Some(Err(reason))) => {
+                tracing::warn!(path = %path.display(), reason, "passing over a damaged snapshot");
+                Ok(None)
+            }
+            Ok(None) => Ok(None),
+            Err(source) => Err(StoreError::io("read", &path)(source)),
+        }
     }
 
     /// Verifies every stored byte; the findings, as sentences.
     pub fn check(&self) -> Result<Vec<String>, StoreError> {
-        unimplemented!()
+        self.sync()?;
+        let inner = &*self.inner;
+        let mut scan = Scan::default();
+        let path = inner.path();
+        let end = inner.state.lock().start;
+        scan.run(inner.file.as_ref(), &inner.nonce, end).map_err(StoreError::io("read", &path))?;
+        let mut findings: Vec<String> = scan
+            .gaps
+            .iter()
+            .map(|(from, to)| format!("{}: {} bytes at {from} are damaged; fetch the envelopes again", FILE, to - from))
+            .collect();
+        for name in inner.storage.list("").map_err(StoreError::io("list", &inner.dir))? {
+            let Some(name) = name.strip_suffix(".snap") else { continue };
+            if let Ok(Some(Err(reason))) = inner.snapshot(name) {
+                findings.push(format!("snapshot {name}: {reason}; it is a cache and will be made again"));
+            }
+        }
+        Ok(findings)
     }
 }
+
+impl Inner {
+    fn path(&self) -> PathBuf {
+        self.dir.join(FILE)
+    }
+
+    fn flush(&self, state: &mut State) -> Result<(), StoreError> {
+        if !state.buffer.is_empty() {
+            self.file.write_all_at(&state.buffer, state.start).map_err(StoreError::io("append to", &self.path()))?;
+            state.start += state.buffer.len() as u64;
+            state.buffer.clear();
+        }
+        Ok(())
+    }
+
+    fn read(&self, slot: Slot) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = vec![0; slot.len as usize];
+        {
+            let state = self.state.lock();
+            if slot.offset >= state.start {
+                let at = (slot.offset - state.start) as usize;
+                bytes.copy_from_slice(&state.buffer[at..at + slot.len as usize]);
+                return Ok(bytes);
+            }
+        }
+        let read = read_full(self.file.as_ref(), &mut bytes, slot.offset)
+            .and_then(|n| if n < bytes.len() { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) });
+        read.map_err(StoreError::io("read", &self.path()))?;
+        Ok(bytes)
+    }
+
+    /// `Some(Err)`: there is one, and why it is no good.
+    fn snapshot(&self, name: &str) -> std::io::Result<Option<Result<Vec<u8>, &'static str>>> {
+        let file = match self.storage.open(&format!("{name}.snap"), false) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut bytes = vec![0; file.len()? as usize];
+        let n = read_full(file.as_ref(), &mut bytes, 0)?;
+        bytes.truncate(n);
+        if bytes.len() < 52 || bytes[..12] != *SNAPSHOT_MAGIC {
+            return Ok(Some(Err("not a snapshot of this version")));
+        }
+        if bytes[12..20] != (bytes.len() as u64 - 52).to_le_bytes() {
+            return Ok(Some(Err("its length is not what it says")));
+        }
+        if bytes[20..52] != *blake3::hash(&bytes[52..]).as_bytes() {
+            return Ok(Some(Err("its checksum does not match")));
+        }
+        bytes.drain(..52);
+        Ok(Some(Ok(bytes)))
+    }
+}
+
+impl State {
+    fn note(&mut self, actor: &ActorId, seq: u64, offset: u64, len: u32) {
+        let index = *self.actor_index.entry(*actor).or_insert_with(|| {
+            self.actors.push((*actor, Vec::new()));
+            self.actors.len() as u32 - 1
+        });
+        let entry = self.entries.len() as u32;
+        self.entries.push(Slot { offset, len, actor: index, seq });
+        let chain = &mut self.actors[index as usize].1;
+        match chain.binary_search_by_key(&seq, |(seq, _)| *seq) {
+            // Two changes of one actor and seq: the one that was accepted last stands.
+            Ok(at) => chain[at].1 = entry,
+            Err(at) => chain.insert(at, (seq, entry)),
+        }
+    }
+
+    /// Merges the actors' tails by append order, so that only what is returned (and one look at each actor) is paid for.
+    fn after(&self, known: &BTreeMap<ActorId, u64>, max_bytes: usize) -> Vec<(ActorId, Slot)> {
+        let mut heads = BinaryHeap::new();
+        for (index, (actor, chain)) in self.actors.iter().enumerate() {
+            let have = known.get(actor).copied();
+            let next = chain.partition_point(|(seq, _)| have.is_some_and(|have| *seq <= have));
+            if let Some((_, entry)) = chain.get(next) {
+                heads.push(Reverse((*entry, index, next)));
+            }
+        }
+        let (mut out, mut bytes) = (Vec::new(), 0);
+        while let Some(Reverse((entry, index, at))) = heads.pop() {
+            let slot = self.entries[entry as usize];
+            if !out.is_empty() && bytes + slot.len as usize > max_bytes {
+                break;
+            }
+            bytes += slot.len as usize;
+            let (actor, chain) = &self.actors[index];
+            out.push((*actor, slot));
+            if let Some((_, entry)) = chain.get(at + 1) {
+                heads.push(Reverse((*entry, index, at + 1)));
+            }
+        }
+        out
+    }
+}
+
+fn header(nonce: &[u8; 16], offset: u64, actor: &ActorId, seq: u64, durable: u64, bytes: &[u8]) -> [u8; HEADER] {
+    let mut head = [0; HEADER];
+    head[..4].copy_from_slice(MAGIC);
+    head[4..8].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
+    head[8..40].copy_from_slice(&actor.0);
+    head[40..48].copy_from_slice(&seq.to_le_bytes());
+    head[48..56].copy_from_slice(&durable.to_le_bytes());
+    head[56..72].copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+    let check = check(nonce, offset, &head);
+    head[72..].copy_from_slice(&check);
+    head
+}
+
+/// Binds a header to its file and its place, so that a log that lies in an envelope is not taken for one.
+fn check(nonce: &[u8; 16], offset: u64, head: &[u8; HEADER]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(nonce).update(&offset.to_le_bytes()).update(&head[..CHECKED]);
+    let mut check = [0; 8];
+    check.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    check
+}
+
+fn read_or_write_header(storage: &dyn Storage, file: &dyn StorageFile) -> std::io::Result<[u8; 16]> {
+    let mut head = [0; FILE_HEADER as usize];
+    let n = read_full(file, &mut head, 0)?;
+    let mut nonce = [0; 16];
+    if n == head.len() && head[..12] == *FILE_MAGIC {
+        nonce.copy_from_slice(&head[12..]);
+        return Ok(nonce);
+    }
+    // The header is synced before anything is appended: a file without one has never held an envelope that was synced.
+    if file.len()? > FILE_HEADER {
+        let reason = "the envelope log has no header of this version; it is of a newer crdtfs, or damaged";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason));
+    }
+    nonce = crate::storage::fresh_nonce();
+    head[..12].copy_from_slice(FILE_MAGIC);
+    head[12..].copy_from_slice(&nonce);
+    file.set_len(0)?;
+    file.write_all_at(&head, 0)?;
+    file.sync()?;
+    storage.sync_dir("")?;
+    Ok(nonce)
+}
+
+#[derive(Debug)]
+struct Found {
+    offset: u64,
+    len: u32,
+    actor: ActorId,
+    seq: u64,
+    durable: u64,
+}
+
+/// All good records of a file, and the gaps between them.
+#[derive(Debug, Default)]
+struct Scan {
+    found: Vec<Found>,
+    gaps: Vec<(u64, u64)>,
+}
+
+impl Scan {
+    fn run(&mut self, file: &dyn StorageFile, nonce: &[u8; 16], end: u64) -> std::io::Result<()> {
+        let mut at = FILE_HEADER;
+        let mut gap = None;
+        while at < end {
+            match good_header(file, nonce, at, end)? {
+                Some(found) => {
+                    let next = at + HEADER as u64 + u64::from(found.len);
+                    let mut bytes = vec![0; found.len as usize];
+                    let mut head = [0; HEADER];
+                    read_full(file, &mut head, at)?;
+                    read_full(file, &mut bytes, at + HEADER as u64)?;
+                    if let Some(from) = gap.take() {
+                        self.gaps.push((from, at));
+                    }
+                    if blake3::hash(&bytes).as_bytes()[..16] == head[56..72] {
+                        self.found.push(found);
+                    } else {
+                        self.gaps.push((at, next));
+                    }
+                    at = next;
+                }
+                None => {
+                    gap.get_or_insert(at);
+                    at = next_magic(file, at + 1, end)?.unwrap_or(end);
+                }
+            }
+        }
+        if let Some(from) = gap {
+            self.gaps.push((from, end));
+        }
+        Ok(())
+    }
+
+    /// Where the log ends: at the first gap that no later record says to have been durable. Gaps before are damage.
+    fn verdict(&self, len: u64) -> (u64, Recovered) {
+        let durable = self.found.iter().map(|found| found.durable).max().unwrap_or(0);
+        let torn = self.gaps.iter().find(|(from, _)| *from >= durable).map_or(len.max(FILE_HEADER), |gap| gap.0);
+        let damaged = self.gaps.iter().filter(|gap| gap.0 < torn).map(|(from, to)| (*from, to - from)).collect();
+        let entries = self.found.iter().filter(|found| found.offset < torn).count() as u64;
+        (torn, Recovered { entries, torn: len.saturating_sub(torn), damaged })
+    }
+}
+
+fn good_header(file: &dyn StorageFile, nonce: &[u8; 16], at: u64, end: u64) -> std::io::Result<Option<Found>> {
+    let mut head = [0; HEADER];
+    if read_full(file, &mut head, at)? < HEADER || head[..4] != *MAGIC || head[72..] != check(nonce, at, &head) {
+        return Ok(None);
+    }
+    let word = |range: std::ops::Range<usize>| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&head[range]);
+        u64::from_le_bytes(word)
+    };
+    let len = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+    let actor = ActorId::from_slice(&head[8..40]).expect("32 bytes");
+    let fits = len as usize <= MAX_ENVELOPE && at + HEADER as u64 + u64::from(len) <= end;
+    Ok(fits.then(|| Found { offset: at, len, actor, seq: word(40..48), durable: word(48..56) }))
+}
+
+fn next_magic(file: &dyn StorageFile, from: u64, end: u64) -> std::io::Result<Option<u64>> {
+    let mut window = vec![0; 64 << 10];
+    let mut at = from;
+    while at < end {
+        let n = read_full(file, &mut window, at)?;
+        if let Some(found) = window[..n].windows(4).position(|bytes| bytes == MAGIC) {
+            return Ok(Some(at + found as u64));
+        }
+        if n < window.len() {
+            return Ok(None);
+        }
+        at += n as u64 - 3;
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

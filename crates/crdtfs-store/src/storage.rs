@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A directory tree of files. Names are relative, with `/`.
 pub(crate) trait Storage: Debug + Send + Sync + 'static {
@@ -65,7 +67,8 @@ impl DiskStorage {
 
 impl Storage for DiskStorage {
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn StorageFile>> {
-        let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(self.root.join(name))?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(create).truncate(false).open(self.root.join(name))?;
         Ok(Arc::new(DiskFile(file)))
     }
 
@@ -120,4 +123,18 @@ impl StorageFile for DiskFile {
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+}
+
+/// Sixteen bytes that no other file of this program has: what binds records to the file that they were written to. Not
+/// secret.
+pub(crate) fn fresh_nonce() -> [u8; 16] {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let mut hasher = blake3::Hasher::new_derive_key("crdtfs 2026 file nonce v1");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    hasher.update(&now.as_nanos().to_le_bytes());
+    hasher.update(&std::process::id().to_le_bytes());
+    hasher.update(&COUNTER.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    let mut nonce = [0; 16];
+    nonce.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    nonce
 }
