@@ -11,10 +11,12 @@
 //!
 //! What a crash may lose: what was put since the last [`Store::sync`] or [`Log::sync`]. It never tears what was there.
 
+mod chunker;
 mod error;
 #[cfg(test)]
 mod fault;
 mod log;
+mod manifest;
 mod share;
 mod source;
 mod storage;

@@ -1,0 +1,279 @@
+//! Cutting bytes into content-defined chunks and hashing them, reading once.
+//!
+//! FastCDC (Xia et al., 2020), as the crate `fastcdc` has it, pinned: its cut points are part of our formats.
+
+use std::io;
+use std::sync::mpsc;
+
+use crdtfs_core::content::SINGLE_CHUNK_MAX;
+use crdtfs_core::id::Hash;
+use fastcdc::v2020::{Normalization, cut, select_masks};
+
+/// The shortest chunk, but for the last of a content, in bytes.
+pub(crate) const MIN_CHUNK: usize = 64 << 10;
+const AVERAGE_CHUNK: usize = 256 << 10;
+/// The longest chunk in bytes.
+pub(crate) const MAX_CHUNK: usize = 1 << 20;
+/// Contents from here on are cut by one thread and hashed by another.
+const PIPELINE_FROM: u64 = 2 << 20;
+const BLOCK: usize = 4 << 20;
+const BLOCKS: usize = 3;
+
+/// The chunks of a content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chunked {
+    /// blake3 of all bytes.
+    pub(crate) hash: Hash,
+    pub(crate) size: u64,
+    /// In order. For contents of one chunk without a manifest just that one; none for no bytes.
+    pub(crate) chunks: Vec<(Hash, u32)>,
+}
+
+impl Chunked {
+    /// Whether the content has a manifest.
+    pub(crate) fn has_manifest(&self) -> bool {
+        self.size > SINGLE_CHUNK_MAX
+    }
+}
+
+/// Gets each chunk as it is hashed: (offset, hash, bytes).
+pub(crate) type OnChunk<'a> = &'a mut (dyn FnMut(u64, &Hash, &[u8]) -> io::Result<()> + Send);
+
+/// Where the first chunk of `bytes` ends. `bytes` goes to the end of the content or is at least [`MAX_CHUNK`] long.
+struct Cutter {
+    strict: u64,
+    relaxed: u64,
+}
+
+impl Cutter {
+    fn new() -> Self {
+        let (strict, relaxed) = select_masks(AVERAGE_CHUNK, Normalization::Level1);
+        Self { strict, relaxed }
+    }
+
+    fn next(&self, bytes: &[u8]) -> usize {
+        let bytes = &bytes[..bytes.len().min(MAX_CHUNK)];
+        let (s, l) = (self.strict, self.relaxed);
+        cut(bytes, MIN_CHUNK, AVERAGE_CHUNK, MAX_CHUNK, s, l, s << 1, l << 1).1
+    }
+}
+
+/// Chunks bytes in memory.
+pub(crate) fn chunk_bytes(bytes: &[u8], each: OnChunk<'_>) -> io::Result<Chunked> {
+    let mut chunked = Chunked { hash: Hash::of(bytes), size: bytes.len() as u64, chunks: Vec::new() };
+    if bytes.is_empty() {
+        return Ok(chunked);
+    }
+    if !chunked.has_manifest() {
+        each(0, &chunked.hash, bytes)?;
+        chunked.chunks.push((chunked.hash, bytes.len() as u32));
+        return Ok(chunked);
+    }
+    let cutter = Cutter::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let len = cutter.next(&bytes[at..]);
+        let chunk = &bytes[at..at + len];
+        let hash = Hash::of(chunk);
+        each(at as u64, &hash, chunk)?;
+        chunked.chunks.push((hash, len as u32));
+        at += len;
+    }
+    Ok(chunked)
+}
+
+/// Chunks what `read` gives (as `pread`), to its end; `size` says how much to expect. Large contents are read and cut here
+/// and hashed on a second thread, which also calls `each`.
+pub(crate) fn chunk_reader(
+    size: u64,
+    read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
+    each: OnChunk<'_>,
+) -> io::Result<Chunked> {
+    if size < PIPELINE_FROM {
+        let mut bytes = vec![0; size as usize + 1];
+        let n = fill(read, &mut bytes, 0)?;
+        if n <= size as usize {
+            bytes.truncate(n);
+            return chunk_bytes(&bytes, each);
+        }
+        // It grew: begin anew.
+    }
+    std::thread::scope(|scope| {
+        let (to_hash, blocks) = mpsc::sync_channel::<Block>(BLOCKS);
+        let (give_back, free) = mpsc::channel();
+        let hasher = scope.spawn(move || hash_blocks(blocks, give_back, each));
+        let cut = cut_blocks(read, &to_hash, &free);
+        drop(to_hash);
+        let hashed = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // An error of the hashing side also ends the cutting side: it is the one to tell.
+        let chunked = hashed?;
+        cut?;
+        Ok(chunked)
+    })
+}
+
+struct Block {
+    bytes: Vec<u8>,
+    /// Lengths of the chunks that `bytes` begins with.
+    cuts: Vec<u32>,
+}
+
+fn cut_blocks(
+    read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
+    to_hash: &mpsc::SyncSender<Block>,
+    free: &mpsc::Receiver<Vec<u8>>,
+) -> io::Result<()> {
+    let cutter = Cutter::new();
+    let mut offset = 0;
+    let mut carry: Vec<u8> = Vec::with_capacity(MAX_CHUNK);
+    loop {
+        let mut bytes = free.try_recv().unwrap_or_default();
+        bytes.resize(BLOCK + MAX_CHUNK, 0);
+        bytes[..carry.len()].copy_from_slice(&carry);
+        let room = &mut bytes[carry.len()..];
+        let n = fill(read, room, offset)?;
+        let end = n < room.len();
+        offset += n as u64;
+        bytes.truncate(carry.len() + n);
+        let mut cuts = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() && (end || bytes.len() - at >= MAX_CHUNK) {
+            let len = cutter.next(&bytes[at..]);
+            cuts.push(len as u32);
+            at += len;
+        }
+        carry.clear();
+        carry.extend_from_slice(&bytes[at..]);
+        if !cuts.is_empty() && to_hash.send(Block { bytes, cuts }).is_err() {
+            return Ok(());
+        }
+        if end {
+            return Ok(());
+        }
+    }
+}
+
+fn hash_blocks(
+    blocks: mpsc::Receiver<Block>,
+    give_back: mpsc::Sender<Vec<u8>>,
+    each: OnChunk<'_>,
+) -> io::Result<Chunked> {
+    let mut whole = blake3::Hasher::new();
+    let mut chunked = Chunked { hash: Hash([0; 32]), size: 0, chunks: Vec::new() };
+    for block in blocks {
+        let mut at = 0;
+        for len in block.cuts {
+            let chunk = &block.bytes[at..at + len as usize];
+            let hash = Hash::of(chunk);
+            each(chunked.size + at as u64, &hash, chunk)?;
+            chunked.chunks.push((hash, len));
+            at += len as usize;
+        }
+        whole.update(&block.bytes[..at]);
+        chunked.size += at as u64;
+        let _ = give_back.send(block.bytes);
+    }
+    chunked.hash = Hash(*whole.finalize().as_bytes());
+    // A content that shrank below one chunk while it was read.
+    if !chunked.has_manifest() && chunked.chunks.len() == 1 {
+        chunked.chunks[0].0 = chunked.hash;
+    }
+    Ok(chunked)
+}
+
+/// Reads until `buf` is full or the end.
+pub(crate) fn fill(
+    read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
+    buf: &mut [u8],
+    offset: u64,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match read(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Bytes without a pattern, the same on every run.
+    pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        let mut reader = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
+        reader.fill(&mut bytes);
+        bytes
+    }
+
+    fn through_reader(bytes: &[u8], hint: u64) -> Chunked {
+        let mut seen = Vec::new();
+        let mut read = |buf: &mut [u8], offset: u64| {
+            let rest = bytes.get(offset as usize..).unwrap_or_default();
+            let n = rest.len().min(buf.len()).min(100_000);
+            buf[..n].copy_from_slice(&rest[..n]);
+            Ok(n)
+        };
+        let chunked = chunk_reader(hint, &mut read, &mut |offset, hash, chunk| {
+            assert_eq!(*hash, Hash::of(chunk));
+            assert_eq!(offset as usize, seen.len());
+            seen.extend_from_slice(chunk);
+            Ok(())
+        });
+        assert_eq!(seen, bytes);
+        chunked.unwrap()
+    }
+
+    #[test]
+    fn both_ways_cut_alike_and_the_limits_hold() {
+        for len in [0, 1, 65_536, 65_537, 1 << 20, (5 << 20) + 17, 20 << 20] {
+            let bytes = noise(len, 1);
+            let memory = chunk_bytes(&bytes, &mut |_, _, _| Ok(())).unwrap();
+            assert_eq!(memory.hash, Hash::of(&bytes));
+            assert_eq!(through_reader(&bytes, len as u64), memory);
+            assert_eq!(through_reader(&bytes, 3 << 20), memory, "a wrong hint changes nothing");
+            assert_eq!(through_reader(&bytes, 0), memory);
+            let (last, rest) = memory.chunks.split_last().map_or((&(Hash([0; 32]), 1), &[][..]), |x| x);
+            assert!(rest.iter().all(|(_, len)| (MIN_CHUNK..=MAX_CHUNK).contains(&(*len as usize))));
+            assert!(last.1 as usize <= MAX_CHUNK && last.1 > 0);
+        }
+    }
+
+    /// The cut points are part of the formats: these may not change.
+    #[test]
+    fn golden() {
+        let bytes = noise(8 << 20, 7);
+        let chunked = chunk_bytes(&bytes, &mut |_, _, _| Ok(())).unwrap();
+        let cuts: Vec<String> = chunked.chunks.iter().map(|(_, len)| len.to_string()).collect();
+        assert_eq!(cuts.join(" "), include_str!("../golden/chunks-8mib.txt").trim());
+    }
+
+    #[test]
+    fn an_error_of_either_side_ends_it() {
+        let bytes = noise(10 << 20, 3);
+        let mut read = |buf: &mut [u8], offset: u64| {
+            if offset > 6 << 20 {
+                return Err(io::Error::other("unreadable"));
+            }
+            let rest = &bytes[offset as usize..];
+            let n = rest.len().min(buf.len()).min(1 << 20);
+            buf[..n].copy_from_slice(&rest[..n]);
+            Ok(n)
+        };
+        let error = chunk_reader(10 << 20, &mut read, &mut |_, _, _| Ok(())).unwrap_err();
+        assert_eq!(error.to_string(), "unreadable");
+        let mut read = |buf: &mut [u8], _| {
+            buf.fill(1);
+            Ok(buf.len())
+        };
+        let error = chunk_reader(u64::MAX, &mut read, &mut |_, _, _| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "an endless reader is left as soon as the sink fails");
+    }
+}
