@@ -1,0 +1,122 @@
+//! What a cache of names, attributes and pages (the kernel's) has to forget.
+//!
+//! Whoever makes an operation knows what it named; everything else that it changed in the view, and everything that comes
+//! from other devices, is told to the [`Invalidate`] sink: what changed, and nothing more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use crdtfs_core::id::InodeId;
+use crdtfs_core::name::Name;
+use crdtfs_core::node::Delta;
+
+use crate::vfs::Vfs;
+
+/// Something that is no longer as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invalidation {
+    /// What a name in a directory stands for, or that it stands for nothing.
+    Name {
+        /// The directory.
+        dir: u64,
+        /// The name.
+        name: Name,
+    },
+    /// A node's attributes and, with `data`, its pages (of a directory: its listing).
+    Inode {
+        /// The node.
+        ino: u64,
+        /// The pages too.
+        data: bool,
+    },
+}
+
+/// Where invalidations go. Called from any thread, also while an operation is under way: it must return at once and do
+/// its work on a thread that serves no requests.
+pub trait Invalidate: Send + Sync + 'static {
+    /// Takes invalidations, in order.
+    fn invalidate(&self, what: Vec<Invalidation>);
+}
+
+/// How often the listener looks whether it is to end.
+const LISTEN: Duration = Duration::from_millis(500);
+
+impl Vfs {
+    /// Passes on what other devices change, until the filesystem stops.
+    pub(crate) fn listen(&self, deltas: &Receiver<Arc<Delta>>) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            match deltas.recv_timeout(LISTEN) {
+                Ok(delta) => self.remote_change(&delta),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn remote_change(&self, delta: &Delta) {
+        for change in &delta.entries {
+            if self.inodes.find(change.dir).is_some() {
+                self.times.entries_changed(change.dir);
+            }
+        }
+        for change in &delta.nodes {
+            if change.gone && self.inodes.find(change.inode).is_none_or(|inode| inode.state.lock().open == 0) {
+                self.times.forget(change.inode);
+            } else if self.inodes.find(change.inode).is_some() {
+                self.times.changed(change.inode);
+            }
+        }
+        self.side_effects(delta, &[], &[]);
+    }
+
+    /// Tells of all changes but those to names and nodes that the caller itself named.
+    pub(crate) fn side_effects(&self, delta: &Delta, names: &[(InodeId, &Name)], nodes: &[InodeId]) {
+        let Some(sink) = self.sink.get() else { return };
+        let mut what = Vec::new();
+        let mut listed = None;
+        for change in &delta.entries {
+            if names.iter().any(|(dir, name)| *dir == change.dir && **name == change.name) {
+                continue;
+            }
+            let Some(dir) = self.inodes.find(change.dir) else { continue };
+            if listed != Some(dir.ino) {
+                // A name that is new to a cache says nothing about the listing: that goes by the directory.
+                what.push(Invalidation::Inode { ino: dir.ino, data: true });
+                listed = Some(dir.ino);
+            }
+            what.push(Invalidation::Name { dir: dir.ino, name: change.name.clone() });
+        }
+        for change in &delta.nodes {
+            if nodes.contains(&change.inode) {
+                continue;
+            }
+            let Some(inode) = self.inodes.find(change.inode) else { continue };
+            // Handles that write keep their bytes, and so do the pages.
+            let pinned = {
+                let state = inode.state.lock();
+                state.current.as_ref().is_some_and(|version| version.body.lock().pinned())
+            };
+            what.push(Invalidation::Inode { ino: inode.ino, data: change.content && !pinned });
+        }
+        if !what.is_empty() {
+            sink.invalidate(what);
+        }
+    }
+
+    pub(crate) fn invalidate_name(&self, dir: InodeId, name: &Name) {
+        if let (Some(sink), Some(dir)) = (self.sink.get(), self.inodes.find(dir)) {
+            sink.invalidate(vec![
+                Invalidation::Inode { ino: dir.ino, data: true },
+                Invalidation::Name { dir: dir.ino, name: name.clone() },
+            ]);
+        }
+    }
+
+    pub(crate) fn invalidate_inode(&self, inode: InodeId, data: bool) {
+        if let (Some(sink), Some(inode)) = (self.sink.get(), self.inodes.find(inode)) {
+            sink.invalidate(vec![Invalidation::Inode { ino: inode.ino, data }]);
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Names: looking them up, making, linking, moving and removing them.
+
+use std::sync::Arc;
+
+use crdtfs_core::content::ContentRef;
+use crdtfs_core::id::InodeId;
+use crdtfs_core::name::Name;
+use crdtfs_core::node::{Kind, Node, Owner};
+use crdtfs_core::op::{NewNode, Op, OpError, RenameMode};
+
+use crate::attr::{Attr, now};
+use crate::error::{Error, Result};
+use crate::file::{OpenMode, Opened};
+use crate::inodes::Inode;
+use crate::version::Version;
+use crate::vfs::Vfs;
+
+/// What a new node is to be.
+#[derive(Clone, Debug)]
+pub struct Make {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, with the umask taken off.
+    pub mode: u32,
+    /// Who makes it.
+    pub owner: Owner,
+    /// Device number, for device nodes.
+    pub rdev: u64,
+    /// Target, for symlinks.
+    pub target: Vec<u8>,
+}
+
+const SET_GID: u32 = 0o2000;
+
+impl Vfs {
+    /// The attributes of the node behind a name, which is known (looked up once more) from then on.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
+        let dir = self.dir(parent)?;
+        let name = Name::new(name)?;
+        let node = self.tree.child(dir, &name).ok_or(Error::NotFound)?;
+        Ok(self.known(dir, &name, &node))
+    }
+
+    /// Makes a shown node known, looked up once more.
+    fn known(&self, dir: InodeId, name: &Name, node: &Node) -> Attr {
+        let inode = self.inodes.intern(node.inode, 1);
+        if node.nlink > 1 && node.kind != Kind::Dir {
+            inode.state.lock().via = Some(Box::new((dir, name.clone())));
+        }
+        self.attr(&inode, node)
+    }
+
+    /// Takes back `lookups` of an inode.
+    pub fn forget(&self, ino: u64, lookups: u64) {
+        self.inodes.forget(ino, lookups);
+    }
+
+    /// How many inodes are known.
+    pub fn known_inodes(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Makes a node that is no open file: a directory, symlink, fifo, socket, device or empty file.
+    pub fn make(&self, parent: u64, name: &[u8], make: Make) -> Result<Attr> {
+        let dir = self.dir(parent)?;
+        let name = Name::new(name)?;
+        let node = self.create_node(dir, &name, make)?;
+        Ok(self.known(dir, &name, &node))
+    }
+
+    /// Makes and opens a file; opens the one that is there, unless `exclusive`.
+    pub fn create(
+        &self,
+        parent: u64,
+        name: &[u8],
+        make: Make,
+        mode: OpenMode,
+        exclusive: bool,
+        privileged: bool,
+    ) -> Result<(Attr, Opened)> {
+        let dir = self.dir(parent)?;
+        let name = Name::new(name)?;
+        let (node, made) = match self.create_node(dir, &name, make) {
+            Ok(node) => (node, true),
+            Err(Error::Exists) if !exclusive => (self.tree.child(dir, &name).ok_or(Error::NotFound)?, false),
+            Err(error) => return Err(error),
+        };
+        let inode = self.inodes.intern(node.inode, 1);
+        let opened = if made {
+            let mut opened = self.open_node(&inode, &node, mode);
+            // There are no pages of it anywhere.
+            opened.keep_cache = true;
+            Ok(opened)
+        } else {
+            self.open(inode.ino, mode, privileged)
+        };
+        match opened {
+            Ok(opened) => Ok((self.attr(&inode, &node), opened)),
+            Err(error) => {
+                self.inodes.forget(inode.ino, 1);
+                Err(error)
+            }
+        }
+    }
+
+    fn create_node(&self, dir: InodeId, name: &Name, make: Make) -> Result<Node> {
+        self.check_writable()?;
+        let parent = self.tree.node(dir).ok_or(Error::NotFound)?;
+        let (mut mode, mut owner) = (make.mode & 0o7777, make.owner);
+        if parent.mode & SET_GID != 0 {
+            owner.gid = self.options.owner.shown(parent.owner).gid;
+            if make.kind == Kind::Dir {
+                mode |= SET_GID;
+            }
+        }
+        let inode = self.fresh_inode();
+        let new = NewNode {
+            kind: make.kind,
+            mode,
+            owner: matches!(self.options.owner, crate::attr::Owners::Keep(_)).then_some(owner),
+            mtime: now(),
+            xattrs: Default::default(),
+            content: ContentRef::empty(),
+            target: make.target,
+            rdev: make.rdev,
+        };
+        let op = Op::Create { dir, name: name.clone(), inode, place: self.fresh_place(), node: new };
+        let applied = self.apply(op)?;
+        self.times.entries_changed(dir);
+        self.side_effects(&applied.delta, &[(dir, name)], &[dir, inode]);
+        self.tree.child(dir, name).ok_or(Error::NotFound)
+    }
+
+    /// One more name for a node that is no directory.
+    pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
+        self.check_writable()?;
+        let inode = self.inode(ino)?;
+        let dir = self.dir(parent)?;
+        let name = Name::new(name)?;
+        let op = Op::Link { inode: inode.id, dir, name: name.clone(), place: self.fresh_place() };
+        let applied = self.apply(op)?;
+        self.times.entries_changed(dir);
+        self.times.changed(inode.id);
+        self.side_effects(&applied.delta, &[(dir, &name)], &[dir, inode.id]);
+        let node = self.tree.child(dir, &name).ok_or(Error::NotFound)?;
+        Ok(self.known(dir, &name, &node))
+    }
+
+    /// Removes a name of a node that is no directory.
+    pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        let dir = self.dir(parent)?;
+        let name = Name::new(name)?;
+        let node = self.tree.child(dir, &name).ok_or(Error::NotFound)?;
+        if node.kind == Kind::Dir {
+            return Err(Error::IsDir);
+        }
+        let delta = self.removing(&node, || Ok(self.apply(Op::Unlink { dir, name: name.clone() })?.delta))?;
+        self.times.entries_changed(dir);
+        self.side_effects(&delta, &[(dir, &name)], &[dir, node.inode]);
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        let dir = self.dir(parent)?;
+        let name = Name::new(name)?;
+        let node = self.tree.child(dir, &name).ok_or(Error::NotFound)?;
+        if node.kind != Kind::Dir {
+            return Err(Error::NotDir);
+        }
+        let delta = self.removing(&node, || Ok(self.apply(Op::Rmdir { dir, name: name.clone() })?.delta))?;
+        self.times.entries_changed(dir);
+        self.side_effects(&delta, &[(dir, &name)], &[dir, node.inode]);
+        Ok(())
+    }
+
+    /// Does an operation that takes a name from `node`, which may be its last: open handles go on with what they have,
+    /// and nothing unpublished of it is published any more.
+    fn removing<T>(&self, node: &Node, operation: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(inode) = self.inodes.find(node.inode) else {
+            let done = operation()?;
+            if self.tree.node(node.inode).is_none() {
+                self.times.forget(node.inode);
+            }
+            return Ok(done);
+        };
+        let version = {
+            let mut state = inode.state.lock();
+            if state.open > 0 {
+                // Also before it is gone: `stat` of an open file never fails.
+                state.last = Some(Box::new(node.clone()));
+            }
+            state.current.clone()
+        };
+        let applying = version.as_ref().map(|version| version.applying.lock());
+        let done = operation()?;
+        match self.tree.node(node.inode) {
+            None => self.bury(&inode, version.as_deref(), true),
+            // A file saved over by a rename lives on as what was moved onto it; who has it open keeps the old bytes.
+            Some(now) if now.content != node.content => self.bury(&inode, version.as_deref(), false),
+            Some(_) => self.times.changed(inode.id),
+        }
+        drop(applying);
+        Ok(done)
+    }
+
+    /// The bytes of an inode that handles may still have open will not be published.
+    fn bury(&self, inode: &Arc<Inode>, version: Option<&Version>, gone: bool) {
+        let mut state = inode.state.lock();
+        let mut discarded = None;
+        if let Some(version) = version {
+            let mut body = version.body.lock();
+            body.dead = true;
+            self.queue.remove(&mut body);
+            if body.handles == 0 {
+                discarded = body.clean();
+                self.memory.fetch_add(body.account(), std::sync::atomic::Ordering::Relaxed);
+            }
+            let handles = body.handles;
+            drop(body);
+            if handles == 0 {
+                state.current = None;
+            } else if !gone {
+                state.current = None;
+                state.stale += handles;
+            }
+        }
+        state.pending = None;
+        state.cookies = None;
+        if !gone || state.open == 0 {
+            state.cached = None;
+            state.cached_current = false;
+        }
+        drop(state);
+        if gone {
+            self.times.changed(inode.id);
+        }
+        if let Some(file) = discarded {
+            self.content.discard(file);
+        }
+        self.inodes.sweep(inode);
+    }
+
+    /// Moves an entry.
+    pub fn rename(&self, parent: u64, name: &[u8], to_parent: u64, to_name: &[u8], mode: RenameMode) -> Result<()> {
+        self.check_writable()?;
+        let (from_dir, to_dir) = (self.dir(parent)?, self.dir(to_parent)?);
+        let (from, to) = (Name::new(name)?, Name::new(to_name)?);
+        let source = self.tree.child(from_dir, &from).ok_or(Error::NotFound)?;
+        let target = self.tree.child(to_dir, &to);
+        let op = Op::Rename { from_dir, from: from.clone(), to_dir, to: to.clone(), mode };
+        let apply = || self.apply(op).map(|applied| applied.delta).map_err(Error::from);
+        let delta = match &target {
+            Some(target) if mode == RenameMode::Replace && target.inode != source.inode => {
+                // The rename makes what was written to the source the new state of the name: it goes out whole.
+                self.publish_inode(source.inode)?;
+                self.removing(target, apply)?
+            }
+            _ => apply()?,
+        };
+        self.times.entries_changed(from_dir);
+        if to_dir != from_dir {
+            self.times.entries_changed(to_dir);
+        }
+        self.times.changed(source.inode);
+        if let (Some(target), RenameMode::Exchange) = (&target, mode) {
+            self.times.changed(target.inode);
+        }
+        self.moved(&source, to_dir, &to);
+        let mut inodes = vec![from_dir, to_dir, source.inode];
+        inodes.extend(target.as_ref().map(|target| target.inode));
+        self.side_effects(&delta, &[(from_dir, &from), (to_dir, &to)], &inodes);
+        if mode != RenameMode::Exchange {
+            self.check_moved(&source, to_dir, &to, target.as_ref());
+        }
+        Ok(())
+    }
+
+    /// Whoever writes the moved file writes it through its new name.
+    fn moved(&self, source: &Node, to_dir: InodeId, to: &Name) {
+        let Some(inode) = self.inodes.find(source.inode) else { return };
+        let mut state = inode.state.lock();
+        if state.via.is_some() {
+            state.via = Some(Box::new((to_dir, to.clone())));
+        }
+        if let Some(version) = &state.current {
+            let mut body = version.body.lock();
+            if body.via.is_some() {
+                body.via = Some((to_dir, to.clone()));
+            }
+        }
+    }
+
+    /// A cache now takes the new name for the source's; if it stands for another inode (a save by rename), or the
+    /// target lives on with other bytes, it has to look again.
+    fn check_moved(&self, source: &Node, to_dir: InodeId, to: &Name, target: Option<&Node>) {
+        let shown = self.tree.child(to_dir, to);
+        if shown.as_ref().is_none_or(|shown| shown.inode != source.inode) {
+            self.invalidate_name(to_dir, to);
+            if let Some(target) = target {
+                self.invalidate_inode(target.inode, true);
+            }
+        }
+    }
+
+    /// Publishes what is unpublished of an inode, now.
+    fn publish_inode(&self, id: InodeId) -> Result<()> {
+        let Some(inode) = self.inodes.find(id) else { return Ok(()) };
+        let version = inode.state.lock().current.clone();
+        match version {
+            Some(version) => self.publish(&inode, &version),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a rename has to write out a large file first.
+    pub fn may_block_rename(&self, parent: u64, name: &[u8]) -> bool {
+        let Ok(dir) = self.dir(parent) else { return false };
+        let Some(node) = Name::new(name).ok().and_then(|name| self.tree.child(dir, &name)) else { return false };
+        let Some(inode) = self.inodes.find(node.inode) else { return false };
+        let state = inode.state.lock();
+        state.current.as_ref().is_some_and(|version| {
+            let body = version.body.lock();
+            body.dirty() && matches!(body.data, crate::version::Data::File(_))
+        })
+    }
+
+    /// Target of a symlink.
+    pub fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
+        let node = self.node(&*self.inode(ino)?)?;
+        if node.kind == Kind::Symlink { Ok(node.target.to_vec()) } else { Err(Error::Invalid) }
+    }
+}
+
+/// Whether the operation failed because what it names is not shown.
+pub(crate) fn is_missing(error: OpError) -> bool {
+    matches!(error, OpError::NotFound)
+}

@@ -1,0 +1,234 @@
+//! The filesystem object: what it holds, and how it starts and ends.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicIsize, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use crdtfs_core::id::{InodeId, PlaceId};
+use crdtfs_core::name::Name;
+use crdtfs_core::node::{Delta, Kind, Node};
+use crdtfs_core::op::{Applied, Op, OpError};
+use crdtfs_core::port::{Adapter, Content, Tree};
+use parking_lot::{Mutex, RwLock};
+
+use crate::attr::{Attr, LocalTimes, Owners};
+use crate::coherence::Invalidate;
+use crate::error::{Error, Result};
+use crate::file::Handle;
+use crate::inodes::{Inode, Inodes};
+use crate::publish::Queue;
+
+/// How a share is shown.
+#[derive(Clone, Debug)]
+pub struct VfsOptions {
+    /// Owners shown.
+    pub owner: Owners,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// A directory on the filesystem that holds the content, for `statfs`.
+    pub state: PathBuf,
+}
+
+/// Threads that publish what was written.
+const PUBLISHERS: usize = 2;
+
+/// A share as a POSIX filesystem, over the ports of the engine.
+///
+/// Inodes and handles are numbers; calls may come from any number of threads. Calls block for microseconds, but for
+/// those that [`Vfs::may_block`] names and `fsync`, which wait for a fetch or for the disk.
+pub struct Vfs {
+    pub(crate) tree: Arc<dyn Tree>,
+    pub(crate) content: Arc<dyn Content>,
+    pub(crate) adapter: Adapter,
+    pub(crate) options: VfsOptions,
+    pub(crate) inodes: Inodes,
+    pub(crate) times: LocalTimes,
+    pub(crate) handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    pub(crate) next_handle: AtomicU64,
+    pub(crate) queue: Queue,
+    /// Unpublished bytes in memory.
+    pub(crate) memory: AtomicIsize,
+    /// Bytes that may go into memory before the free space is looked at again.
+    pub(crate) allowance: AtomicI64,
+    pub(crate) problems: Mutex<BTreeMap<InodeId, (String, String)>>,
+    pub(crate) sink: OnceLock<Arc<dyn Invalidate>>,
+    pub(crate) stopping: AtomicBool,
+    deltas: Mutex<Option<Receiver<Arc<Delta>>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Vfs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vfs")
+            .field("options", &self.options)
+            .field("inodes", &self.inodes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Vfs {
+    /// A filesystem over a share. What an earlier life synced but could not publish is published first.
+    ///
+    /// Errors: the content's, while it gives back what was synced.
+    pub fn new(
+        tree: Arc<dyn Tree>,
+        content: Arc<dyn Content>,
+        adapter: Adapter,
+        options: VfsOptions,
+    ) -> io::Result<Arc<Self>> {
+        let deltas = tree.subscribe(adapter);
+        let vfs = Arc::new(Self {
+            tree,
+            content,
+            adapter,
+            options,
+            inodes: Inodes::new(),
+            times: LocalTimes::default(),
+            handles: RwLock::default(),
+            next_handle: AtomicU64::new(1),
+            queue: Queue::default(),
+            memory: AtomicIsize::new(0),
+            allowance: AtomicI64::new(0),
+            problems: Mutex::default(),
+            sink: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+            deltas: Mutex::new(Some(deltas)),
+            threads: Mutex::default(),
+        });
+        vfs.recover()?;
+        let mut threads = vfs.threads.lock();
+        for number in 0..PUBLISHERS {
+            let worker = vfs.clone();
+            threads.push(
+                std::thread::Builder::new()
+                    .name(format!("publish-{number}"))
+                    .spawn(move || worker.publish_until_stopped())?,
+            );
+        }
+        drop(threads);
+        Ok(vfs)
+    }
+
+    /// Begins to tell `sink` what changed from elsewhere. Called once.
+    pub fn start(self: &Arc<Self>, sink: Arc<dyn Invalidate>) -> io::Result<()> {
+        if self.sink.set(sink).is_err() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the filesystem was already started"));
+        }
+        let Some(deltas) = self.deltas.lock().take() else { return Ok(()) };
+        let listener = self.clone();
+        let thread = std::thread::Builder::new().name("deltas".into()).spawn(move || listener.listen(&deltas))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Ends the threads. What is not published by then stays so: call [`Vfs::settle`] before.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.queue.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A panic was printed by the thread itself and there is nobody left to tell.
+            let _ = thread.join();
+        }
+    }
+
+    /// Whether a change can be made at all.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.options.read_only || !self.tree.writable() { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    pub(crate) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
+        self.inodes.get(ino).ok_or(Error::NotFound)
+    }
+
+    /// The node of an inode with what is not published yet; what was last seen of it if its last name is gone and
+    /// somebody has it open.
+    pub(crate) fn node(&self, inode: &Inode) -> Result<Node> {
+        match self.tree.node(inode.id) {
+            Some(mut node) => {
+                if let Some(pending) = &inode.state.lock().pending {
+                    node.mode = pending.mode.unwrap_or(node.mode);
+                    node.owner = pending.owner.or(node.owner);
+                    if let Some(xattrs) = &pending.xattrs {
+                        node.xattrs = Arc::new(xattrs.clone());
+                    }
+                }
+                Ok(node)
+            }
+            None => {
+                let state = inode.state.lock();
+                let mut node = state.last.as_deref().cloned().ok_or(Error::NotFound)?;
+                node.nlink = 0;
+                Ok(node)
+            }
+        }
+    }
+
+    /// What `stat` tells of a node under the inode that shows it.
+    pub(crate) fn attr(&self, inode: &Inode, node: &Node) -> Attr {
+        let mut attr = self.times.attr(inode.ino, inode.id, node, self.options.owner);
+        if node.kind != Kind::File {
+            return attr;
+        }
+        let state = inode.state.lock();
+        if let Some(pending) = &state.pending {
+            attr.mode = pending.mode.unwrap_or(attr.mode);
+            attr.owner = self.options.owner.shown(pending.owner.or(node.owner));
+        }
+        let Some(version) = &state.current else { return attr };
+        let body = version.body.lock();
+        if body.pinned() || body.dead {
+            attr.size = body.size();
+        }
+        if body.dirty() {
+            let own_ctime = attr.ctime > attr.mtime;
+            if attr.atime == attr.mtime {
+                attr.atime = body.mtime;
+            }
+            attr.mtime = body.mtime;
+            attr.ctime = if own_ctime { attr.ctime.max(body.mtime) } else { body.mtime };
+        }
+        attr
+    }
+
+    /// The directory with a number.
+    pub(crate) fn dir(&self, ino: u64) -> Result<InodeId> {
+        // The kernel has checked that it is a directory; the tree checks again.
+        Ok(self.inode(ino)?.id)
+    }
+
+    pub(crate) fn apply(&self, op: Op) -> std::result::Result<Applied, OpError> {
+        self.tree.apply(self.adapter, op)
+    }
+
+    pub(crate) fn fresh_inode(&self) -> InodeId {
+        InodeId(self.tree.fresh_id())
+    }
+
+    pub(crate) fn fresh_place(&self) -> PlaceId {
+        PlaceId(self.tree.fresh_id())
+    }
+
+    /// A path to the inode for people, relative to the root.
+    pub(crate) fn path(&self, inode: InodeId, hint: Option<&(InodeId, Name)>) -> String {
+        let mut parts: Vec<String> = Vec::new();
+        let mut at = inode;
+        // Bounded: a path that long is of no use to anybody.
+        while at != InodeId::ROOT && parts.len() < 100 {
+            let first = self.tree.names(at).into_iter().next();
+            let Some((dir, name)) = first.or_else(|| hint.filter(|_| parts.is_empty()).cloned()) else { break };
+            parts.push(name.to_string());
+            at = dir;
+        }
+        parts.reverse();
+        parts.join("/")
+    }
+
+    /// What the user should know: paths and what is wrong with them.
+    pub fn problems(&self) -> Vec<(String, String)> {
+        self.problems.lock().values().cloned().collect()
+    }
+}
