@@ -1,0 +1,34 @@
+//! `crdtfs engine`: what the background process runs; not for users.
+
+use anyhow::{Context, Result};
+
+use super::App;
+use crate::background::READY;
+use crate::failure::DONE;
+use crate::foreground::{self, LEAVE_WITHIN, Signals};
+use crate::host::Host;
+
+/// Run the engine of the state directory, detached from the terminal.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(app: &mut App, _: &Args) -> Result<u8> {
+    // Ctrl-C in the terminal that started it is not meant for it. It fails only for a leader of a process group, which a
+    // started child is not; run by hand from a shell it is one, and stays where it is.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/").context("cannot leave the current directory")?;
+    let runtime = foreground::runtime()?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let mut host = Host::start(&app.settings).await?;
+        app.out.line(READY)?;
+        app.out.flush()?;
+        tokio::select! {
+            () = signals.any() => {}
+            () = host.stopped() => {}
+        }
+        host.shutdown(LEAVE_WITHIN).await
+    });
+    runtime.shutdown_background();
+    ended.map(|()| DONE)
+}

@@ -1,0 +1,30 @@
+//! `crdtfs start`.
+
+use anyhow::Result;
+use crdtfs_control::request::Ping;
+
+use super::App;
+use crate::background;
+use crate::failure::DONE;
+use crate::output::say;
+
+/// Start the engine in the background, if none runs.
+///
+/// It shows again what was shown when it ended. `mount` and `watch` start it by themselves.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  crdtfs start        at login, for instance")]
+pub(crate) struct Args {}
+
+pub(crate) fn run(app: &mut App, _: &Args) -> Result<u8> {
+    let (mut client, new) = background::connect_or_start(&app.settings)?;
+    background::check_network(&mut client, &app.settings)?;
+    let pong = client.call(Ping::default())?;
+    if app.settings.json {
+        app.out.json(&pong)?;
+    } else if new {
+        say(&format!("the engine runs (process {})", pong.pid));
+    } else {
+        say(&format!("the engine runs already (process {})", pong.pid));
+    }
+    Ok(DONE)
+}

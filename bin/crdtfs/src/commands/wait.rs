@@ -1,0 +1,130 @@
+//! `crdtfs wait`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use crdtfs_control::reply::Lacking;
+use crdtfs_control::request::{Wait, WaitFor};
+use crdtfs_control::{DirText, Item};
+
+use super::App;
+use crate::failure::{DONE, NOT_YET};
+use crate::output::{plain, say};
+use crate::progress::Bar;
+use crate::{paths, quantity};
+
+/// Wait until other devices have what this one has, and the other way round.
+///
+/// Done once the members waited for hold the same heads and all the content that they want, and so does this device. Exit
+/// 3 if that is not so in time, saying who is missing what.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  crdtfs wait ~/Shared --devices connected       before the laptop is closed
+  crdtfs wait --devices 2 --timeout 10m          two copies elsewhere, of every share")]
+pub(crate) struct Args {
+    /// The directory that shows the share, or any path in it; without it: all shares
+    dir: Option<PathBuf>,
+    /// Which other members: so many, `all`, or `connected` (at least one, and all that are)
+    #[arg(long, value_name = "N|all|connected", default_value = "all", value_parser = parse_devices)]
+    devices: WaitFor,
+    /// How long at most
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = quantity::parse_duration)]
+    timeout: Duration,
+}
+
+fn parse_devices(text: &str) -> Result<WaitFor, String> {
+    match text {
+        "all" => Ok(WaitFor::All),
+        "connected" => Ok(WaitFor::Connected),
+        number => match number.parse() {
+            Ok(count) => Ok(WaitFor::Count(count)),
+            Err(_) => Err("a number of devices, `all` or `connected`".to_owned()),
+        },
+    }
+}
+
+pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
+    let dir = args.dir.as_deref().map(paths::resolve).transpose()?;
+    let request = Wait {
+        dir: dir.as_ref().map(DirText::from),
+        devices: args.devices,
+        timeout_ms: quantity::millis(args.timeout),
+    };
+    let mut bar = Bar::new(app.out.bars());
+    let waited = app.client()?.call_with(request, |item| {
+        if let Item::Progress(progress) = item {
+            bar.update(&progress);
+        }
+        Ok(())
+    })?;
+    bar.clear();
+    if app.settings.json {
+        app.out.json(&waited)?;
+    }
+    if waited.done {
+        return Ok(DONE);
+    }
+    say(&format!("crdtfs: not in sync after {}", quantity::duration(args.timeout)));
+    for lacking in waited.devices.iter().filter_map(sentence) {
+        say(&format!("  {lacking}"));
+    }
+    Ok(NOT_YET)
+}
+
+/// What a device lacks, if it lacks something.
+fn sentence(device: &Lacking) -> Option<String> {
+    let mut parts = Vec::new();
+    if !device.me && !device.connected {
+        parts.push("is not connected".to_owned());
+    }
+    if !device.same_heads {
+        let whose = if device.me { "lacks changes that others have" } else { "has not said that it has all changes" };
+        parts.push(whose.to_owned());
+    }
+    if device.missing.files > 0 {
+        let files = quantity::counted(device.missing.files, "file");
+        let mut part = format!("lacks {files}, {}", quantity::size(device.missing.bytes));
+        if let Some(path) = device.paths.first() {
+            part.push_str(&format!(" ({}{})", plain(path.as_str()), if device.missing.files > 1 { ", …" } else { "" }));
+        }
+        parts.push(part);
+    }
+    let name = if device.me { "this device".to_owned() } else { plain(&device.name) };
+    (!parts.is_empty()).then(|| format!("{name} {}", parts.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use crdtfs_control::PathText;
+    use crdtfs_control::status::Missing;
+
+    use super::*;
+
+    #[test]
+    fn devices_are_numbers_or_words() {
+        assert_eq!(parse_devices("all"), Ok(WaitFor::All));
+        assert_eq!(parse_devices("connected"), Ok(WaitFor::Connected));
+        assert_eq!(parse_devices("2"), Ok(WaitFor::Count(2)));
+        assert!(parse_devices("-1").is_err());
+    }
+
+    #[test]
+    fn who_lacks_what_is_said() {
+        let mut device = Lacking {
+            share: String::new(),
+            device: String::new(),
+            name: "desk".to_owned(),
+            me: false,
+            connected: true,
+            same_heads: true,
+            missing: Missing::default(),
+            paths: Vec::new(),
+        };
+        assert_eq!(sentence(&device), None);
+        device.connected = false;
+        device.missing = Missing { files: 2, bytes: 2048 };
+        device.paths = vec![PathText::from("a/b")];
+        insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk is not connected, lacks 2 files, 2.0 KiB (a/b, …)");
+    }
+}

@@ -1,0 +1,179 @@
+//! Durations, sizes and times as people write and read them.
+
+use std::time::Duration;
+
+/// Reads `24h`, `1h30m`, `90s`, `250ms`, `2 days`; a bare number is seconds.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let refuse = || format!("`{text}` is no duration: write it like 60s, 1h30m or 7d");
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(refuse());
+    }
+    if let Ok(seconds) = rest.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number: f64 = rest[..digits].parse().map_err(|_| refuse())?;
+        rest = rest[digits..].trim_start();
+        let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+        let seconds = match rest[..letters].to_ascii_lowercase().as_str() {
+            "ms" => 0.001,
+            "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+            "h" | "hr" | "hrs" | "hour" | "hours" => 3_600.0,
+            "d" | "day" | "days" => 86_400.0,
+            "w" | "week" | "weeks" => 604_800.0,
+            _ => return Err(refuse()),
+        };
+        // Also refuses what is too large to count.
+        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| refuse())?;
+        total = total.checked_add(part).ok_or_else(refuse)?;
+        rest = rest[letters..].trim_start();
+    }
+    Ok(total)
+}
+
+/// A duration in milliseconds, as the control protocol counts them.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `1.2 GiB`, `0 B`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = None;
+    for next in UNITS {
+        // 1023.95 would be printed as 1024.0.
+        if value < if unit.is_none() { 1024.0 } else { 1023.95 } {
+            break;
+        }
+        value /= 1024.0;
+        unit = Some(next);
+    }
+    match unit {
+        None => format!("{bytes} B"),
+        Some(unit) => format!("{value:.1} {unit}"),
+    }
+}
+
+/// `12,345`.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 file`, `2,000 files`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// A length of time in its two largest units: `3 d 4 h`, `12 s`.
+pub(crate) fn duration(duration: Duration) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let seconds = duration.as_secs();
+    let Some(first) = UNITS.iter().position(|(unit, _)| seconds >= *unit) else {
+        return format!("{} ms", duration.as_millis());
+    };
+    let (unit, name) = UNITS[first];
+    let mut text = format!("{} {name}", seconds / unit);
+    if let Some((smaller, name)) = UNITS.get(first + 1)
+        && seconds % unit / smaller > 0
+    {
+        text.push_str(&format!(" {} {name}", seconds % unit / smaller));
+    }
+    text
+}
+
+/// How long ago a time was, in words; milliseconds since the Unix epoch.
+pub(crate) fn ago(then_ms: i64) -> String {
+    let now = jiff::Timestamp::now().as_millisecond();
+    match u64::try_from(now.saturating_sub(then_ms)) {
+        Ok(past) if past < 1_000 => "just now".to_owned(),
+        Ok(past) => format!("{} ago", duration(Duration::from_millis(past))),
+        Err(_) => "in the future (check the clocks)".to_owned(),
+    }
+}
+
+/// A time in the local zone, to the second.
+pub(crate) fn local_time(ms: i64) -> String {
+    match jiff::Timestamp::from_millisecond(ms) {
+        Ok(time) => time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => format!("@{ms}ms"),
+    }
+}
+
+/// A time in UTC as RFC 3339 with milliseconds, for scripts.
+pub(crate) fn utc_time(ms: i64) -> String {
+    match jiff::Timestamp::from_millisecond(ms) {
+        Ok(time) => format!("{time:.3}"),
+        Err(_) => format!("@{ms}ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, ms) in [
+            ("60s", 60_000),
+            ("24h", 86_400_000),
+            ("1h30m", 5_400_000),
+            ("1h 30min", 5_400_000),
+            ("2 days", 172_800_000),
+            ("250ms", 250),
+            ("1.5h", 5_400_000),
+            ("90", 90_000),
+            ("0", 0),
+            (" 1W ", 604_800_000),
+        ] {
+            assert_eq!(parse_duration(text).map(|d| d.as_millis()), Ok(ms), "{text}");
+        }
+        for text in ["", " ", "h", "1x", "-1s", "1h-", "..s", "1e3s", "99999999999999999999w", "1 2", "1h5", "ä"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1_048_575, "1.0 MiB"),
+            (1 << 30, "1.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn counts_are_grouped() {
+        assert_eq!([count(0), count(999), count(1_000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([counted(1, "file"), counted(0, "file")], ["1 file", "0 files"]);
+    }
+
+    #[test]
+    fn lengths_of_time_have_two_units() {
+        let of = |seconds| duration(Duration::from_secs(seconds));
+        assert_eq!([of(0), of(59), of(60), of(3_700), of(90_000)], ["0 ms", "59 s", "1 min", "1 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn times_for_scripts_are_utc() {
+        assert_eq!(utc_time(1_500), "1970-01-01T00:00:01.500Z");
+    }
+}
