@@ -1,0 +1,78 @@
+//! How a node is set up, and the durations and limits that it keeps.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How far a node's traffic may go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// The machine's own networks only: mDNS, and addresses that tickets and peers gave. No relay, no DNS, no
+    /// publishing, no port mapping.
+    Local,
+    /// Anywhere: with relays of one's own only those and mDNS; without, the discovery and relays of iroh's makers.
+    #[default]
+    Internet,
+}
+
+/// What a [`crate::Node`] is started with.
+#[derive(Clone)]
+pub struct NetConfig {
+    /// The device's ed25519 secret key; its public half is the device id.
+    pub secret: [u8; 32],
+    /// How far traffic may go.
+    pub network: Network,
+    /// Relays of the user's own (URLs), used with [`Network::Internet`]. Then nothing of anybody else's is used.
+    pub relays: Vec<String>,
+    /// The address to listen on; a taken port falls back to a free one. `None`: every interface, any free port.
+    pub bind: Option<SocketAddr>,
+    /// Whether to find peers on the local network by mDNS, and to be found.
+    pub discovery: bool,
+}
+
+impl NetConfig {
+    /// A node with this key that stays on the machine's own networks, with mDNS.
+    pub fn local(secret: [u8; 32]) -> Self {
+        Self { secret, network: Network::Local, relays: Vec::new(), bind: None, discovery: true }
+    }
+}
+
+impl std::fmt::Debug for NetConfig {
+    /// All but the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetConfig")
+            .field("network", &self.network)
+            .field("relays", &self.relays)
+            .field("bind", &self.bind)
+            .field("discovery", &self.discovery)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The protocol of a device that holds a ticket.
+pub(crate) const ALPN_JOIN: &[u8] = b"crdtfs/join/1";
+
+/// A silent peer is gone after this long; iroh's own 15 s a path would be noticed too late.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(9);
+/// Two keep-alives fit into [`IDLE_TIMEOUT`], and cost nothing to speak of.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// One attempt to connect. It must be shorter than [`SIMULTANEOUS`].
+pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
+/// Two connections of one pair made within this time were dialled at once by both ends.
+pub(crate) const SIMULTANEOUS: Duration = Duration::from_secs(10);
+/// Each step of a handshake (hello, share open, join).
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a loser of the tie-break waits for the winner before it dials again.
+pub(crate) const TIE_WAIT: Duration = Duration::from_secs(1);
+/// How long a node waits at its end for the last packets.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Devices that ask to join and are being answered.
+pub(crate) const MAX_JOINERS: usize = 16;
+/// Connections that are being accepted.
+pub(crate) const MAX_HANDSHAKES: usize = 64;
+/// Streams of one connection that are being opened or served.
+pub(crate) const MAX_STREAMS: usize = 64;
+/// The largest chunk: the chunker's maximum. Manifest nodes are chunks, too.
+pub(crate) const MAX_CHUNK: usize = 1 << 20;
+/// Chunks asked for in one request.
+pub(crate) const MAX_REQUEST: usize = 2048;

@@ -1,0 +1,79 @@
+//! Finding devices on the local network by mDNS, and being found.
+//!
+//! Discovery is a convenience: where it cannot run (no multicast route, port taken) that is logged and tried again when the
+//! machine's addresses change, or after half a minute.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use iroh::Watcher;
+use iroh::address_lookup::{AddressLookup, EndpointData};
+use iroh_mdns_address_lookup::{DiscoveryEvent, MdnsAddressLookup};
+use n0_future::StreamExt;
+
+use crate::endpoint::device_id;
+use crate::node::Inner;
+
+/// Own name, so that other programs on iroh are neither found nor bothered.
+const SERVICE: &str = "crdtfs";
+/// Somebody asks about this often; a device that appears asks once itself after this long.
+const CADENCE: Duration = Duration::from_millis(1500);
+const RETRY: Duration = Duration::from_secs(30);
+/// Changes of addresses come in bursts.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Announces this device and listens for others until cancelled.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    let mut addresses = inner.endpoint.watch_addr();
+    loop {
+        let own = socket_set(&inner);
+        let mdns = match MdnsAddressLookup::builder()
+            .service_name(SERVICE)
+            .discovery_cadence(CADENCE)
+            .build(inner.endpoint.id())
+        {
+            Ok(mdns) => mdns,
+            Err(error) => {
+                tracing::warn!(%error, "no discovery on the local network for now");
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY) => {}
+                    _ = addresses.updated() => tokio::time::sleep(SETTLE).await,
+                }
+                continue;
+            }
+        };
+        mdns.publish(&EndpointData::from(own.clone()));
+        let mut events = mdns.subscribe().await;
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(DiscoveryEvent::Discovered { endpoint_info, .. }) => {
+                        let found: Vec<SocketAddr> = endpoint_info.data.ip_addrs().copied().collect();
+                        let device = device_id(endpoint_info.endpoint_id);
+                        tracing::debug!(%device, ?found, "found on the local network");
+                        inner.peers.learn(&device, found, [], true);
+                    }
+                    Some(_) => {}
+                    None => break,
+                },
+                updated = addresses.updated() => {
+                    if updated.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(SETTLE).await;
+                    if socket_set(&inner) != own {
+                        // The sockets joined the groups of interfaces that may be gone: begin again.
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What to announce.
+fn socket_set(inner: &Inner) -> BTreeSet<SocketAddr> {
+    crate::endpoint::own_sockets(&inner.endpoint).into_iter().collect()
+}

@@ -1,0 +1,291 @@
+//! Fetching chunks from all members that have them.
+//!
+//! [`plan`] decides, [`flight`] carries. A request is a stream of its own: it costs no round trip to open, its cancellation is
+//! the stream's, and the streams' windows add up on long fat links. What arrives is hashed and handed to its fetch on threads that may
+//! block, so that a slow disk slows the stream down and nothing else.
+
+mod flight;
+mod plan;
+#[cfg(test)]
+mod plan_tests;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crdtfs_core::id::{DeviceId, ShareId};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use self::plan::{Urgency, Want};
+
+use self::plan::{Assignment, Claim, Ended, FlightId, JobId, Landing, Plan, Slot};
+use crate::error::FetchError;
+use crate::node::Inner;
+
+/// Takes a fetched chunk: its index in the list of wants, and its verified bytes. Called on threads that may block, several
+/// at once, once for each chunk that the fetch wants.
+pub type Sink = dyn Fn(usize, Bytes) -> io::Result<()> + Send + Sync;
+
+/// How often stalls and thieves are looked for while something is on its way, and while nothing is.
+const TICK_BUSY: Duration = Duration::from_millis(100);
+const TICK_WAITING: Duration = Duration::from_millis(500);
+
+struct Job {
+    sink: Arc<Sink>,
+    done: oneshot::Sender<Result<(), FetchError>>,
+}
+
+/// How a flight was cut short.
+#[derive(Default)]
+struct Cut {
+    token: CancellationToken,
+    landing: Option<Landing>,
+}
+
+#[derive(Default)]
+struct State {
+    plan: Plan,
+    jobs: HashMap<JobId, Job>,
+    flights: HashMap<FlightId, Cut>,
+    closed: bool,
+}
+
+/// All fetches of a node.
+#[derive(Default)]
+pub(crate) struct Fetcher {
+    state: Mutex<State>,
+    /// There is something to look after.
+    busy: Notify,
+}
+
+/// Forgets a fetch whose caller went away.
+struct Forget<'a> {
+    fetcher: &'a Fetcher,
+    job: JobId,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        let mut state = self.fetcher.state.lock();
+        state.jobs.remove(&self.job);
+        let ended = state.plan.remove(self.job);
+        state.settle(ended);
+    }
+}
+
+impl State {
+    /// Tells jobs that are done, and stops flights that nobody needs.
+    fn settle(&mut self, ended: Ended) {
+        for job in ended.done {
+            if let Some(job) = self.jobs.remove(&job) {
+                // The caller may have gone away.
+                let _ = job.done.send(Ok(()));
+            }
+        }
+        for flight in ended.needless {
+            self.cut(flight, Landing::Needless);
+        }
+    }
+
+    fn cut(&mut self, flight: FlightId, landing: Landing) {
+        if let Some(cut) = self.flights.get_mut(&flight) {
+            cut.landing.get_or_insert(landing);
+            cut.token.cancel();
+        }
+    }
+}
+
+impl Fetcher {
+    /// Fetches chunks; see [`crate::Node::fetch`].
+    pub(crate) async fn fetch(
+        &self,
+        inner: &Arc<Inner>,
+        share: ShareId,
+        wants: Vec<Want>,
+        urgency: Urgency,
+        patience: Duration,
+        sink: Arc<Sink>,
+    ) -> Result<(), FetchError> {
+        let wanted = wants.len();
+        let (done, mut finished) = oneshot::channel();
+        let job = {
+            let mut state = self.state.lock();
+            if state.closed {
+                return Err(FetchError::Closed);
+            }
+            let Some(job) = state.plan.add(share, wants, urgency, Instant::now()) else { return Ok(()) };
+            state.jobs.insert(job, Job { sink, done });
+            job
+        };
+        let _forget = Forget { fetcher: self, job };
+        self.busy.notify_one();
+        self.pump(inner);
+        loop {
+            let Some((missing, progress)) = self.state.lock().plan.state(job) else {
+                return finished.await.unwrap_or(Err(FetchError::Closed));
+            };
+            let deadline = progress + patience;
+            if Instant::now() >= deadline {
+                let sources = self.state.lock().plan.sources(&share);
+                return Err(FetchError::Unavailable { share, missing, wanted, sources });
+            }
+            tokio::select! {
+                result = &mut finished => return result.unwrap_or(Err(FetchError::Closed)),
+                () = tokio::time::sleep_until(deadline.into()) => {}
+            }
+        }
+    }
+
+    /// A peer can be asked for chunks of a share.
+    pub(crate) fn gained(&self, inner: &Arc<Inner>, device: DeviceId, share: ShareId) {
+        self.state.lock().plan.peer_up(device, share);
+        self.pump(inner);
+    }
+
+    /// A peer cannot be asked for chunks of a share (`None`: of any) any more.
+    pub(crate) fn lost(&self, inner: &Arc<Inner>, device: DeviceId, share: Option<ShareId>) {
+        self.state.lock().plan.peer_down(device, share);
+        self.pump(inner);
+    }
+
+    /// A peer may have gained chunks.
+    pub(crate) fn news(&self, inner: &Arc<Inner>, device: DeviceId) {
+        self.state.lock().plan.news(device, Instant::now());
+        self.pump(inner);
+    }
+
+    /// Ends all fetches.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        for (id, job) in std::mem::take(&mut state.jobs) {
+            let _ = job.done.send(Err(FetchError::Closed));
+            state.plan.remove(id);
+        }
+        for cut in state.flights.values() {
+            cut.token.cancel();
+        }
+    }
+
+    /// Looks after stalls, thieves and held-back news while there are fetches.
+    pub(crate) async fn watch(&self, inner: &Arc<Inner>) {
+        loop {
+            let pause = {
+                let state = self.state.lock();
+                match (state.plan.is_idle(), state.flights.is_empty()) {
+                    (true, _) => None,
+                    (false, true) => Some(TICK_WAITING),
+                    (false, false) => Some(TICK_BUSY),
+                }
+            };
+            match pause {
+                None => self.busy.notified().await,
+                Some(pause) => tokio::time::sleep(pause).await,
+            }
+            {
+                let mut state = self.state.lock();
+                for flight in state.plan.tick(Instant::now()) {
+                    state.cut(flight, Landing::Stalled);
+                }
+            }
+            self.pump(inner);
+        }
+    }
+
+    /// Sends as many requests as may be on their way.
+    fn pump(&self, inner: &Arc<Inner>) {
+        loop {
+            let (assignment, token) = {
+                let mut state = self.state.lock();
+                if state.closed {
+                    return;
+                }
+                let Some(assignment) = state.plan.next(Instant::now()) else { return };
+                let cut = Cut::default();
+                let token = cut.token.clone();
+                state.flights.insert(assignment.flight, cut);
+                (assignment, token)
+            };
+            let inner = inner.clone();
+            inner.tasks.clone().spawn(async move { fly(inner, assignment, token).await });
+        }
+    }
+
+    /// Bytes came for a flight.
+    fn progress(&self, flight: FlightId) {
+        self.state.lock().plan.progress(flight, Instant::now());
+    }
+
+    /// The peer lacks a chunk.
+    fn absent(&self, flight: FlightId, slot: usize) {
+        self.state.lock().plan.absent(flight, slot, Instant::now());
+    }
+
+    /// A verified chunk came: gives it to its fetch if it is the first. Blocks as long as the sink does.
+    fn arrived(&self, flight: FlightId, position: usize, slot: Slot, bytes: Bytes) {
+        let sink = {
+            let mut state = self.state.lock();
+            if state.plan.arrived(flight, position, Instant::now()) == Claim::Late {
+                return;
+            }
+            state.jobs.get(&slot.0).map(|job| job.sink.clone())
+        };
+        let Some(sink) = sink else { return };
+        let outcome = sink(slot.1 as usize, bytes);
+        let mut state = self.state.lock();
+        match outcome {
+            Ok(()) => {
+                let ended = state.plan.delivered(slot, Instant::now());
+                state.settle(ended);
+            }
+            Err(error) => {
+                if let Some(job) = state.jobs.remove(&slot.0) {
+                    let _ = job.done.send(Err(FetchError::Sink(error)));
+                }
+                let ended = state.plan.remove(slot.0);
+                state.settle(ended);
+            }
+        }
+    }
+
+    fn landed(&self, flight: FlightId, landing: Landing) {
+        let mut state = self.state.lock();
+        let cut = state.flights.remove(&flight).and_then(|cut| cut.landing);
+        state.plan.landed(flight, cut.unwrap_or(landing), Instant::now());
+    }
+}
+
+/// Carries one request to its end.
+async fn fly(inner: Arc<Inner>, assignment: Assignment, token: CancellationToken) {
+    let (flight, device) = (assignment.flight, assignment.device);
+    let landing = match inner.peers.link(&device) {
+        None => Landing::Broken,
+        Some(link) => tokio::select! {
+            flown = flight::carry(&inner, &link, assignment) => match flown {
+                Ok(landing) => landing,
+                Err(error) => {
+                    tracing::debug!(%device, %error, "a chunk request broke");
+                    if error.is_fault() {
+                        inner.offended(&link, &error.to_string());
+                    }
+                    Landing::Broken
+                }
+            },
+            () = token.cancelled() => Landing::Needless,
+        },
+    };
+    if landing == Landing::Lied {
+        let why = "it sent wrong bytes for a chunk; it is not asked for a minute".to_owned();
+        tracing::warn!(%device, "{why}");
+        inner.peers.with(&device, |peer| peer.last_error = Some(why));
+    }
+    if landing == Landing::Broken && inner.peers.link(&device).is_none() {
+        inner.fetcher.state.lock().plan.peer_down(device, None);
+    }
+    inner.fetcher.landed(flight, landing);
+    inner.fetcher.pump(&inner);
+}
