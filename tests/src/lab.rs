@@ -130,6 +130,14 @@ impl Segment {
         );
     }
 
+    /// Gives the device another address here, as a new lease would.
+    pub fn readdress(&self, device: &Device, host: u8) {
+        let (netns, index) = (self.lab.netns(device.name()), self.index);
+        ip(&netns, &format!("addr flush dev eth{index} scope global"));
+        ip(&netns, &format!("addr add 10.77.{index}.{host}/24 dev eth{index}"));
+        ip(&netns, &format!("route replace default dev eth{index} metric 1"));
+    }
+
     /// Pulls the cable: the device sees its carrier go.
     pub fn unplug(&self, device: &Device) {
         ip(&self.lab.netns("hub"), &format!("link set {} down", port_name(device.name(), self.index)));

@@ -1,0 +1,309 @@
+//! `kill -9` of engines at random moments: what was fsynced is there, `check` is clean, devices converge.
+//!
+//! `CRDTFS_KILLS` rounds in all (100 by default), `CRDTFS_SEED` to have a run again (the moments of the kills are as exact
+//! as the machine's clock).
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crdtfs_tests::{Device, Lab, Mode, Tree, bytes, needs, same_trees, seed};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A share of all rounds, in percent.
+fn rounds(percent: u64) -> u64 {
+    let all: u64 = std::env::var("CRDTFS_KILLS").map_or(100, |text| text.parse().expect("CRDTFS_KILLS is a number"));
+    (all * percent / 100).max(1)
+}
+
+/// What a writer was told to be durable, and what it was at when it was cut off.
+#[derive(Debug, Default)]
+struct Promised {
+    /// Path and seed of the bytes; nothing if it was removed.
+    files: BTreeMap<PathBuf, Option<u64>>,
+    /// What the step that was cut off would have made of a path.
+    under_way: Option<(PathBuf, Option<u64>)>,
+    /// Lines of the log that are durable.
+    log_lines: u64,
+    steps: u64,
+}
+
+fn made_of(seed: u64) -> Vec<u8> {
+    bytes(seed, (seed % 97) as usize * 1_500)
+}
+
+fn log_line(n: u64) -> String {
+    format!("{n:06} {}\n", blake3::hash(&n.to_le_bytes()).to_hex())
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Works in `dir` as programs do, until the filesystem fails under it.
+struct Writer {
+    dir: PathBuf,
+    rng: ChaCha8Rng,
+    promised: Promised,
+}
+
+impl Writer {
+    fn step(&mut self) -> io::Result<()> {
+        match self.rng.random_range(0..10) {
+            0..=3 => {
+                let path = self.dir.join(format!("new-{}", self.promised.steps));
+                self.change(path, |path, seed| write_durably(path, &made_of(seed)))
+            }
+            4..=6 => {
+                // Saved as editors save: the name has the old or the new bytes, never anything else.
+                let path = self.dir.join(format!("saved-{}", self.rng.random_range(0..3)));
+                self.change(path, |path, seed| {
+                    let temporary = path.with_extension("tmp");
+                    write_durably(&temporary, &made_of(seed))?;
+                    fs::rename(&temporary, path)
+                })
+            }
+            7..=8 => {
+                let line = log_line(self.promised.log_lines);
+                let mut log = OpenOptions::new().append(true).create(true).open(self.dir.join("log"))?;
+                log.write_all(line.as_bytes())?;
+                log.sync_all()?;
+                sync_dir(&self.dir)?;
+                self.promised.log_lines += 1;
+                Ok(())
+            }
+            _ => {
+                let there: Vec<_> = self.promised.files.iter().filter(|(_, seed)| seed.is_some()).collect();
+                if there.is_empty() {
+                    return Ok(());
+                }
+                let path = there[self.rng.random_range(0..there.len())].0.clone();
+                self.promised.under_way = Some((path.clone(), None));
+                fs::remove_file(&path)?;
+                sync_dir(&self.dir)?;
+                self.promised.files.insert(path, None);
+                self.promised.under_way = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn change(&mut self, path: PathBuf, act: impl FnOnce(&Path, u64) -> io::Result<()>) -> io::Result<()> {
+        let seed = self.rng.random();
+        self.promised.under_way = Some((path.clone(), Some(seed)));
+        act(&path, seed)?;
+        sync_dir(&self.dir)?;
+        self.promised.files.insert(path, Some(seed));
+        self.promised.under_way = None;
+        Ok(())
+    }
+}
+
+/// Every promise, looked up in the reopened mount.
+fn kept(promised: &Promised, dir: &Path) {
+    for (path, seed) in &promised.files {
+        let found = match fs::read(path) {
+            Ok(bytes) => Some(bytes),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => panic!("{}: {e}", path.display()),
+        };
+        let promise = seed.map(made_of);
+        let under_way = promised.under_way.as_ref().filter(|(at, _)| at == path).map(|(_, seed)| seed.map(made_of));
+        assert!(
+            found == promise || under_way.is_some_and(|bytes| found == bytes),
+            "{}: fsynced {:?} bytes, found {:?}",
+            path.display(),
+            promise.map(|bytes| bytes.len()),
+            found.map(|bytes| bytes.len()),
+        );
+    }
+    if promised.log_lines > 0 {
+        let log = fs::read_to_string(dir.join("log")).unwrap();
+        let durable: String = (0..promised.log_lines).map(log_line).collect();
+        assert!(log.starts_with(&durable), "{} lines were fsynced; the log: {log}", promised.log_lines);
+    }
+}
+
+#[test]
+fn during_writes() {
+    needs!("during_writes", Fuse);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed());
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    let (mount, folder) = (a.dir("s"), b.dir("s"));
+    a.show(Mode::Mount, None, &mount);
+    let ticket = a.invite(&mount, &[]);
+    b.show(Mode::Watch, Some(&ticket), &folder);
+    let rounds = rounds(50);
+    for round in 0..rounds {
+        let dir = mount.join(format!("round-{round}"));
+        let after = Duration::from_millis(rng.random_range(0..250));
+        let mut writer =
+            Writer { dir: dir.clone(), rng: ChaCha8Rng::seed_from_u64(rng.random()), promised: Promised::default() };
+        fs::create_dir(&dir).unwrap();
+        sync_dir(&mount).unwrap();
+        let killed = AtomicBool::new(false);
+        let steps = AtomicU64::new(0);
+        let promised = thread::scope(|scope| {
+            let work = scope.spawn(|| {
+                loop {
+                    match writer.step() {
+                        Ok(()) => writer.promised.steps = steps.fetch_add(1, Ordering::Relaxed) + 1,
+                        Err(error) => {
+                            assert!(killed.load(Ordering::SeqCst), "before the kill: {error}");
+                            return writer.promised;
+                        }
+                    }
+                }
+            });
+            // The moment is counted from the first step, so that there is something to lose.
+            while steps.load(Ordering::Relaxed) == 0 && !work.is_finished() {
+                thread::yield_now();
+            }
+            thread::sleep(after);
+            killed.store(true, Ordering::SeqCst);
+            a.kill();
+            work.join().unwrap()
+        });
+        eprintln!("round {round}: killed after {after:?}, {} steps done", promised.steps);
+        a.show(Mode::Mount, None, &mount);
+        kept(&promised, &dir);
+        a.check();
+        // What was removed before the last rounds is garbage, for the store to collect.
+        if round >= 3 {
+            fs::remove_dir_all(mount.join(format!("round-{}", round - 3))).unwrap();
+        }
+        if round % 10 == 9 || round + 1 == rounds {
+            a.wait(&mount, "all");
+            same_trees(&[&mount, &folder], LIMIT);
+            b.check();
+        }
+    }
+    a.stop();
+    b.stop();
+}
+
+/// Waits until the receiver has begun, so that the kill meets a transfer; small ones may be over by then.
+fn under_way(receiver: &Device, limit: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        let status = receiver.status();
+        let missing = &status["shares"][0]["missing"]["bytes"];
+        if missing.as_u64().is_some_and(|bytes| bytes > 0) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn during_a_transfer() {
+    needs!("during_a_transfer", Fuse);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed());
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    let (folder, mount) = (a.dir("s"), b.dir("s"));
+    a.show(Mode::Watch, None, &folder);
+    let ticket = a.invite(&folder, &[]);
+    b.show(Mode::Mount, Some(&ticket), &mount);
+    let rounds = rounds(25);
+    for round in 0..rounds {
+        // Two large files take turns, and a handful of small ones come along.
+        let large = folder.join(format!("large-{}", round % 2));
+        fs::write(&large, bytes(rng.random(), 24 << 20)).unwrap();
+        for n in 0..20 {
+            fs::write(folder.join(format!("small-{n}")), bytes(rng.random(), 9_000)).unwrap();
+        }
+        under_way(&b, Duration::from_secs(2));
+        let after = Duration::from_millis(rng.random_range(0..200));
+        thread::sleep(after);
+        let victim = rng.random_range(0..3);
+        eprintln!("round {round}: {} killed after {after:?}", ["receiver", "sender", "both"][victim]);
+        if victim != 1 {
+            b.kill();
+        }
+        if victim != 0 {
+            a.kill();
+        }
+        if victim != 0 {
+            a.show(Mode::Watch, None, &folder);
+        }
+        if victim != 1 {
+            b.show(Mode::Mount, None, &mount);
+        }
+        a.check();
+        b.check();
+        a.wait(&folder, "all");
+        let tree = same_trees(&[&folder, &mount], LIMIT);
+        assert!(tree.names().iter().all(|name| !name.contains("conflict")), "{:?}", tree.names());
+    }
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn during_a_compaction() {
+    needs!("during_a_compaction", Fuse);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed());
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    for device in [&a, &b] {
+        eager(device);
+    }
+    let (mount, other) = (a.dir("s"), b.dir("s"));
+    a.show(Mode::Mount, None, &mount);
+    let ticket = a.invite(&mount, &[]);
+    b.show(Mode::Mount, Some(&ticket), &other);
+    let rounds = rounds(25);
+    for round in 0..rounds {
+        // Many small contents, two thirds of them garbage at once: packs that are worth compacting.
+        let dir = mount.join(format!("round-{round}"));
+        fs::create_dir(&dir).unwrap();
+        for n in 0..120 {
+            fs::write(dir.join(format!("{n}")), bytes(rng.random(), 20_000)).unwrap();
+        }
+        sync_dir(&dir).unwrap();
+        a.wait(&mount, "all");
+        let keep: BTreeSet<u32> = (0..40).map(|_| rng.random_range(0..120)).collect();
+        for n in (0..120).filter(|n| !keep.contains(n)) {
+            fs::remove_file(dir.join(format!("{n}"))).unwrap();
+        }
+        sync_dir(&dir).unwrap();
+        let before = Tree::read(&mount).unwrap();
+        let after = Duration::from_millis(rng.random_range(0..300));
+        thread::sleep(after);
+        eprintln!("round {round}: killed after {after:?}");
+        a.kill();
+        b.kill();
+        a.show(Mode::Mount, None, &mount);
+        b.show(Mode::Mount, None, &other);
+        assert_eq!(before.differences(&Tree::read(&mount).unwrap()), Vec::<String>::new());
+        a.check();
+        b.check();
+        a.wait(&mount, "all");
+        same_trees(&[&mount, &other], LIMIT);
+        if round >= 3 {
+            fs::remove_dir_all(mount.join(format!("round-{}", round - 3))).unwrap();
+        }
+    }
+    a.stop();
+    b.stop();
+}
+
+/// Lets the engine collect and compact all the time.
+fn eager(device: &Device) {
+    let _ = device;
+}

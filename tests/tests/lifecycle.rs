@@ -1,0 +1,223 @@
+//! Engines come and go: in the background, in the foreground, killed; what was shown is shown again.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crdtfs_tests::{Device, Lab, Mode, is_mounted, needs, run, same_trees, until};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn engine(device: &Device) -> Pid {
+    let pid = device.status()["engine"]["pid"].as_i64().unwrap();
+    Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
+}
+
+fn text(dir: &Path) -> &str {
+    dir.to_str().unwrap()
+}
+
+#[test]
+fn the_background_engine() {
+    needs!("the_background_engine", Fuse);
+    let lab = Lab::new();
+    let (_segment, [a, b]) = lab.on_one_segment(["a", "b"]);
+    let (mount, folder) = (a.dir("s"), b.dir("s"));
+    // `mount` starts it, and it outlives the command.
+    a.ok(&["mount", text(&mount)]);
+    assert!(is_mounted(&mount));
+    fs::write(mount.join("f"), "one\n").unwrap();
+    let first = engine(&a);
+    a.ok(&["start"]);
+    assert_eq!(engine(&a), first, "one engine a state directory");
+    let ticket = a.invite(&mount, &[]);
+    b.ok(&["watch", &ticket, text(&folder)]);
+    a.wait(&mount, "all");
+    same_trees(&[&mount, &folder], LIMIT);
+
+    // `stop` takes all away, `start` brings it back, with what happened meanwhile.
+    a.ok(&["stop"]);
+    assert!(!is_mounted(&mount));
+    assert!(test_kill_process(first).is_err(), "its process is gone");
+    fs::write(folder.join("g"), "two\n").unwrap();
+    a.ok(&["start"]);
+    until("shown again", LIMIT, || if is_mounted(&mount) { Ok(()) } else { Err("not mounted".into()) });
+    b.wait(&folder, "all");
+    same_trees(&[&mount, &folder], LIMIT);
+
+    // A folder is rescanned: what was done while no engine ran is found.
+    b.ok(&["stop"]);
+    fs::write(folder.join("h"), "three\n").unwrap();
+    fs::remove_file(folder.join("f")).unwrap();
+    fs::rename(folder.join("g"), folder.join("i")).unwrap();
+    b.ok(&["start"]);
+    until("scanned and synced", LIMIT, || {
+        let names = crdtfs_tests::Tree::read(&mount).unwrap().names();
+        if names == ["h", "i"] { Ok(()) } else { Err(format!("{names:?}")) }
+    });
+    b.wait(&folder, "all");
+    same_trees(&[&mount, &folder], LIMIT);
+
+    // Killed: the dead mount is taken away, and all is shown again.
+    let pid = engine(&a);
+    kill_process(pid, Signal::KILL).unwrap();
+    until("it is dead", LIMIT, || if test_kill_process(pid).is_err() { Ok(()) } else { Err("alive".into()) });
+    assert!(fs::read_dir(&mount).is_err(), "a dead mount");
+    a.ok(&["start"]);
+    until("shown again", LIMIT, || fs::read(mount.join("h")).map_err(|e| e.to_string()));
+    same_trees(&[&mount, &folder], LIMIT);
+    a.check();
+    a.ok(&["stop"]);
+    b.ok(&["stop"]);
+}
+
+#[test]
+fn unmounted_and_shown_again() {
+    needs!("unmounted_and_shown_again", Fuse);
+    let lab = Lab::new();
+    let (_segment, [a]) = lab.on_one_segment(["a"]);
+    let (mount, folder) = (a.dir("m"), a.dir("w"));
+    a.ok(&["mount", text(&mount)]);
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("was-here"), "before\n").unwrap();
+    a.ok(&["watch", text(&folder)]);
+    fs::write(mount.join("f"), "mine\n").unwrap();
+    let shares = |device: &Device| device.status()["shares"].as_array().unwrap().len();
+    assert_eq!(shares(&a), 2);
+    a.ok(&["unmount", text(&mount)]);
+    a.ok(&["umount", text(&folder)]);
+    assert!(!is_mounted(&mount));
+    assert!(fs::read_dir(&mount).unwrap().next().is_none());
+    assert_eq!(fs::read_to_string(folder.join("was-here")).unwrap(), "before\n", "a folder keeps its files");
+    a.fails(1, &["unmount", text(&mount)]);
+    // What the user took away stays away.
+    a.ok(&["stop"]);
+    a.ok(&["start"]);
+    let states = |device: &Device| -> Vec<String> {
+        let status = device.status();
+        let dirs = status["shares"].as_array().unwrap().iter().flat_map(|share| share["dirs"].as_array().unwrap());
+        dirs.map(|dir| dir["state"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(states(&a), ["stopped", "stopped"]);
+    assert!(!is_mounted(&mount));
+    // Without a ticket it is the same share again.
+    a.ok(&["mount", text(&mount)]);
+    a.ok(&["watch", text(&folder)]);
+    assert_eq!(fs::read_to_string(mount.join("f")).unwrap(), "mine\n");
+    assert_eq!(shares(&a), 2);
+    assert_eq!(states(&a), ["ready", "ready"]);
+    a.ok(&["stop"]);
+}
+
+#[test]
+fn a_busy_mount_is_not_torn_away() {
+    needs!("a_busy_mount_is_not_torn_away", Fuse);
+    let lab = Lab::new();
+    let (_segment, [a]) = lab.on_one_segment(["a"]);
+    let mount = a.dir("m");
+    a.ok(&["mount", text(&mount)]);
+    fs::write(mount.join("f"), "mine\n").unwrap();
+    let held = fs::File::open(mount.join("f")).unwrap();
+    let said = a.fails(1, &["unmount", text(&mount)]);
+    assert!(said.to_lowercase().contains("busy") || said.contains("in use"), "{said}");
+    assert_eq!(fs::read_to_string(mount.join("f")).unwrap(), "mine\n");
+    drop(held);
+    a.ok(&["unmount", text(&mount)]);
+    assert!(!is_mounted(&mount));
+    a.ok(&["stop"]);
+}
+
+#[test]
+fn in_the_foreground_on_a_running_engine() {
+    needs!("in_the_foreground_on_a_running_engine", Fuse);
+    let lab = Lab::new();
+    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
+    let mount = a.dir("m");
+    a.ok(&["start"]);
+    let background = engine(&a);
+    a.show(Mode::Mount, None, &mount);
+    assert_eq!(engine(&a), background, "handed over");
+    assert!(is_mounted(&mount) && a.is_running());
+    fs::write(mount.join("f"), "mine\n").unwrap();
+    a.stop();
+    assert!(!is_mounted(&mount), "as with an engine of its own");
+    assert_eq!(engine(&a), background);
+    // The engine goes, and who is attached ends with it.
+    a.show(Mode::Mount, None, &mount);
+    assert_eq!(fs::read_to_string(mount.join("f")).unwrap(), "mine\n");
+    a.ok(&["stop"]);
+    until("the attached command ends", LIMIT, || if a.is_running() { Err("runs".into()) } else { Ok(()) });
+    assert!(!is_mounted(&mount));
+}
+
+#[test]
+fn signals_end_the_foreground() {
+    needs!("signals_end_the_foreground", Fuse);
+    let lab = Lab::new();
+    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
+    let mount = a.dir("m");
+    for (n, signal) in [Signal::INT, Signal::TERM].into_iter().enumerate() {
+        a.show(Mode::Mount, None, &mount);
+        for before in 0..n {
+            assert_eq!(fs::read_to_string(mount.join(format!("{before}"))).unwrap(), "unsynced\n");
+        }
+        // Just written, no fsync: leaving flushes it.
+        fs::write(mount.join(format!("{n}")), "unsynced\n").unwrap();
+        assert_eq!(a.leave(signal).code(), Some(0), "{signal:?}");
+        assert!(!is_mounted(&mount));
+    }
+    // Taken away from outside: the command notices, and ends.
+    a.show(Mode::Mount, None, &mount);
+    run(
+        {
+            let mut umount = Command::new("umount");
+            umount.arg(&mount);
+            umount
+        },
+        LIMIT,
+    )
+    .ok();
+    until("it ends", LIMIT, || if a.is_running() { Err("runs".into()) } else { Ok(()) });
+}
+
+#[test]
+fn wait_says_who_lacks_what() {
+    needs!("wait_says_who_lacks_what");
+    let lab = Lab::new();
+    let (segment, [mut a, mut b, mut c]) = lab.on_one_segment(["a", "bertha", "carl"]);
+    let dirs = [a.dir("s"), b.dir("s"), c.dir("s")];
+    a.show(Mode::Watch, None, &dirs[0]);
+    let ticket = a.invite(&dirs[0], &["--uses", "2"]);
+    b.show(Mode::Watch, Some(&ticket), &dirs[1]);
+    c.show(Mode::Watch, Some(&ticket), &dirs[2]);
+    fs::write(dirs[0].join("f"), "for all\n").unwrap();
+    for devices in ["all", "2", "1", "connected"] {
+        a.wait(&dirs[0], devices);
+    }
+    a.ok(&["wait"]);
+
+    segment.cut(&c);
+    fs::write(dirs[0].join("f"), "for those who are here\n").unwrap();
+    a.wait(&dirs[0], "1");
+    let path = text(&dirs[0]);
+    for devices in ["all", "2"] {
+        let said = a.fails(3, &["wait", path, "--devices", devices, "--timeout", "300ms"]);
+        assert!(said.contains("carl") && !said.contains("bertha"), "{said}");
+    }
+    // Nobody else is there: not even `connected` is satisfied.
+    b.stop();
+    c.stop();
+    until("the others are known to be gone", LIMIT, || {
+        let done = a.run(&["wait", path, "--devices", "connected", "--timeout", "100ms"]);
+        if done.code == Some(3) { Ok(()) } else { Err(done.to_string()) }
+    });
+    let done = a.run(&["wait", path, "--timeout", "100ms", "--json"]);
+    assert_eq!(done.code, Some(3), "{done}");
+    let said: serde_json::Value = serde_json::from_str(&done.text()).unwrap();
+    assert_eq!(said["done"], false);
+    assert!(said["devices"].as_array().unwrap().iter().any(|device| device["name"] == "carl"), "{said}");
+    a.stop();
+}
