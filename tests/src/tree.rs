@@ -1,8 +1,10 @@
 //! A directory tree as it is, for comparison byte for byte.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +31,8 @@ pub struct Item {
     pub kind: Kind,
     /// Permission bits; 0o777 for symlinks.
     pub mode: u32,
+    /// The attributes `user.*` of a file.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// All that is below a directory, by relative path. The directory itself is not in it.
@@ -48,7 +52,8 @@ impl Tree {
             let relative = below.join(entry?.file_name());
             let path = root.join(&relative);
             let meta = fs::symlink_metadata(&path)?;
-            let item = Item { kind: kind(&path, &meta)?, mode: meta.mode() & 0o7777 };
+            let xattrs = if meta.is_file() { xattrs(&path)? } else { BTreeMap::new() };
+            let item = Item { kind: kind(&path, &meta)?, mode: meta.mode() & 0o7777, xattrs };
             let is_dir = item.kind == Kind::Dir;
             self.0.insert(relative.clone(), item);
             if is_dir {
@@ -99,8 +104,8 @@ impl Tree {
 fn told(item: Option<&Item>) -> String {
     match item {
         None => "absent".into(),
-        Some(Item { kind: Kind::File(len, hash, mtime), mode }) => {
-            format!("file {mode:o} {len} bytes {} mtime {mtime}", &hash.to_hex()[..12])
+        Some(Item { kind: Kind::File(len, hash, mtime), mode, xattrs }) => {
+            format!("file {mode:o} {len} bytes {} mtime {mtime} {} xattrs", &hash.to_hex()[..12], xattrs.len())
         }
         Some(item) => format!("{:?} {:o}", item.kind, item.mode),
     }
@@ -123,6 +128,22 @@ fn kind(path: &Path, meta: &Metadata) -> io::Result<Kind> {
     } else {
         Kind::Other("device")
     })
+}
+
+fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut list = [0; 65_536];
+    let len = match rustix::fs::llistxattr(path, &mut list[..]) {
+        Err(rustix::io::Errno::NOTSUP) => 0,
+        len => len?,
+    };
+    let names = list[..len].split(|byte| *byte == 0).filter(|name| name.starts_with(b"user."));
+    names
+        .map(|name| {
+            let mut value = [0; 65_536];
+            let len = rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..])?;
+            Ok((name.to_vec(), value[..len].to_vec()))
+        })
+        .collect()
 }
 
 /// Waits until the directories have the same tree; returns it.

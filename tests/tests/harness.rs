@@ -138,6 +138,10 @@ fn trees_differ_where_they_do() {
     fs::set_permissions(b.join("d/f"), fs::metadata(a.join("d/f")).unwrap().permissions()).unwrap();
     fs::File::open(b.join("d/f")).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
     differ("mtime");
+    fs::File::open(b.join("d/f")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    rustix::fs::setxattr(b.join("d/f"), "user.colour", b"red", rustix::fs::XattrFlags::empty()).unwrap();
+    differ("attribute");
+    rustix::fs::removexattr(b.join("d/f"), "user.colour").unwrap();
     fs::write(b.join("d/f"), "sane").unwrap();
     fs::File::open(b.join("d/f")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     differ("bytes");

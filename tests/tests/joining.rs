@@ -1,0 +1,102 @@
+//! Joining with files already there, what is ignored, and what must not be taken from here.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crdtfs_tests::{Lab, Mode, needs, same_trees, until};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn put(dir: &Path, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+#[test]
+fn with_files_already_there() {
+    needs!("with_files_already_there");
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
+    let (one, other) = (a.dir("s"), b.dir("s"));
+    put(
+        &one,
+        &[("same", "the same\n"), ("d/same", "the same, too\n"), ("differs", "anna's\n"), ("d/annas", "only anna's\n")],
+    );
+    put(
+        &other,
+        &[("same", "the same\n"), ("d/same", "the same, too\n"), ("differs", "bert's\n"), ("e/berts", "only bert's\n")],
+    );
+    a.show(Mode::Watch, None, &one);
+    let ticket = a.invite(&one, &[]);
+    b.show(Mode::Watch, Some(&ticket), &other);
+    b.wait(&other, "all");
+    let tree = same_trees(&[&one, &other], LIMIT);
+    let names: Vec<_> = tree.names().into_iter().filter(|name| !name.contains("(conflict ")).collect();
+    assert_eq!(names, ["d", "d/annas", "d/same", "differs", "e", "e/berts", "same"]);
+    assert_eq!(tree.0.len(), names.len() + 1, "one conflict copy: {:?}", tree.names());
+    assert!(tree.holder(b"anna's\n").is_some() && tree.holder(b"bert's\n").is_some());
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn what_is_ignored_stays_here() {
+    needs!("what_is_ignored_stays_here");
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    let (one, other) = (a.dir("s"), b.dir("s"));
+    put(
+        &one,
+        &[
+            (".crdtfsignore", "*.o\ntarget/\n"),
+            ("main.c", "int main;\n"),
+            ("main.o", "object\n"),
+            ("target/x", "built\n"),
+        ],
+    );
+    a.show(Mode::Watch, None, &one);
+    let ticket = a.invite(&one, &[]);
+    b.show(Mode::Watch, Some(&ticket), &other);
+    put(&one, &[("later.o", "object\n"), ("later.c", "int later;\n")]);
+    until("the rest arrives", LIMIT, || fs::read(other.join("later.c")).map_err(|e| e.to_string()));
+    a.wait(&one, "all");
+    let mut names: Vec<_> =
+        fs::read_dir(&other).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, [".crdtfsignore", "later.c", "main.c"]);
+    assert_eq!(fs::read_to_string(one.join("target/x")).unwrap(), "built\n");
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_read_only_folder_gives_nothing() {
+    needs!("a_read_only_folder_gives_nothing");
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    let (one, other) = (a.dir("s"), b.dir("s"));
+    put(&one, &[("f", "one\n")]);
+    a.show(Mode::Watch, None, &one);
+    let ticket = a.invite(&one, &[]);
+    b.show_with(Mode::Watch, Some(&ticket), &other, &["--read-only"]);
+    a.wait(&one, "all");
+    put(&other, &[("mine", "stays here\n")]);
+    until("it is reported", LIMIT, || {
+        let said = b.status()["shares"][0]["problems"].to_string();
+        if said.contains("mine") { Ok(()) } else { Err(said) }
+    });
+    put(&one, &[("f", "two\n")]);
+    until("what others do arrives", LIMIT, || {
+        let text = fs::read_to_string(other.join("f")).map_err(|e| e.to_string())?;
+        if text == "two\n" { Ok(()) } else { Err(text) }
+    });
+    assert!(!one.join("mine").exists());
+    assert_eq!(fs::read_to_string(other.join("mine")).unwrap(), "stays here\n");
+    a.stop();
+    b.stop();
+}
