@@ -7,7 +7,10 @@
 //! *view* is the tree that such a set means; an *operation* ([`op::Op`]) is what a user did, and becomes records.
 
 pub mod content;
+pub mod document;
 pub mod id;
+pub mod key;
+pub mod membership;
 pub mod name;
 pub mod node;
 pub mod op;
@@ -15,5 +18,6 @@ pub mod port;
 pub mod record;
 pub mod share;
 pub mod sync;
+pub mod ticket;
 pub mod vector;
 pub mod wire;
