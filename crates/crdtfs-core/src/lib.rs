@@ -8,9 +8,11 @@
 
 pub mod content;
 pub mod document;
+pub mod envelope;
 pub mod id;
 pub mod key;
 pub mod membership;
+pub mod merge;
 pub mod name;
 pub mod node;
 pub mod op;
@@ -19,5 +21,7 @@ pub mod record;
 pub mod share;
 pub mod sync;
 pub mod ticket;
+pub mod text;
 pub mod vector;
+pub mod view;
 pub mod wire;

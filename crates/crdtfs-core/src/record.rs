@@ -21,6 +21,24 @@ pub const MAX_LEN: usize = 256 * 1024;
 /// The longest device name that a record carries, in bytes.
 pub const DEVICE_NAME_MAX: usize = 32;
 
+/// The longest target of a symlink, in bytes (Linux `PATH_MAX`).
+pub const TARGET_MAX: usize = 4096;
+
+/// A device's name as records and the names of conflict copies carry it: at most [`DEVICE_NAME_MAX`] bytes, no control
+/// characters, separators or parentheses; `device` if nothing is left.
+pub fn clean_device_name(name: &str) -> String {
+    let mut clean = String::new();
+    for c in name.trim().chars() {
+        let c = if c.is_control() || matches!(c, '/' | '\\' | '(' | ')' | ':') { '-' } else { c };
+        if clean.len() + c.len_utf8() > DEVICE_NAME_MAX {
+            break;
+        }
+        clean.push(c);
+    }
+    let clean = clean.trim_end();
+    if clean.is_empty() { "device".into() } else { clean.into() }
+}
+
 /// One statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -66,10 +84,10 @@ pub struct Place {
     #[n(8)]
     pub state: PlaceState,
     /// Records that this one settles, in order.
-    #[cbor(n(9), default)]
+    #[cbor(n(9), default, skip_if = "Vec::is_empty")]
     pub replaces: Vec<RecordId>,
     /// Other heads that the author saw and left, in order.
-    #[cbor(n(10), default)]
+    #[cbor(n(10), default, skip_if = "Vec::is_empty")]
     pub saw: Vec<RecordId>,
 }
 
@@ -136,7 +154,7 @@ pub struct Content {
     #[n(10)]
     pub mtime_stamp: Option<RecordId>,
     /// Extended attributes.
-    #[cbor(n(11), with = "xattrs_codec")]
+    #[cbor(n(11), with = "xattrs_codec", has_nil)]
     pub xattrs: Xattrs,
     /// Who set the extended attributes.
     #[n(12)]
@@ -148,10 +166,10 @@ pub struct Content {
     #[n(14)]
     pub rdev: Option<u64>,
     /// Records that this one settles, in order.
-    #[cbor(n(15), default)]
+    #[cbor(n(15), default, skip_if = "Vec::is_empty")]
     pub replaces: Vec<RecordId>,
     /// Other heads that the author saw and left, in order.
-    #[cbor(n(16), default)]
+    #[cbor(n(16), default, skip_if = "Vec::is_empty")]
     pub saw: Vec<RecordId>,
 }
 
@@ -184,7 +202,7 @@ pub struct Pin {
     #[n(3)]
     pub name: Name,
     /// Other pins of the place that the author saw, in order.
-    #[cbor(n(4), default)]
+    #[cbor(n(4), default, skip_if = "Vec::is_empty")]
     pub saw: Vec<RecordId>,
 }
 
@@ -238,6 +256,22 @@ impl Record {
             }
             Ok(record)
         }
+        let record = Self::decode_body(bytes, body::<Place>, body::<Content>, body::<Birth>, body::<Pin>)?;
+        record.validate()?;
+        if record.encode() != bytes && !canonical::with_unknown_fields(&bytes[2..], record.last_key()) {
+            return Err(RecordError::Malformed("not the canonical encoding".into()));
+        }
+        Ok(record)
+    }
+
+    /// Tells the kinds apart.
+    fn decode_body<'b>(
+        bytes: &'b [u8],
+        place: impl Fn(&'b [u8]) -> Result<Place, RecordError>,
+        content: impl Fn(&'b [u8]) -> Result<Content, RecordError>,
+        birth: impl Fn(&'b [u8]) -> Result<Birth, RecordError>,
+        pin: impl Fn(&'b [u8]) -> Result<Pin, RecordError>,
+    ) -> Result<Self, RecordError> {
         if bytes.len() > MAX_LEN {
             return Err(RecordError::TooLong(bytes.len()));
         }
@@ -245,12 +279,60 @@ impl Record {
             return Err(RecordError::Malformed("too short".into()));
         };
         match (*version, *kind) {
-            (VERSION, 0) => body(rest).map(Self::Place),
-            (VERSION, 1) => body(rest).map(Self::Content),
-            (VERSION, 2) => body(rest).map(Self::Birth),
-            (VERSION, 3) => body(rest).map(Self::Pin),
+            (VERSION, 0) => place(rest).map(Self::Place),
+            (VERSION, 1) => content(rest).map(Self::Content),
+            (VERSION, 2) => birth(rest).map(Self::Birth),
+            (VERSION, 3) => pin(rest).map(Self::Pin),
             (0, _) => Err(RecordError::Malformed("format 0".into())),
             (newer, _) => Err(RecordError::Newer(newer)),
+        }
+    }
+
+    /// The highest field key that this program knows for the kind.
+    fn last_key(&self) -> u64 {
+        match self {
+            Self::Place(_) => 10,
+            Self::Content(_) => 16,
+            Self::Birth(_) => 1,
+            Self::Pin(_) => 4,
+        }
+    }
+
+    /// Limits that the types alone do not keep.
+    fn validate(&self) -> Result<(), RecordError> {
+        fn ensure(holds: bool, what: &str) -> Result<(), RecordError> {
+            if holds { Ok(()) } else { Err(RecordError::Malformed(what.into())) }
+        }
+        fn ordered<T: Ord>(list: &[T]) -> Result<(), RecordError> {
+            ensure(list.windows(2).all(|pair| pair[0] < pair[1]), "a list out of order")
+        }
+        match self {
+            Self::Place(record) => {
+                ensure(record.device.len() <= DEVICE_NAME_MAX, "a device name over the limit")?;
+                match &record.state {
+                    PlaceState::Live => {}
+                    PlaceState::Deleted { seen } => ordered(seen)?,
+                    PlaceState::Merged { seen, .. } => ordered(seen)?,
+                }
+                ordered(&record.replaces)?;
+                ordered(&record.saw)
+            }
+            Self::Content(record) => {
+                ensure(record.device.len() <= DEVICE_NAME_MAX, "a device name over the limit")?;
+                ensure(record.mode <= 0o7777, "mode bits beyond 07777")?;
+                ensure(record.mtime.nanos < 1_000_000_000, "a second's fraction over one second")?;
+                ensure(
+                    record.target.as_ref().is_none_or(|target| target.len() <= TARGET_MAX),
+                    "a target over the limit",
+                )?;
+                ordered(&record.replaces)?;
+                ordered(&record.saw)
+            }
+            Self::Birth(_) => Ok(()),
+            Self::Pin(record) => {
+                ordered(&record.covers)?;
+                ordered(&record.saw)
+            }
         }
     }
 
@@ -280,6 +362,87 @@ pub enum Family {
     Place,
     /// Contents.
     Content,
+}
+
+/// The rule for encodings that hold fields of a later format.
+mod canonical {
+    use minicbor::Decoder;
+    use minicbor::data::Type;
+
+    /// Whether `bytes` are one map in canonical form that has a key above `last_known`. Then decoding and encoding
+    /// cannot give the same bytes, and this is all that can be asked.
+    pub(super) fn with_unknown_fields(bytes: &[u8], last_known: u64) -> bool {
+        fn read(bytes: &[u8], last_known: u64) -> Result<bool, minicbor::decode::Error> {
+            let mut decoder = Decoder::new(bytes);
+            let fields = decoder.map()?.unwrap_or(0);
+            let mut last = None;
+            for _ in 0..fields {
+                let key = decoder.u64()?;
+                if last.is_some_and(|last| last >= key) {
+                    return Ok(false);
+                }
+                last = Some(key);
+                decoder.skip()?;
+            }
+            Ok(last > Some(last_known) && shortest(bytes)?)
+        }
+        read(bytes, last_known).unwrap_or(false)
+    }
+
+    /// Whether every item has a definite length and the shortest head.
+    fn shortest(bytes: &[u8]) -> Result<bool, minicbor::decode::Error> {
+        let mut decoder = Decoder::new(bytes);
+        while decoder.position() < bytes.len() {
+            let start = decoder.position();
+            let value = match decoder.datatype()? {
+                Type::U8 | Type::U16 | Type::U32 | Type::U64 => decoder.u64()?,
+                Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::Int => {
+                    let value = i128::from(decoder.int()?);
+                    u64::try_from(if value < 0 { -1 - value } else { value }).unwrap_or(u64::MAX)
+                }
+                Type::Bytes => {
+                    let len = decoder.bytes()?.len();
+                    if decoder.position() - start - len != head_len(len as u64) {
+                        return Ok(false);
+                    }
+                    continue;
+                }
+                Type::String => {
+                    let len = decoder.str()?.len();
+                    if decoder.position() - start - len != head_len(len as u64) {
+                        return Ok(false);
+                    }
+                    continue;
+                }
+                Type::Array => decoder.array()?.unwrap_or(u64::MAX),
+                Type::Map => decoder.map()?.unwrap_or(u64::MAX),
+                Type::Bool => {
+                    decoder.bool()?;
+                    continue;
+                }
+                Type::Null => {
+                    decoder.null()?;
+                    continue;
+                }
+                _ => return Ok(false),
+            };
+            if decoder.position() - start != head_len(value) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Length of the shortest head for a value.
+    fn head_len(value: u64) -> usize {
+        match value {
+            0..24 => 1,
+            24..=0xff => 2,
+            0x100..=0xffff => 3,
+            0x1_0000..=0xffff_ffff => 5,
+            _ => 9,
+        }
+    }
 }
 
 /// Extended attributes as a CBOR map of byte strings in the order of their names.

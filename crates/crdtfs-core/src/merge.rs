@@ -1,0 +1,82 @@
+//! Merges of contents, remembered by what went in: the bytes of a result exist on every device that shows it, though
+//! nobody wrote them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::content::{ContentRef, SINGLE_CHUNK_MAX};
+use crate::id::Hash;
+use crate::text;
+
+/// What became of a merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// One content.
+    Clean(ContentRef),
+    /// No text, or the same lines: both are kept.
+    Refused,
+    /// It cannot be decided without the bytes of these.
+    Wants(Vec<ContentRef>),
+}
+
+/// Merges done, and the bytes that they need or made.
+#[derive(Default)]
+pub struct MergeCache {
+    done: BTreeMap<[Hash; 3], Option<ContentRef>>,
+    results: BTreeMap<Hash, Arc<[u8]>>,
+    given: BTreeMap<Hash, Arc<[u8]>>,
+}
+
+impl MergeCache {
+    /// Whether a content is short enough for a text.
+    pub fn can_be_text(content: &ContentRef) -> bool {
+        content.size <= text::MAX_TEXT as u64
+    }
+
+    /// Merges two contents that were made from a third.
+    pub fn merge(&mut self, base: &ContentRef, ours: &ContentRef, theirs: &ContentRef) -> Merge {
+        let sides = [base, ours, theirs];
+        if !sides.into_iter().all(Self::can_be_text) {
+            return Merge::Refused;
+        }
+        let key = sides.map(|side| side.hash);
+        if let Some(done) = self.done.get(&key) {
+            return done.map_or(Merge::Refused, Merge::Clean);
+        }
+        let missing: BTreeSet<_> = sides.into_iter().filter(|side| self.bytes(side).is_none()).copied().collect();
+        if !missing.is_empty() {
+            return Merge::Wants(missing.into_iter().collect());
+        }
+        let [base, ours, theirs] = sides.map(|side| self.bytes(side).expect("none is missing"));
+        let merged = text::merge(&base, &ours, &theirs).map(|bytes| {
+            let content = ContentRef { hash: Hash::of(&bytes), size: bytes.len() as u64, manifest: None };
+            debug_assert!(content.manifest.is_none() || content.size > SINGLE_CHUNK_MAX);
+            self.results.insert(content.hash, bytes.into());
+            content
+        });
+        self.done.insert(key, merged);
+        merged.map_or(Merge::Refused, Merge::Clean)
+    }
+
+    fn bytes(&self, content: &ContentRef) -> Option<Arc<[u8]>> {
+        if content.size == 0 {
+            return Some(Arc::default());
+        }
+        self.given.get(&content.hash).or_else(|| self.results.get(&content.hash)).cloned()
+    }
+
+    /// Gives the verified bytes of a content.
+    pub fn supply(&mut self, hash: Hash, bytes: Arc<[u8]>) {
+        self.given.insert(hash, bytes);
+    }
+
+    /// Lets go of given bytes that nothing waits for.
+    pub fn release(&mut self, wanted: impl Fn(&Hash) -> bool) {
+        self.given.retain(|hash, _| wanted(hash));
+    }
+
+    /// The bytes of a result.
+    pub fn result(&self, hash: &Hash) -> Option<Arc<[u8]>> {
+        self.results.get(hash).cloned()
+    }
+}

@@ -1,0 +1,346 @@
+//! What the contents of one inode (or of a class of merged inodes) mean: the heads, the bytes that they make together,
+//! the conflict copies that they leave, and whether an inode lives that has no place any more.
+
+use std::collections::BTreeSet;
+
+use super::View;
+use super::arena::{Body, CopyEval, Field, ManyEval, NodeEval, NodeIx, PlaceIx, RecIx, State};
+use super::graph::Equals;
+use crate::content::ContentRef;
+use crate::id::InodeId;
+use crate::merge::{Merge, MergeCache};
+use crate::node::Kind;
+use crate::record::birth_id;
+
+/// How deep merges of merge bases nest.
+const MAX_BASE_DEPTH: usize = 8;
+
+/// One state of the bytes among the heads.
+struct Version {
+    /// Records that set these bytes.
+    stamps: Vec<RecIx>,
+    content: ContentRef,
+    /// Heads that carry them, the highest ranked first.
+    heads: Vec<RecIx>,
+}
+
+impl View {
+    /// Evaluates the contents of an inode class again.
+    pub(super) fn update_node(&mut self, node: NodeIx) {
+        if self.nodes[node.at()].class != node || node == NodeIx::ROOT {
+            return;
+        }
+        let mut merges = std::mem::take(&mut self.merges);
+        let eval = self.eval_node(node, &mut merges);
+        self.merges = merges;
+        let pending = match &eval {
+            NodeEval::Many(many) => many.pending.clone(),
+            _ => Vec::new(),
+        };
+        self.set_wanted(node, &pending);
+        if eval == self.nodes[node.at()].eval {
+            return;
+        }
+        self.touch_node(node);
+        let alias = self.nodes[node.at()].alias;
+        self.touch_node(alias);
+        self.nodes[node.at()].eval = eval;
+        for place in self.place_classes(node) {
+            self.dirty.claims.insert(place);
+            let state = &self.places[place.at()];
+            if let (Some(claim), Some(eval)) = (&state.claim, &state.eval) {
+                let (dir, name) = (claim.dir, eval.name.clone());
+                if self.is_contested(dir, &name) {
+                    self.dirty.slots.insert((dir, name));
+                }
+            }
+        }
+        self.dirty.copies.insert(node);
+    }
+
+    /// Notes which bytes a node's merge waits for.
+    pub(super) fn set_wanted(&mut self, node: NodeIx, contents: &[ContentRef]) {
+        if self.wanted.is_empty() && contents.is_empty() {
+            return;
+        }
+        self.wanted.retain(|_, nodes| {
+            nodes.remove(&node);
+            !nodes.is_empty()
+        });
+        for content in contents {
+            self.wanted.entry(content.hash).or_default().insert(node);
+            self.wanted_refs.insert(content.hash, *content);
+        }
+        let wanted = &self.wanted;
+        self.wanted_refs.retain(|hash, _| wanted.contains_key(hash));
+    }
+
+    /// Heads of an inode class: content records, and the version it was born from, that none of its own replaces.
+    pub(super) fn content_heads(&self, class: NodeIx) -> Vec<RecIx> {
+        let members = self.node_members(class);
+        let in_class = |by: RecIx| match &self.rec(by).body {
+            Body::Content(rec) => self.nodes[rec.node.at()].class == class,
+            _ => false,
+        };
+        let mut heads = Vec::new();
+        for member in &members {
+            let state = &self.nodes[member.at()];
+            let promoted = |ix: &RecIx| members.iter().any(|member| self.is_promoted(*member, *ix));
+            let born = state.extra.as_ref().and_then(|extra| extra.root).filter(|_| self.has_birth(*member));
+            let own = state.recs.iter().copied().filter(|ix| !promoted(ix));
+            heads.extend(
+                own.chain(born).filter(|ix| !self.masked.contains(ix) && !self.is_replaced(*ix, &in_class)),
+            );
+        }
+        heads.sort_unstable();
+        heads.dedup();
+        heads
+    }
+
+    /// Whether a version was promoted away from an inode.
+    fn is_promoted(&self, node: NodeIx, version: RecIx) -> bool {
+        let Some(extra) = &self.nodes[node.at()].extra else { return false };
+        extra.promoted.contains(&version) && {
+            let born = birth_id(&self.nodes[node.at()].id, &self.rec(version).id);
+            self.node_index.get(&InodeId(born)).is_some_and(|born| self.has_birth(*born))
+        }
+    }
+
+    /// Whether a birth record of the inode counts.
+    fn has_birth(&self, node: NodeIx) -> bool {
+        self.nodes[node.at()].places.iter().flat_map(|place| &self.places[place.at()].recs).any(|ix| {
+            !self.masked.contains(ix) && matches!(&self.rec(*ix).body, Body::Birth { node: born, .. } if *born == node)
+        })
+    }
+
+    fn eval_node(&self, class: NodeIx, merges: &mut MergeCache) -> NodeEval {
+        let heads = self.content_heads(class);
+        let Some(&first) = heads.first() else { return NodeEval::Nothing };
+        let kind = self.nodes[class.at()].kind;
+        let places = self.place_classes(class);
+        if kind == Some(Kind::Dir) || places.iter().any(|place| self.is_live(*place)) {
+            if heads.len() == 1 {
+                return NodeEval::One(first);
+            }
+            return self.eval_many(class, &heads, None, merges);
+        }
+        let seen = self.seen_by_deletes(class);
+        let unseen: Vec<_> = heads.into_iter().filter(|ix| !seen.contains(&self.version_of(*ix))).collect();
+        let Some(top) = self.rank(&unseen).first().copied() else { return NodeEval::Nothing };
+        let via = self.content_rec(top).map(|rec| self.places[rec.via.at()].class).filter(|via| places.contains(via));
+        let via = via
+            .filter(|via| self.places[via.at()].eval.is_some())
+            .or_else(|| places.iter().copied().find(|place| self.places[place.at()].eval.is_some()));
+        match via {
+            Some(via) => self.eval_many(class, &unseen, Some(via), merges),
+            None => NodeEval::Nothing,
+        }
+    }
+
+    /// The bytes-stamps that were merged into a name of the inode when it was removed.
+    fn seen_by_deletes(&self, class: NodeIx) -> BTreeSet<RecIx> {
+        let mut seen = BTreeSet::new();
+        for place in self.place_classes(class) {
+            for ix in self.place_records(place) {
+                if let Some(State::Deleted(stamps)) = self.place_rec(ix).map(|rec| &rec.state) {
+                    seen.extend(stamps.iter().copied());
+                }
+            }
+        }
+        seen
+    }
+
+    /// Versions of equal bytes that count as one, from the `merged` records of the class.
+    fn equals(&self, class: NodeIx) -> Equals {
+        let mut equals = Equals::new();
+        if self.nodes[class.at()].extra.as_ref().is_none_or(|extra| extra.members.is_empty()) {
+            return equals;
+        }
+        for place in self.place_classes(class) {
+            for ix in self.place_records(place) {
+                if let Some(State::Merged { pairs, .. }) = self.place_rec(ix).map(|rec| &rec.state) {
+                    for &(a, b) in pairs {
+                        equals.entry(a).or_default().insert(b);
+                        equals.entry(b).or_default().insert(a);
+                    }
+                }
+            }
+        }
+        equals
+    }
+
+    fn eval_many(&self, class: NodeIx, heads: &[RecIx], revived: Option<PlaceIx>, merges: &mut MergeCache) -> NodeEval {
+        let ranked = self.rank(heads);
+        let versions = match self.nodes[class.at()].kind {
+            Some(Kind::File) => self.versions(class, &ranked),
+            _ => Vec::new(),
+        };
+        let mut many = ManyEval {
+            fields: [ranked[0]; 5],
+            bytes: None,
+            heads: ranked.clone(),
+            copies: Vec::new(),
+            pending: Vec::new(),
+            revived,
+        };
+        if let Some(first) = versions.first() {
+            many.bytes = Some(first.content);
+            let (bytes, left, pending) = self.fold(class, &versions, merges);
+            if pending.is_empty() {
+                many.bytes = Some(bytes);
+                many.copies = left.into_iter().map(|i| self.copy_of(class, &versions[i])).collect();
+            } else {
+                many.copies = versions[1..].iter().map(|version| self.copy_of(class, version)).collect();
+                many.pending = pending;
+            }
+            let copied: BTreeSet<_> = many.copies.iter().flat_map(|copy| copy.heads.iter().copied()).collect();
+            many.heads.retain(|head| !copied.contains(head));
+        }
+        for (i, field) in [Field::Bytes, Field::Mode, Field::Owner, Field::Mtime, Field::Xattrs].into_iter().enumerate() {
+            let stamps: Vec<_> = many.heads.iter().map(|head| (self.stamp(*head, field), *head)).collect();
+            many.fields[i] = self.winning_stamp(&stamps);
+        }
+        NodeEval::Many(Box::new(many))
+    }
+
+    /// The states of the bytes among heads in order of rank: ancestors of others and what was promoted away drop out,
+    /// equal bytes are one.
+    fn versions(&self, class: NodeIx, ranked: &[RecIx]) -> Vec<Version> {
+        let equals = self.equals(class);
+        let stamps: Vec<_> = ranked.iter().map(|head| self.version_of(*head)).collect();
+        let members = self.node_members(class);
+        let promoted: Vec<RecIx> = members
+            .iter()
+            .filter_map(|member| Some((member, self.nodes[member.at()].extra.as_ref()?)))
+            .flat_map(|(member, extra)| extra.promoted.iter().copied().filter(|ix| self.is_promoted(*member, *ix)))
+            .collect();
+        let same = |a: RecIx, b: RecIx| a == b || equals.get(&a).is_some_and(|set| set.contains(&b));
+        let counts = |stamp: RecIx| {
+            !promoted.iter().any(|version| self.descends(*version, stamp, &equals))
+                && !stamps.iter().any(|other| !same(*other, stamp) && self.descends(*other, stamp, &equals))
+        };
+        let mut versions: Vec<Version> = Vec::new();
+        let mut dropped = Vec::new();
+        for (&head, &stamp) in ranked.iter().zip(&stamps) {
+            let Some(content) = self.content_rec(stamp).and_then(|rec| rec.bytes.as_deref().copied()) else { continue };
+            if !counts(stamp) {
+                dropped.push((head, stamp, content));
+            } else if let Some(known) = versions.iter_mut().find(|version| version.content.hash == content.hash) {
+                known.heads.push(head);
+                if !known.stamps.contains(&stamp) {
+                    known.stamps.push(stamp);
+                }
+            } else {
+                versions.push(Version { stamps: vec![stamp], content, heads: vec![head] });
+            }
+        }
+        if versions.is_empty() && let Some(&(head, stamp, content)) = dropped.first() {
+            versions.push(Version { stamps: vec![stamp], content, heads: vec![head] });
+        }
+        versions
+    }
+
+    /// Merges versions into the first, in order: the bytes, the indices of those that cannot be merged, and what is
+    /// wanted to decide.
+    fn fold(&self, class: NodeIx, versions: &[Version], merges: &mut MergeCache) -> (ContentRef, Vec<usize>, Vec<ContentRef>) {
+        let equals = self.equals(class);
+        let mut stamps = versions[0].stamps.clone();
+        let mut heads = versions[0].heads.clone();
+        let mut bytes = versions[0].content;
+        let (mut left, mut wanted) = (Vec::new(), Vec::new());
+        let none = Equals::new();
+        for (i, version) in versions.iter().enumerate().skip(1) {
+            let settled = heads.iter().any(|head| version.heads.iter().any(|other| self.descends(*head, *other, &none)));
+            let merge = if settled {
+                Merge::Refused
+            } else {
+                self.merge(merges, (&stamps, bytes), (&version.stamps, version.content), &equals, 0)
+            };
+            match merge {
+                Merge::Clean(merged) => {
+                    bytes = merged;
+                    stamps.extend(&version.stamps);
+                    heads.extend(&version.heads);
+                }
+                Merge::Refused => left.push(i),
+                Merge::Wants(more) => wanted.extend(more),
+            }
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        (bytes, left, wanted)
+    }
+
+    /// The merge of two sets of versions on their common base, itself a merge where there are several.
+    fn merge(
+        &self,
+        merges: &mut MergeCache,
+        ours: (&[RecIx], ContentRef),
+        theirs: (&[RecIx], ContentRef),
+        equals: &Equals,
+        depth: usize,
+    ) -> Merge {
+        if !MergeCache::can_be_text(&ours.1) || !MergeCache::can_be_text(&theirs.1) {
+            return Merge::Refused;
+        }
+        let bases = self.merge_bases(ours.0, theirs.0, equals);
+        let content = |ix: RecIx| self.content_rec(ix).and_then(|rec| rec.bytes.as_deref().copied());
+        let Some(mut base) = bases.first().and_then(|ix| content(*ix)) else { return Merge::Refused };
+        if bases.len() > 1 && depth >= MAX_BASE_DEPTH {
+            return Merge::Refused;
+        }
+        for i in 1..bases.len() {
+            let Some(next) = content(bases[i]) else { return Merge::Refused };
+            match self.merge(merges, (&bases[..i], base), (&bases[i..=i], next), equals, depth + 1) {
+                Merge::Clean(merged) => base = merged,
+                other => return other,
+            }
+        }
+        merges.merge(&base, &ours.1, &theirs.1)
+    }
+
+    fn copy_of(&self, class: NodeIx, version: &Version) -> CopyEval {
+        let stamp = version.stamps[0];
+        // A version that an inode was born from is filed under its origin; the copy is of the inode itself.
+        let born = self.node_members(class).into_iter().find(|member| {
+            self.nodes[member.at()].extra.as_ref().is_some_and(|extra| extra.root == Some(stamp)) && self.has_birth(*member)
+        });
+        let origin = born.or_else(|| self.content_rec(stamp).map(|rec| rec.node)).unwrap_or(class);
+        let id = InodeId(birth_id(&self.nodes[origin.at()].id, &self.rec(stamp).id));
+        CopyEval { id, origin, version: stamp, heads: version.heads.clone(), content: version.content }
+    }
+
+    /// Contents of the shown bytes of a node, by which twins are found.
+    pub(super) fn twin_key(&self, node: NodeIx) -> Option<Vec<u8>> {
+        let top = self.top_content(node)?;
+        match self.nodes[node.at()].kind {
+            Some(Kind::File) => match &self.nodes[node.at()].eval {
+                NodeEval::Many(many) if !many.pending.is_empty() => None,
+                eval => Some(self.bytes_of(eval)?.hash.0.to_vec()),
+            },
+            Some(Kind::Symlink) => {
+                let target = self.content_rec(top)?.rare.as_ref().map(|rare| rare.target.to_vec());
+                Some(target.unwrap_or_default())
+            }
+            _ => None,
+        }
+    }
+
+    /// The head of a shown node that ranks highest.
+    pub(super) fn top_content(&self, node: NodeIx) -> Option<RecIx> {
+        match &self.nodes[node.at()].eval {
+            NodeEval::Nothing => None,
+            NodeEval::One(rec) => Some(*rec),
+            NodeEval::Many(many) => many.heads.first().copied(),
+        }
+    }
+
+    /// The bytes that an evaluation shows.
+    pub(super) fn bytes_of(&self, eval: &NodeEval) -> Option<ContentRef> {
+        match eval {
+            NodeEval::Nothing => None,
+            NodeEval::One(rec) => self.content_rec(self.version_of(*rec))?.bytes.as_deref().copied(),
+            NodeEval::Many(many) => many.bytes,
+        }
+    }
+}

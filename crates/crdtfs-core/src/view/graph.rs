@@ -1,0 +1,178 @@
+//! Ancestry in the record graph: what replaced what, who saw what, and where two versions parted.
+
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use super::View;
+use super::arena::{Body, ContentRec, Field, PlaceRec, Rec, RecIx};
+
+/// Records that count as one node of the version graph, each mapped to the least.
+pub(super) type Equals = BTreeMap<RecIx, BTreeSet<RecIx>>;
+
+impl View {
+    pub(super) fn rec(&self, ix: RecIx) -> &Rec {
+        &self.recs[ix.at()]
+    }
+
+    pub(super) fn place_rec(&self, ix: RecIx) -> Option<&PlaceRec> {
+        match &self.rec(ix).body {
+            Body::Place(rec) => Some(rec),
+            _ => None,
+        }
+    }
+
+    pub(super) fn content_rec(&self, ix: RecIx) -> Option<&ContentRec> {
+        match &self.rec(ix).body {
+            Body::Content(rec) => Some(rec),
+            _ => None,
+        }
+    }
+
+    pub(super) fn replaces(&self, ix: RecIx) -> &[RecIx] {
+        self.rec(ix).links.as_ref().map_or(&[], |links| &links.replaces)
+    }
+
+    pub(super) fn saw(&self, ix: RecIx) -> &[RecIx] {
+        self.rec(ix).links.as_ref().map_or(&[], |links| &links.saw)
+    }
+
+    pub(super) fn replaced_by(&self, ix: RecIx) -> &[RecIx] {
+        self.rec(ix).links.as_ref().map_or(&[], |links| &links.replaced_by)
+    }
+
+    /// Whether a record is a creation: it settles nothing.
+    pub(super) fn is_root(&self, ix: RecIx) -> bool {
+        self.replaces(ix).is_empty()
+    }
+
+    /// Whether a record of the class (as `in_class` says) replaces this one; a masked record replaces nothing itself, but
+    /// what was built on it does.
+    pub(super) fn is_replaced(&self, ix: RecIx, in_class: &impl Fn(RecIx) -> bool) -> bool {
+        let mut stack = self.replaced_by(ix).to_vec();
+        let mut seen = BTreeSet::new();
+        while let Some(by) = stack.pop() {
+            if !in_class(by) || !seen.insert(by) {
+                continue;
+            }
+            if !self.masked.contains(&by) {
+                return true;
+            }
+            stack.extend(self.replaced_by(by));
+        }
+        false
+    }
+
+    /// Whether `old` is an ancestor of `new`, or `new` itself, by `replaces` and `saw`.
+    pub(super) fn descends(&self, new: RecIx, old: RecIx, equals: &Equals) -> bool {
+        if new == old {
+            return true;
+        }
+        if equals.is_empty() && (self.rec(new).depth <= self.rec(old).depth || self.rec(new).links.is_none()) {
+            return false;
+        }
+        let mut seen = BTreeSet::from([new]);
+        let mut stack = vec![new];
+        while let Some(at) = stack.pop() {
+            let same = equals.get(&at).into_iter().flatten();
+            for &next in self.replaces(at).iter().chain(self.saw(at)).chain(same) {
+                if next == old {
+                    return true;
+                }
+                let deep_enough = !equals.is_empty() || self.rec(next).depth > self.rec(old).depth;
+                if deep_enough && seen.insert(next) {
+                    stack.push(next);
+                }
+            }
+        }
+        false
+    }
+
+    /// Heads in order of rank, the winner first: a head outranks what it saw, else the greater RecordId.
+    pub(super) fn rank(&self, heads: &[RecIx]) -> Vec<RecIx> {
+        let mut left = heads.to_vec();
+        left.sort_unstable_by_key(|ix| std::cmp::Reverse(self.rec(*ix).id));
+        left.dedup();
+        if left.len() < 2 || left.iter().all(|ix| self.rec(*ix).links.is_none()) {
+            return left;
+        }
+        let none = Equals::new();
+        let mut ranked = Vec::with_capacity(left.len());
+        while !left.is_empty() {
+            let best = (0..left.len())
+                .find(|&i| left.iter().all(|&other| other == left[i] || !self.descends(other, left[i], &none)))
+                .unwrap_or(0);
+            ranked.push(left.remove(best));
+        }
+        ranked
+    }
+
+    /// Of (stamp, head that carries it), heads in order of rank, the head whose value of the field counts.
+    pub(super) fn winning_stamp(&self, stamps: &[(RecIx, RecIx)]) -> RecIx {
+        let first = stamps[0];
+        if stamps.iter().all(|(stamp, _)| *stamp == first.0) {
+            return first.1;
+        }
+        let late: Vec<_> = stamps.iter().copied().filter(|(stamp, _)| !self.is_root(*stamp)).collect();
+        let left = if late.is_empty() { stamps } else { &late };
+        let none = Equals::new();
+        left.iter()
+            .find(|(stamp, _)| left.iter().all(|(other, _)| other == stamp || !self.descends(*other, *stamp, &none)))
+            .unwrap_or(&left[0])
+            .1
+    }
+
+    /// The record that set a field of a content.
+    pub(super) fn stamp(&self, ix: RecIx, field: Field) -> RecIx {
+        self.content_rec(ix).and_then(|rec| rec.stamps.as_ref()?[field as usize]).unwrap_or(ix)
+    }
+
+    /// The node of the version graph that a content record belongs to: the record that set its bytes.
+    pub(super) fn version_of(&self, ix: RecIx) -> RecIx {
+        self.stamp(ix, Field::Bytes)
+    }
+
+    /// The lowest common ancestors of two sets of versions by `replaces`, as versions, in order of their RecordIds.
+    pub(super) fn merge_bases(&self, ours: &[RecIx], theirs: &[RecIx], equals: &Equals) -> Vec<RecIx> {
+        const OURS: u8 = 1;
+        const THEIRS: u8 = 2;
+        const STALE: u8 = 4;
+        let least = |ix: RecIx| equals.get(&ix).and_then(|set| set.first().copied()).map_or(ix, |other| other.min(ix));
+        let depth = |ix: RecIx| {
+            let same = equals.get(&ix).into_iter().flatten();
+            same.chain([&ix]).map(|ix| self.rec(*ix).depth).max().unwrap_or(0)
+        };
+        let mut flags: BTreeMap<RecIx, u8> = BTreeMap::new();
+        let mut queue = BinaryHeap::new();
+        for (set, flag) in [(ours, OURS), (theirs, THEIRS)] {
+            for &ix in set {
+                let ix = least(self.version_of(ix));
+                *flags.entry(ix).or_default() |= flag;
+                queue.push((depth(ix), ix));
+            }
+        }
+        let mut found = BTreeSet::new();
+        while queue.iter().any(|(_, ix)| flags[ix] & STALE == 0) {
+            let Some((_, ix)) = queue.pop() else { break };
+            let mut flag = flags[&ix];
+            if flag & (OURS | THEIRS) == OURS | THEIRS {
+                if flag & STALE == 0 {
+                    found.insert(ix);
+                }
+                flag |= STALE;
+            }
+            let same: Vec<_> = equals.get(&ix).into_iter().flatten().copied().chain([ix]).collect();
+            for member in same {
+                for &parent in self.replaces(member) {
+                    let parent = least(self.version_of(parent));
+                    let known = flags.entry(parent).or_default();
+                    if parent != ix && *known | flag != *known {
+                        *known |= flag;
+                        queue.push((depth(parent), parent));
+                    }
+                }
+            }
+        }
+        let mut bases: Vec<_> = found.iter().copied().filter(|ix| flags[ix] & STALE == 0).collect();
+        bases.sort_unstable_by_key(|ix| self.rec(*ix).id);
+        bases
+    }
+}

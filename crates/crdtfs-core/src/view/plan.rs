@@ -1,0 +1,548 @@
+//! Operations become records. Checks come first and change nothing; then the records are made and added one by one, what
+//! has to be written down before the operation itself first: merges of what is shown as one, promotions of conflict
+//! copies, the life of directories.
+
+use std::collections::BTreeSet;
+
+use super::arena::{Claimant, NodeEval, NodeIx, PlaceIx, RecIx};
+use super::record_of::NewPosition;
+use super::{Author, Outcome, View};
+use crate::content::ContentRef;
+use crate::id::{InodeId, PlaceId, RecordId};
+use crate::name::Name;
+use crate::node::{Kind, Owner, Time, Xattrs};
+use crate::op::{NewNode, Op, OpError, RenameMode};
+use crate::record::{self, Content, Place, PlaceState, Record};
+
+/// One operation under way.
+pub(super) struct Planner<'v> {
+    pub(super) view: &'v mut View,
+    pub(super) device: String,
+    pub(super) now_ms: u64,
+    pub(super) records: Vec<(RecordId, Vec<u8>)>,
+    /// The entries that the operation names: nothing else may move.
+    pub(super) named: BTreeSet<(InodeId, Name)>,
+}
+
+impl View {
+    pub(super) fn plan(&mut self, op: &Op, author: &Author<'_>) -> Result<Outcome, OpError> {
+        let mut planner = Planner {
+            device: record::clean_device_name(author.device),
+            now_ms: author.now_ms,
+            records: Vec::new(),
+            named: BTreeSet::new(),
+            view: self,
+        };
+        planner.operate(op)?;
+        planner.settle();
+        let records = std::mem::take(&mut planner.records);
+        self.note_local(op, author.now_ms, &records);
+        Ok(Outcome { records, delta: self.take_delta() })
+    }
+}
+
+/// An entry that an operation is on.
+#[derive(Clone)]
+struct Target {
+    dir: NodeIx,
+    name: Name,
+    inode: InodeId,
+    kind: Kind,
+}
+
+impl Planner<'_> {
+    fn operate(&mut self, op: &Op) -> Result<(), OpError> {
+        match op {
+            Op::Create { dir, name, inode, place, node } => self.create(*dir, name, *inode, *place, node),
+            Op::Edit { inode, via, basis, content, mtime } => {
+                self.edit(*inode, via.as_ref(), basis.as_deref(), content, *mtime)
+            }
+            Op::SetAttr { inode, mode, owner, mtime, xattrs } => {
+                self.set_attr(*inode, *mode, *owner, *mtime, xattrs.as_ref())
+            }
+            Op::Rename { from_dir, from, to_dir, to, mode } => self.rename(*from_dir, from, *to_dir, to, *mode),
+            Op::Link { inode, dir, name, place } => self.link(*inode, *dir, name, *place),
+            Op::Unlink { dir, name } => self.remove(*dir, name, false),
+            Op::Rmdir { dir, name } => self.remove(*dir, name, true),
+        }
+    }
+
+    /// Adds a record that is not known yet.
+    pub(super) fn emit(&mut self, record: &Record) -> RecordId {
+        let bytes = record.encode();
+        let id = RecordId::of(&bytes);
+        if !self.view.index.contains_key(&id) {
+            self.view.ingest(id, record);
+            self.records.push((id, bytes));
+        }
+        id
+    }
+
+    /// A shown directory.
+    fn dir(&self, id: InodeId) -> Result<NodeIx, OpError> {
+        let node = self.view.node(id).ok_or(OpError::NotFound)?;
+        if node.kind != Kind::Dir {
+            return Err(OpError::NotDir);
+        }
+        Ok(self.view.node_index[&node.inode])
+    }
+
+    fn target(&self, dir: NodeIx, name: &Name) -> Option<Target> {
+        let (inode, _) = self.view.lookup(dir, name.as_bytes())?;
+        let kind = self.view.node(inode)?.kind;
+        Some(Target { dir, name: name.clone(), inode, kind })
+    }
+
+    /// The claimant that an entry is now.
+    fn claimant(&self, target: &Target) -> Option<Claimant> {
+        self.view.lookup(target.dir, target.name.as_bytes()).map(|(_, claimant)| claimant)
+    }
+
+    fn name_entry(&mut self, dir: NodeIx, name: &Name) {
+        self.named.insert((self.view.nodes[dir.at()].id, name.clone()));
+    }
+
+    fn create(
+        &mut self,
+        dir: InodeId,
+        name: &Name,
+        inode: InodeId,
+        place: PlaceId,
+        node: &NewNode,
+    ) -> Result<(), OpError> {
+        let dir = self.dir(dir)?;
+        if self.view.lookup(dir, name.as_bytes()).is_some() {
+            return Err(OpError::Exists);
+        }
+        if self.is_known(inode, place) || node.mode > 0o7777 {
+            return Err(OpError::Invalid);
+        }
+        let file = node.kind == Kind::File;
+        let content = Record::Content(Content {
+            inode,
+            via: place,
+            device: self.device.clone(),
+            bytes: file.then_some(node.content),
+            bytes_stamp: None,
+            mode: node.mode,
+            mode_stamp: None,
+            owner: node.owner,
+            owner_stamp: None,
+            mtime: node.mtime,
+            mtime_stamp: None,
+            xattrs: node.xattrs.clone(),
+            xattrs_stamp: None,
+            target: (node.kind == Kind::Symlink).then(|| node.target.clone()),
+            rdev: (node.rdev != 0).then_some(node.rdev),
+            replaces: Vec::new(),
+            saw: Vec::new(),
+        });
+        check_size(&content)?;
+        self.name_entry(dir, name);
+        self.revive_dir(dir);
+        let parent = self.view.nodes[dir.at()].id;
+        self.emit(&Record::Place(self.new_place(place, inode, node.kind, parent, name)));
+        self.emit(&content);
+        Ok(())
+    }
+
+    fn is_known(&self, inode: InodeId, place: PlaceId) -> bool {
+        let node = self.view.node_index.get(&inode).map(|ix| &self.view.nodes[ix.at()]);
+        node.is_some_and(|node| node.kind.is_some() || !node.recs.is_empty())
+            || inode == InodeId::ROOT
+            || self.view.copies.contains_key(&inode)
+            || self.view.place_index.get(&place).is_some_and(|ix| !self.view.places[ix.at()].recs.is_empty())
+    }
+
+    fn new_place(&self, place: PlaceId, inode: InodeId, kind: Kind, parent: InodeId, name: &Name) -> Place {
+        Place {
+            place,
+            inode,
+            kind,
+            parent,
+            parent_stamp: None,
+            name: name.clone(),
+            name_stamp: None,
+            device: self.device.clone(),
+            state: PlaceState::Live,
+            replaces: Vec::new(),
+            saw: Vec::new(),
+        }
+    }
+
+    /// The inode that an operation is on, promoted if it is a conflict copy, merged with all that it is shown as one
+    /// with.
+    pub(super) fn own(&mut self, inode: InodeId) -> Result<NodeIx, OpError> {
+        self.promote(inode);
+        self.view.update();
+        let node = self.view.node(inode).ok_or(OpError::NotFound)?.inode;
+        let node = self.view.node_index[&node];
+        if node == NodeIx::ROOT {
+            return Err(OpError::NotPermitted);
+        }
+        self.merge_united(node);
+        self.view.update();
+        let inode = self.view.nodes[self.view.home(node).at()].id;
+        Ok(self.view.node_index[&inode])
+    }
+
+    /// The place written through: the one named, if it shows the node, else its first.
+    fn via(&self, node: NodeIx, named: Option<&(InodeId, Name)>) -> Option<PlaceIx> {
+        let named = named.and_then(|(dir, name)| {
+            let dir = self.view.home(*self.view.node_index.get(dir)?);
+            match self.view.lookup(dir, name.as_bytes())?.1 {
+                Claimant::Place(place) if self.view.node_of(place) == Some(node) => Some(place),
+                _ => None,
+            }
+        });
+        named.or_else(|| self.view.shown_places(node).first().copied())
+    }
+
+    fn edit(
+        &mut self,
+        inode: InodeId,
+        via: Option<&(InodeId, Name)>,
+        basis: Option<&[RecordId]>,
+        content: &ContentRef,
+        mtime: Time,
+    ) -> Result<(), OpError> {
+        let shown = self.view.node(inode).ok_or(OpError::NotFound)?;
+        match shown.kind {
+            Kind::File => {}
+            Kind::Dir => return Err(OpError::IsDir),
+            _ => return Err(OpError::Invalid),
+        }
+        let node = self.own(inode)?;
+        let replaces = match basis.and_then(|basis| self.outdated(node, basis)) {
+            Some(old) => old,
+            None => {
+                self.promote_copies_of(node);
+                self.view.update();
+                self.settled_heads(node)
+            }
+        };
+        let place = self.via(node, via).ok_or(OpError::NotFound)?;
+        let mut record = self.view.content_record(node, place, &self.device, &replaces);
+        (record.bytes, record.bytes_stamp) = (Some(*content), None);
+        (record.mtime, record.mtime_stamp) = (mtime, None);
+        self.emit(&Record::Content(record));
+        self.pin_suffixed(node);
+        Ok(())
+    }
+
+    /// If what is shown holds versions that an author with this basis had not seen: the records of the basis, which are
+    /// all that its edit settles.
+    fn outdated(&self, node: NodeIx, basis: &[RecordId]) -> Option<Vec<RecIx>> {
+        let basis: Vec<_> = basis
+            .iter()
+            .filter_map(|id| self.view.index.get(id))
+            .copied()
+            .filter(|ix| self.view.content_rec(*ix).is_some())
+            .collect();
+        let versions: Vec<_> = basis.iter().map(|ix| self.view.version_of(*ix)).collect();
+        let none = super::graph::Equals::new();
+        let heads = self.shown_heads(node);
+        let known = |head: &RecIx| {
+            let head = self.view.version_of(*head);
+            versions.iter().any(|version| self.view.descends(*version, head, &none))
+        };
+        // What it was made from may have been merged or chmodded since: those heads are settled with it.
+        let mut settled = basis.clone();
+        settled.extend(heads.iter().copied().filter(known));
+        (!heads.iter().all(known)).then_some(settled)
+    }
+
+    /// Heads that the shown bytes of a node stand for.
+    fn shown_heads(&self, node: NodeIx) -> Vec<RecIx> {
+        match &self.view.nodes[node.at()].eval {
+            NodeEval::Nothing => Vec::new(),
+            NodeEval::One(rec) => vec![*rec],
+            NodeEval::Many(many) => many.heads.clone(),
+        }
+    }
+
+    /// Heads that an edit of what is shown settles: also those that a deletion had seen, of a file that came back.
+    fn settled_heads(&self, node: NodeIx) -> Vec<RecIx> {
+        match &self.view.nodes[node.at()].eval {
+            NodeEval::Many(many) if many.revived.is_some() => self.view.content_heads(node),
+            _ => self.shown_heads(node),
+        }
+    }
+
+    fn set_attr(
+        &mut self,
+        inode: InodeId,
+        mode: Option<u32>,
+        owner: Option<Owner>,
+        mtime: Option<Time>,
+        xattrs: Option<&Xattrs>,
+    ) -> Result<(), OpError> {
+        let shown = self.view.node(inode).ok_or(OpError::NotFound)?;
+        if shown.inode == InodeId::ROOT {
+            return Err(OpError::NotPermitted);
+        }
+        if mode.is_some_and(|mode| mode > 0o7777) || mtime.is_some_and(|time| time.nanos >= 1_000_000_000) {
+            return Err(OpError::Invalid);
+        }
+        let mode = mode.filter(|mode| *mode != shown.mode);
+        let owner = owner.filter(|owner| Some(*owner) != shown.owner);
+        let mtime = mtime.filter(|time| *time != shown.mtime);
+        let xattrs = xattrs.filter(|xattrs| **xattrs != *shown.xattrs);
+        if mode.is_none() && owner.is_none() && mtime.is_none() && xattrs.is_none() {
+            return Ok(());
+        }
+        if xattrs.is_some_and(|xattrs| xattrs_len(xattrs) > record::MAX_LEN / 2) {
+            return Err(OpError::TooLarge);
+        }
+        let node = self.own(inode)?;
+        let place = self.via(node, None).ok_or(OpError::NotFound)?;
+        let heads = self.shown_heads(node);
+        let none = super::graph::Equals::new();
+        let top = heads.first().map(|top| self.view.version_of(*top));
+        let settled: Vec<_> = heads
+            .into_iter()
+            .filter(|head| top.is_some_and(|top| self.view.descends(top, self.view.version_of(*head), &none)))
+            .collect();
+        let mut record = self.view.content_record(node, place, &self.device, &settled);
+        if let NodeEval::Many(many) = &self.view.nodes[node.at()].eval {
+            let left: Vec<_> = many.copies.iter().flat_map(|copy| copy.heads.iter().copied()).collect();
+            record.saw = self.view.ids(&left);
+        }
+        if let Some(mode) = mode {
+            (record.mode, record.mode_stamp) = (mode, None);
+        }
+        if owner.is_some() {
+            (record.owner, record.owner_stamp) = (owner, None);
+        }
+        if let Some(mtime) = mtime {
+            (record.mtime, record.mtime_stamp) = (mtime, None);
+        }
+        if let Some(xattrs) = xattrs {
+            (record.xattrs, record.xattrs_stamp) = (xattrs.clone(), None);
+        }
+        self.emit(&Record::Content(record));
+        self.pin_suffixed(node);
+        Ok(())
+    }
+
+    fn rename(
+        &mut self,
+        from_dir: InodeId,
+        from: &Name,
+        to_dir: InodeId,
+        to: &Name,
+        mode: RenameMode,
+    ) -> Result<(), OpError> {
+        let (from_dir, to_dir) = (self.dir(from_dir)?, self.dir(to_dir)?);
+        let source = self.target(from_dir, from).ok_or(OpError::NotFound)?;
+        let target = self.target(to_dir, to);
+        match (&target, mode) {
+            (Some(_), RenameMode::NoReplace) => return Err(OpError::Exists),
+            (None, RenameMode::Exchange) => return Err(OpError::NotFound),
+            (Some(target), _) if target.inode == source.inode => return Ok(()),
+            _ => {}
+        }
+        if source.kind == Kind::Dir && self.is_below(to_dir, source.inode) {
+            return Err(OpError::Invalid);
+        }
+        match (&target, mode) {
+            (Some(target), RenameMode::Exchange) => {
+                if target.kind == Kind::Dir && self.is_below(from_dir, target.inode) {
+                    return Err(OpError::Invalid);
+                }
+            }
+            (Some(target), _) => self.check_replaced(&source, target)?,
+            _ => {}
+        }
+        self.name_entry(from_dir, from);
+        self.name_entry(to_dir, to);
+        if let Some(target) = target.as_ref().filter(|_| mode == RenameMode::Replace)
+            && self.save_by_rename(source.inode, target.inode, from_dir, to_dir, from)
+        {
+            return Ok(());
+        }
+        self.pin_displaced(to_dir);
+        self.hold(&source)?;
+        if let Some(target) = &target {
+            self.pin_displaced(from_dir);
+            self.hold(target)?;
+        }
+        let (from_dir, to_dir) = (self.view.home(from_dir), self.view.home(to_dir));
+        match &target {
+            Some(target) if mode == RenameMode::Exchange => {
+                let (a, b) = (self.place_of(&source)?, self.place_of(target)?);
+                self.move_place(a, from_dir, from, to_dir, to);
+                self.move_place(b, to_dir, to, from_dir, from);
+            }
+            Some(target) => {
+                let (a, b) = (self.place_of(&source)?, self.place_of(target)?);
+                self.delete_place(b);
+                self.move_place(a, from_dir, from, to_dir, to);
+            }
+            None => {
+                let place = self.place_of(&source)?;
+                self.move_place(place, from_dir, from, to_dir, to);
+            }
+        }
+        self.revive_dir(from_dir);
+        self.revive_dir(to_dir);
+        Ok(())
+    }
+
+    fn check_replaced(&self, source: &Target, target: &Target) -> Result<(), OpError> {
+        match (source.kind == Kind::Dir, target.kind == Kind::Dir) {
+            (false, true) => Err(OpError::IsDir),
+            (true, false) => Err(OpError::NotDir),
+            (true, true) if !self.view.entries(target.inode, None, 1).is_empty() => Err(OpError::NotEmpty),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a shown directory is `above` or lies in it.
+    fn is_below(&self, dir: NodeIx, above: InodeId) -> bool {
+        let mut at = dir;
+        for _ in 0..=self.view.nodes.len() {
+            if self.view.nodes[at.at()].id == above {
+                return true;
+            }
+            match self.view.shown_places(at).first().and_then(|place| self.view.places[place.at()].claim) {
+                Some(claim) => at = claim.dir,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// Makes an entry ready to be moved or removed: one inode, its conflict copies on their own.
+    fn hold(&mut self, target: &Target) -> Result<(), OpError> {
+        let node = self.own(target.inode)?;
+        self.promote_copies_of(node);
+        self.view.update();
+        Ok(())
+    }
+
+    fn place_of(&self, target: &Target) -> Result<PlaceIx, OpError> {
+        let dir = self.view.home(target.dir);
+        let target = Target { dir, ..target.clone() };
+        match self.claimant(&target) {
+            Some(Claimant::Place(place)) => Ok(place),
+            _ => Err(OpError::NotFound),
+        }
+    }
+
+    /// Says that a place goes from one shown position to another.
+    fn move_place(&mut self, place: PlaceIx, from_dir: NodeIx, from: &Name, to_dir: NodeIx, to: &Name) {
+        self.live_again(place);
+        let view = &*self.view;
+        let eval = view.places[place.at()].eval.as_ref().expect("an entry's place");
+        let node = view.node_of(place).expect("an entry's inode");
+        let as_recorded = !eval.pinned && !view.displaced.contains_key(&node);
+        let keep_parent = from_dir == to_dir && as_recorded && view.home(view.as_dir(eval.parent)) == to_dir;
+        let keep_name = from == to && as_recorded && eval.name == *to;
+        let new = NewPosition {
+            parent: (!keep_parent).then(|| view.nodes[to_dir.at()].id),
+            name: (!keep_name).then(|| to.clone()),
+        };
+        let record = view.place_record(place, &self.device, PlaceState::Live, new);
+        self.emit(&Record::Place(record));
+    }
+
+    /// Settles what a file that came back after its deletion consists of.
+    fn live_again(&mut self, place: PlaceIx) {
+        let Some(node) = self.view.node_of(place) else { return };
+        let heads = self.view.content_heads(node);
+        if matches!(&self.view.nodes[node.at()].eval, NodeEval::Many(many) if many.revived.is_some())
+            && heads.len() > self.shown_heads(node).len()
+        {
+            let record = self.view.content_record(node, place, &self.device, &heads);
+            self.emit(&Record::Content(record));
+        }
+    }
+
+    /// Says that a place is gone, with what was seen under its name.
+    fn delete_place(&mut self, place: PlaceIx) {
+        let Some(node) = self.view.node_of(place) else { return };
+        let versions: Vec<_> = self.settled_heads(node).into_iter().map(|head| self.view.version_of(head)).collect();
+        let state = PlaceState::Deleted { seen: self.view.ids(&versions) };
+        let record = self.view.place_record(place, &self.device, state, NewPosition::default());
+        self.emit(&Record::Place(record));
+    }
+
+    fn link(&mut self, inode: InodeId, dir: InodeId, name: &Name, place: PlaceId) -> Result<(), OpError> {
+        let shown = self.view.node(inode).ok_or(OpError::NotFound)?;
+        let dir = self.dir(dir)?;
+        if shown.kind == Kind::Dir {
+            return Err(OpError::NotPermitted);
+        }
+        if self.view.lookup(dir, name.as_bytes()).is_some() {
+            return Err(OpError::Exists);
+        }
+        if self.view.place_index.get(&place).is_some_and(|ix| !self.view.places[ix.at()].recs.is_empty()) {
+            return Err(OpError::Invalid);
+        }
+        self.name_entry(dir, name);
+        let node = self.own(inode)?;
+        let revived = match &self.view.nodes[node.at()].eval {
+            NodeEval::Many(many) => many.revived,
+            _ => None,
+        };
+        if let Some(revived) = revived {
+            self.live_again(revived);
+            let record = self.view.place_record(revived, &self.device, PlaceState::Live, NewPosition::default());
+            self.emit(&Record::Place(record));
+        }
+        self.revive_dir(dir);
+        let parent = self.view.nodes[dir.at()].id;
+        let inode = self.view.nodes[node.at()].id;
+        self.emit(&Record::Place(self.new_place(place, inode, shown.kind, parent, name)));
+        Ok(())
+    }
+
+    fn remove(&mut self, dir: InodeId, name: &Name, as_dir: bool) -> Result<(), OpError> {
+        let dir = self.dir(dir)?;
+        let target = self.target(dir, name).ok_or(OpError::NotFound)?;
+        match (as_dir, target.kind == Kind::Dir) {
+            (true, false) => return Err(OpError::NotDir),
+            (false, true) => return Err(OpError::IsDir),
+            (true, true) if !self.view.entries(target.inode, None, 1).is_empty() => return Err(OpError::NotEmpty),
+            _ => {}
+        }
+        self.name_entry(dir, name);
+        if !as_dir && self.end_of_rewrite(target.inode, dir, name) {
+            return Ok(());
+        }
+        self.hold(&target)?;
+        let place = self.place_of(&target)?;
+        self.delete_place(place);
+        self.revive_dir(self.view.home(dir));
+        Ok(())
+    }
+
+    /// Makes a directory live that is only shown because of what stands in it.
+    fn revive_dir(&mut self, dir: NodeIx) {
+        if dir == NodeIx::ROOT {
+            return;
+        }
+        self.view.update_places();
+        for place in self.view.place_classes(dir) {
+            if self.view.is_live(place) {
+                return;
+            }
+        }
+        let Some(place) = self.view.primary(dir) else { return };
+        let record = self.view.place_record(place, &self.device, PlaceState::Live, NewPosition::default());
+        self.emit(&Record::Place(record));
+    }
+}
+
+fn check_size(record: &Record) -> Result<(), OpError> {
+    let fits = record.encode().len() <= record::MAX_LEN
+        && !matches!(record, Record::Content(content)
+            if content.target.as_ref().is_some_and(|target| target.len() > record::TARGET_MAX)
+                || content.mtime.nanos >= 1_000_000_000);
+    if fits { Ok(()) } else { Err(OpError::TooLarge) }
+}
+
+fn xattrs_len(xattrs: &Xattrs) -> usize {
+    xattrs.iter().map(|(name, value)| name.len() + value.len() + 8).sum()
+}

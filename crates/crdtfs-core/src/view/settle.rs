@@ -1,0 +1,197 @@
+//! What an operation writes down besides itself, so that nothing moves that nobody moved: promotions of conflict copies,
+//! merges of what is shown as one, and pins.
+
+use super::View;
+use super::arena::{Claimant, NodeEval, NodeIx, PlaceIx, Slot};
+use super::plan::Planner;
+use super::record_of::NewPosition;
+use crate::id::{InodeId, PlaceId, RecordId};
+use crate::name::Name;
+use crate::record::{Birth, Pin, PlaceState, Record};
+
+/// How often pins are looked for again: each round pins what the one before disturbed.
+const MAX_ROUNDS: usize = 32;
+
+impl View {
+    /// Brings the evaluation of places up to date, without moving anything.
+    pub(super) fn update_places(&mut self) {
+        if !self.dirty.all {
+            while let Some(place) = self.dirty.places.pop_first() {
+                self.update_place(place);
+            }
+        }
+    }
+}
+
+impl Planner<'_> {
+    /// Brings the view up to date and pins every entry that left its place without being named, until none does.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..MAX_ROUNDS {
+            self.view.update();
+            let disturbed = self.disturbed();
+            if disturbed.is_empty() {
+                return;
+            }
+            for (dir, name, claimant) in disturbed {
+                match claimant {
+                    Claimant::Copy(id) => self.promote_at(id, dir, &name),
+                    Claimant::Place(place) => self.pin(place, dir, &name),
+                }
+            }
+        }
+        self.view.update();
+    }
+
+    /// Entries that the operation did not name and that are not where they were.
+    fn disturbed(&self) -> Vec<(InodeId, Name, Claimant)> {
+        let view = &*self.view;
+        let left = view.changed_entries().into_iter().filter_map(|(dir, name, before, after)| {
+            let (inode, claimant) = before?;
+            if self.named.contains(&(dir, name.clone())) {
+                return None;
+            }
+            let stays = match after {
+                Some((now, _)) => now == inode || view.node(inode).is_some_and(|node| node.inode == now),
+                None => false,
+            };
+            // What its directory was shown as may have changed with a merge; then the entry is found there.
+            let moved_along = || {
+                let home = view.node_index.get(&dir).map(|dir| view.home(*dir));
+                home.and_then(|home| view.lookup(home, name.as_bytes())).is_some_and(|(now, _)| now == inode)
+            };
+            (!stays && !moved_along()).then_some((dir, name, claimant))
+        });
+        left.collect()
+    }
+
+    /// Pins a place where it was shown.
+    pub(super) fn pin(&mut self, place: PlaceIx, dir: InodeId, name: &Name) {
+        let root = self.view.places[place.at()].class;
+        if self.view.places[root.at()].eval.is_some() {
+            let record = self.view.pin_record(root, dir, name.clone());
+            self.emit(&Record::Pin(record));
+        }
+    }
+
+    /// Pins the names of a node that it only has because another has its own.
+    pub(super) fn pin_suffixed(&mut self, node: NodeIx) {
+        for place in self.view.place_classes(node) {
+            if let Some((dir, name)) = self.view.suffix_names.get(&Claimant::Place(place)).cloned() {
+                let dir = self.view.nodes[dir.at()].id;
+                self.pin(place, dir, &name);
+            }
+        }
+    }
+
+    /// Makes a conflict copy an inode of its own, under the name that it has; anything else stays as it is.
+    pub(super) fn promote(&mut self, id: InodeId) {
+        if let Some((dir, name)) = self.view.suffix_names.get(&Claimant::Copy(id)).cloned() {
+            let dir = self.view.nodes[dir.at()].id;
+            self.promote_at(id, dir, &name);
+        }
+    }
+
+    /// Makes all conflict copies of a node inodes of their own.
+    pub(super) fn promote_copies_of(&mut self, node: NodeIx) {
+        let class = self.view.nodes[node.at()].class;
+        for id in self.view.copies_of.get(&class).cloned().unwrap_or_default() {
+            self.promote(id);
+        }
+    }
+
+    fn promote_at(&mut self, id: InodeId, dir: InodeId, name: &Name) {
+        let Some(state) = self.view.copies.get(&id).cloned() else { return };
+        let copy = state.copy;
+        let origin = self.view.nodes[copy.origin.at()].id;
+        let version = self.view.rec(copy.version).id;
+        self.emit(&Record::Birth(Birth { origin, version }));
+        let pin = Pin { place: PlaceId(id.0), covers: Vec::new(), parent: dir, name: name.clone(), saw: Vec::new() };
+        self.emit(&Record::Pin(pin));
+        // What was set on the version besides its bytes goes with it.
+        if copy.heads[0] != copy.version {
+            let node = self.view.node_index[&id];
+            let place = self.view.place_index[&PlaceId(id.0)];
+            let mut record = self.view.content_record(node, place, &self.device, &[copy.version]);
+            self.view.copy_fields(&mut record, [copy.heads[0]; 5]);
+            self.emit(&Record::Content(record));
+        }
+    }
+
+    /// Writes down that all that is shown as one inode with this one is one, for good.
+    pub(super) fn merge_united(&mut self, node: NodeIx) {
+        for _ in 0..MAX_ROUNDS {
+            let Some((from, into)) = self.united_pair(node) else { return };
+            let view = &*self.view;
+            let (from_id, into_id) = (view.places[from.at()].id, view.places[into.at()].id);
+            let state = PlaceState::Merged { into: into_id, seen: self.equal_versions(from, into) };
+            let record = view.place_record(from, &self.device, state, NewPosition::default());
+            debug_assert!(record.place == from_id);
+            self.emit(&Record::Place(record));
+            self.view.update();
+        }
+    }
+
+    /// A place that is hidden behind another of the node or of what is shown as one with it, and that other.
+    fn united_pair(&self, node: NodeIx) -> Option<(PlaceIx, PlaceIx)> {
+        let view = &*self.view;
+        for member in view.bonded(view.home(node)) {
+            for place in view.place_classes(member) {
+                let state = &view.places[place.at()];
+                let (Some(claim), Some(eval)) = (&state.claim, &state.eval) else { continue };
+                let slot = view.nodes[claim.dir.at()].dir.as_ref().and_then(|dir| dir.slots.get(&eval.name));
+                let Some(Slot::Many(many)) = slot else { continue };
+                if let Some(group) = many.groups.iter().find(|group| group.len() > 1 && group.contains(&place)) {
+                    return Some((group[1], group[0]));
+                }
+            }
+        }
+        None
+    }
+
+    /// The pairs of versions by which two places show the same bytes.
+    fn equal_versions(&self, a: PlaceIx, b: PlaceIx) -> Vec<(RecordId, RecordId)> {
+        let versions = |place: PlaceIx| -> Option<Vec<RecordId>> {
+            let node = self.view.node_of(place)?;
+            let shown = self.view.bytes_of(&self.view.nodes[node.at()].eval)?;
+            let heads = match &self.view.nodes[node.at()].eval {
+                NodeEval::Nothing => Vec::new(),
+                NodeEval::One(rec) => vec![*rec],
+                NodeEval::Many(many) => many.heads.clone(),
+            };
+            let versions: Vec<_> = heads.into_iter().map(|head| self.view.version_of(head)).collect();
+            let same = versions.into_iter().filter(|version| {
+                let bytes = self.view.content_rec(*version).and_then(|rec| rec.bytes.as_deref());
+                bytes.is_some_and(|bytes| bytes.hash == shown.hash)
+            });
+            Some(self.view.ids(&same.collect::<Vec<_>>()))
+        };
+        if self.view.node_of(a) == self.view.node_of(b) {
+            return Vec::new();
+        }
+        let (Some(a), Some(b)) = (versions(a), versions(b)) else { return Vec::new() };
+        let mut pairs: Vec<_> = a.iter().flat_map(|a| b.iter().map(|b| (*a, *b))).collect();
+        pairs.sort_unstable();
+        pairs
+    }
+
+    /// Before a directory goes into `dir`: pins every directory above that a broken cycle displaced, where it is shown,
+    /// so that the new edge does not decide the cycle another way.
+    pub(super) fn pin_displaced(&mut self, dir: NodeIx) {
+        if self.view.displaced.is_empty() {
+            return;
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        let mut at = dir;
+        while at != NodeIx::ROOT && seen.insert(at) {
+            if self.view.displaced.contains_key(&at)
+                && let Some(place) = self.view.primary(at)
+                && let Some((home, name)) = self.view.shown_name(place)
+            {
+                let home = self.view.nodes[home.at()].id;
+                self.pin(place, home, &name);
+            }
+            at = self.view.raw_parent(at);
+        }
+        self.view.update();
+    }
+}

@@ -1,0 +1,138 @@
+//! The names of entries that cannot have the name they want: `stem (conflict DEVICE SHORTID).ext`.
+
+use std::collections::BTreeMap;
+
+use super::View;
+use super::arena::{Claimant, NodeIx, Want};
+use crate::name::{MAX_LEN, Name};
+
+/// The longest extension that is kept behind the suffix, its dot included.
+const MAX_EXTENSION: usize = 32;
+
+/// The name with a suffix, its stem cut so that it stays a legal one.
+pub(super) fn suffixed(base: &Name, device: &str, digits: &str) -> Name {
+    let bytes = base.as_bytes();
+    let dot = bytes.iter().rposition(|b| *b == b'.').filter(|dot| *dot > 0 && bytes.len() - dot <= MAX_EXTENSION);
+    let (stem, extension) = bytes.split_at(dot.unwrap_or(bytes.len()));
+    let suffix = format!(" (conflict {device} {digits})");
+    let mut room = MAX_LEN.saturating_sub(suffix.len() + extension.len()).min(stem.len());
+    // Not within a character, where the name is text.
+    while room > 0 && room < stem.len() && stem[room] & 0xc0 == 0x80 {
+        room -= 1;
+    }
+    let name = [&stem[..room], suffix.as_bytes(), extension].concat();
+    Name::new(&name[..name.len().min(MAX_LEN)]).expect("longer than dots, without separators")
+}
+
+impl Want {
+    /// The name tried in a round: ever more digits, never longer than the suffix allows.
+    fn candidate(&self, device: &str, round: usize) -> Name {
+        let id = data_encoding::HEXLOWER.encode(&self.id);
+        let digits = match round {
+            0..3 => id[..8 << round].to_string(),
+            _ => format!("{id}-{round}"),
+        };
+        suffixed(&self.base, device, &digits)
+    }
+}
+
+impl View {
+    pub(super) fn set_want(&mut self, dir: NodeIx, claimant: Claimant, want: Want) {
+        let data = self.nodes[dir.at()].dir.get_or_insert_default();
+        let wants = &mut data.suffixed.get_or_insert_default().wants;
+        if wants.get(&claimant) != Some(&want) {
+            wants.insert(claimant, want);
+            self.dirty.suffixes.insert(dir);
+        }
+    }
+
+    pub(super) fn drop_want(&mut self, dir: NodeIx, claimant: Claimant) {
+        let data = self.nodes[dir.at()].dir.as_mut();
+        if data.and_then(|data| data.suffixed.as_mut()).is_some_and(|suffixed| suffixed.wants.remove(&claimant).is_some()) {
+            self.dirty.suffixes.insert(dir);
+        }
+    }
+
+    /// Gives out the suffixed names of a directory again.
+    ///
+    /// In rounds: all that have no name yet try the next candidate; who tries a name that nobody else has or tries gets
+    /// it. So the outcome does not depend on who came first.
+    pub(super) fn update_suffixes(&mut self, dir: NodeIx) {
+        let Some(data) = &self.nodes[dir.at()].dir else { return };
+        let Some(suffixes) = &data.suffixed else { return };
+        let mut left: Vec<_> = suffixes.wants.iter().collect();
+        let mut given: BTreeMap<Name, Claimant> = BTreeMap::new();
+        let mut round = 0;
+        while !left.is_empty() {
+            let mut tried: BTreeMap<Name, Vec<Claimant>> = BTreeMap::new();
+            for (claimant, want) in &left {
+                let name = want.candidate(&self.devices[want.device as usize], round);
+                tried.entry(name).or_default().push(**claimant);
+            }
+            for (name, claimants) in tried {
+                if let [claimant] = claimants[..]
+                    && !data.slots.contains_key(&name)
+                    && !given.contains_key(&name)
+                {
+                    left.retain(|(other, _)| **other != claimant);
+                    given.insert(name, claimant);
+                }
+            }
+            round += 1;
+            if round > 1000 {
+                // Equal wants under equal ids: no two claimants of one directory can have them, but a loop must end.
+                break;
+            }
+        }
+        self.give_suffixes(dir, given);
+    }
+
+    fn give_suffixes(&mut self, dir: NodeIx, given: BTreeMap<Name, Claimant>) {
+        let old = self.nodes[dir.at()].dir.as_ref().and_then(|data| data.suffixed.as_ref());
+        let old = old.map(|suffixed| suffixed.shown.clone()).unwrap_or_default();
+        if old == given {
+            self.tidy_suffixes(dir);
+            return;
+        }
+        for (name, claimant) in old.iter().chain(&given) {
+            self.touch_entry(dir, name);
+            self.touch_claimant(*claimant);
+        }
+        for (name, claimant) in &old {
+            if self.suffix_names.get(claimant).is_some_and(|(at, given)| *at == dir && given == name) {
+                self.suffix_names.remove(claimant);
+            }
+        }
+        for (name, claimant) in &given {
+            self.suffix_names.insert(*claimant, (dir, name.clone()));
+        }
+        if let Some(suffixed) = self.nodes[dir.at()].dir.as_mut().and_then(|data| data.suffixed.as_mut()) {
+            suffixed.shown = given;
+        }
+        self.tidy_suffixes(dir);
+    }
+
+    fn tidy_suffixes(&mut self, dir: NodeIx) {
+        if let Some(data) = &mut self.nodes[dir.at()].dir
+            && data.suffixed.as_ref().is_some_and(|suffixed| suffixed.wants.is_empty() && suffixed.shown.is_empty())
+        {
+            data.suffixed = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suffixes_keep_the_extension_and_fit() {
+        let name = |text: &str| Name::try_from(text).expect("legal");
+        let make = |text: &str| suffixed(&name(text), "lap", "12345678").to_string();
+        assert_eq!(make("a.txt"), "a (conflict lap 12345678).txt");
+        assert_eq!(make(".profile"), ".profile (conflict lap 12345678)");
+        assert_eq!(make("Makefile"), "Makefile (conflict lap 12345678)");
+        let long = make(&"ä".repeat(127));
+        assert!(long.len() <= 255 && long.ends_with("ä (conflict lap 12345678)"), "{long}");
+    }
+}
