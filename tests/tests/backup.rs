@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crdtfs_tests::{Lab, Mode, needs, same_trees, tool};
+use crdtfs_tests::{Lab, Mode, needs, same_trees, tool, until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -51,37 +51,58 @@ fn restored_from_a_backup() {
 }
 
 #[test]
-fn two_engines_with_one_key() {
-    needs!("two_engines_with_one_key");
+fn a_cloned_device() {
+    needs!("a_cloned_device");
     let lab = Lab::new();
-    let (segment, [mut a, mut b, twin]) = lab.on_one_segment(["a", "b", "twin"]);
-    let dirs = [a.dir("s"), b.dir("s"), twin.dir("s")];
-    a.show(Mode::Watch, None, &dirs[0]);
-    let ticket = a.invite(&dirs[0], &[]);
-    b.show(Mode::Watch, Some(&ticket), &dirs[1]);
-    fs::write(dirs[0].join("before"), "one\n").unwrap();
-    a.wait(&dirs[0], "all");
+    let (segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    let (folder, other) = (a.dir("s"), b.dir("s"));
+    a.show(Mode::Watch, None, &folder);
+    let ticket = a.invite(&folder, &[]);
+    b.show(Mode::Watch, Some(&ticket), &other);
+    fs::write(folder.join("before"), "one\n").unwrap();
+    a.wait(&folder, "all");
     a.stop();
+    let state = a.state_dir().to_owned();
+    let (original, twin) = ((a.dir("original-state"), a.dir("original-s")), (a.dir("twin-state"), a.dir("twin-s")));
+    tool("cp", ["-a".as_ref(), state.as_os_str(), twin.0.as_os_str()]);
+    tool("cp", ["-a".as_ref(), folder.as_os_str(), twin.1.as_os_str()]);
 
-    // Somebody clones the machine: both go on from the same state, apart, with different changes.
-    tool("cp", ["-a".as_ref(), a.state_dir().as_os_str(), twin.state_dir().as_os_str()]);
-    fs::create_dir(&dirs[2]).unwrap();
+    // The original goes on, alone.
     segment.cut(&b);
-    a.show(Mode::Watch, None, &dirs[0]);
-    fs::write(dirs[0].join("of the original"), "two\n").unwrap();
-    let _ = a.run(&["wait", "--devices", "1", "--timeout", "500ms"]);
+    a.show(Mode::Watch, None, &folder);
+    fs::write(folder.join("of the original"), "two\n").unwrap();
+    until("it is in the share", LIMIT, || {
+        let entries = a.status()["shares"][0]["entries"].clone();
+        if entries == 2 { Ok(()) } else { Err(entries.to_string()) }
+    });
     a.stop();
-    // The twin shows the folder elsewhere: the same share, by its own state.
-    twin.ok(&["start"]);
-    twin.ok(&["stop"]);
-    tool("cp", ["-a".as_ref(), dirs[0].join("before").as_os_str(), dirs[2].as_os_str()]);
+    fs::rename(&state, &original.0).unwrap();
+    fs::rename(&folder, &original.1).unwrap();
+
+    // The twin, with the same key and the same past, says something else to the others.
+    fs::rename(&twin.0, &state).unwrap();
+    fs::rename(&twin.1, &folder).unwrap();
     segment.heal(&b);
-    a.show(Mode::Watch, None, &dirs[0]);
-    fs::write(dirs[0].join("later"), "three\n").unwrap();
-    a.wait(&dirs[0], "all");
-    let tree = same_trees(&[&dirs[0], &dirs[1]], LIMIT);
-    assert_eq!(tree.names(), ["before", "later", "of the original"]);
+    a.show(Mode::Watch, None, &folder);
+    fs::write(folder.join("of the twin"), "three\n").unwrap();
+    a.wait(&folder, "all");
+    assert_eq!(same_trees(&[&folder, &other], LIMIT).names(), ["before", "of the twin"]);
+    a.stop();
+    fs::remove_dir_all(&state).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+
+    // The original comes back: what both said stands.
+    fs::rename(&original.0, &state).unwrap();
+    fs::rename(&original.1, &folder).unwrap();
+    a.show(Mode::Watch, None, &folder);
+    a.wait(&folder, "all");
+    b.wait(&other, "all");
+    assert_eq!(same_trees(&[&folder, &other], LIMIT).names(), ["before", "of the original", "of the twin"]);
+    fs::write(folder.join("later"), "four\n").unwrap();
+    a.wait(&folder, "all");
+    assert!(same_trees(&[&folder, &other], LIMIT).has("later"));
+    a.check();
+    b.check();
     a.stop();
     b.stop();
-    drop(twin);
 }
