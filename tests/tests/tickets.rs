@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crdtfs_tests::{Device, Lab, Mode, Tree, is_mounted, needs, same_trees, until};
+use data_encoding::BASE32_NOPAD;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -33,6 +34,17 @@ fn says(said: &str, words: &[&str]) {
     assert!(words.iter().any(|word| said.contains(word)), "none of {words:?} in: {said}");
 }
 
+/// The same ticket as another version would write it: its version byte changed, its checksum right (docs/FORMAT.md).
+fn of_version(ticket: &str, version: u8) -> String {
+    let body = ticket.strip_prefix("crdtfs1").unwrap().to_ascii_uppercase();
+    let mut bytes = BASE32_NOPAD.decode(body.as_bytes()).unwrap();
+    bytes.truncate(bytes.len() - 4);
+    bytes[0] = version;
+    let sum = blake3::derive_key("crdtfs 2026 ticket checksum v1", &bytes);
+    bytes.extend(&sum[..4]);
+    format!("crdtfs1{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+}
+
 #[test]
 fn tickets_that_do_not_admit() {
     needs!("tickets_that_do_not_admit");
@@ -55,6 +67,11 @@ fn tickets_that_do_not_admit() {
         said.push(words);
     }
     let mistyped = said.remove(0);
+
+    // Of a version to come: well made, but not for this program.
+    let version = refused(&c, &of_version(&good, 2), "version");
+    says(&version, &["version"]);
+    assert_ne!(version, mistyped);
 
     // Spent: the right one still works, for one device.
     let there = b.dir("shared");
