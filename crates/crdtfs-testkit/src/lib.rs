@@ -1,1 +1,8 @@
-//! Simulated network, disk and clock, the reference model and generators.
+//! What the tests of the other crates stand on: a share in memory behind the adapters' ports, and a simulator that
+//! checks the merge over random histories.
+
+mod device;
+mod memory;
+
+pub use device::Device;
+pub use memory::MemoryShare;
