@@ -214,44 +214,45 @@ fn during_a_transfer() {
     needs!("during_a_transfer", Fuse);
     let mut rng = ChaCha8Rng::seed_from_u64(seed());
     let lab = Lab::new();
-    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
-    let (folder, mount) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Watch, None, &folder);
-    let ticket = a.invite(&folder, &[]);
-    b.show(Mode::Mount, Some(&ticket), &mount);
-    let rounds = rounds(25);
-    for round in 0..rounds {
+    let (_segment, mut devices) = lab.on_one_segment(["a", "b", "c"]);
+    let dirs: Vec<_> = devices.iter().map(|device| device.dir("s")).collect();
+    let modes = [Mode::Watch, Mode::Mount, Mode::Watch];
+    devices[0].show(modes[0], None, &dirs[0]);
+    let ticket = devices[0].invite(&dirs[0], &["--uses", "2"]);
+    for n in 1..3 {
+        devices[n].show(modes[n], Some(&ticket), &dirs[n]);
+    }
+    for round in 0..rounds(25) {
         // Two large files take turns, and a handful of small ones come along.
-        let large = folder.join(format!("large-{}", round % 2));
+        let large = dirs[0].join(format!("large-{}", round % 2));
         fs::write(&large, bytes(rng.random(), 24 << 20)).unwrap();
         for n in 0..20 {
-            fs::write(folder.join(format!("small-{n}")), bytes(rng.random(), 9_000)).unwrap();
+            fs::write(dirs[0].join(format!("small-{n}")), bytes(rng.random(), 9_000)).unwrap();
         }
-        under_way(&b, Duration::from_secs(2));
+        under_way(&devices[1 + (round % 2) as usize], Duration::from_secs(2));
         let after = Duration::from_millis(rng.random_range(0..200));
         thread::sleep(after);
-        let victim = rng.random_range(0..3);
-        eprintln!("round {round}: {} killed after {after:?}", ["receiver", "sender", "both"][victim]);
-        if victim != 1 {
-            b.kill();
+        // Any of them, or several.
+        let victims = rng.random_range(1..8);
+        eprintln!("round {round}: {victims:03b} killed after {after:?}");
+        let hit = |n: usize| victims & (1 << n) != 0;
+        for n in (0..3).filter(|n| hit(*n)) {
+            devices[n].kill();
         }
-        if victim != 0 {
-            a.kill();
+        for n in (0..3).filter(|n| hit(*n)) {
+            devices[n].show(modes[n], None, &dirs[n]);
         }
-        if victim != 0 {
-            a.show(Mode::Watch, None, &folder);
+        for device in &devices {
+            device.check();
         }
-        if victim != 1 {
-            b.show(Mode::Mount, None, &mount);
-        }
-        a.check();
-        b.check();
-        a.wait(&folder, "all");
-        let tree = same_trees(&[&folder, &mount], LIMIT);
+        devices[0].wait(&dirs[0], "all");
+        let paths: Vec<&Path> = dirs.iter().map(PathBuf::as_path).collect();
+        let tree = same_trees(&paths, LIMIT);
         assert!(tree.names().iter().all(|name| !name.contains("conflict")), "{:?}", tree.names());
     }
-    a.stop();
-    b.stop();
+    for device in &mut devices {
+        device.stop();
+    }
 }
 
 #[test]
