@@ -12,6 +12,9 @@
 //! Where a test needs what this machine lacks (root, `/dev/fuse`, a tool), [`needs!`] says so and ends it; with
 //! `CRDTFS_NO_SKIP=1`, as in CI, that is a failure.
 //!
+//! `cargo nextest run --release -p crdtfs -p crdtfs-tests` builds the binary, too, and the dependencies with the features that
+//! it has, thus once.
+//!
 //! Environment: `CRDTFS_BIN` (the binary; else the one beside the test, built in the same profile), `CRDTFS_TEST_DIR` (where
 //! labs lie; else the temporary directory), `CRDTFS_KEEP=1` (failed tests keep their directory), `CRDTFS_KILLS` (rounds of
 //! the kill tests), `CRDTFS_SEED` (their seed).
