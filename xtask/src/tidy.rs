@@ -30,7 +30,18 @@ const EDGES: [(&str, &[&str]); 12] = [
 const FOR_TESTS: [&str; 1] = ["crdtfs-testkit"];
 
 /// What the pure crates must not reach for, as it is written in code.
-const IMPURE: [&str; 6] = ["std::fs::", "std::net::", "SystemTime::now", "Instant::now", "HashMap", "HashSet"];
+const IMPURE: [&str; 10] = [
+    "File::open",
+    "File::create",
+    "fs::read",
+    "fs::write",
+    "TcpStream",
+    "UdpSocket",
+    "SystemTime::now",
+    "Instant::now",
+    "HashMap",
+    "HashSet",
+];
 
 /// Names that say nothing of what a module owns.
 const EMPTY_NAMES: [&str; 8] = ["util", "utils", "common", "helper", "helpers", "manager", "managers", "misc"];
