@@ -1,0 +1,253 @@
+//! The seam to the engine: a watched folder as a way to show a share.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crdtfs_core::id::InodeId;
+use crdtfs_engine::present::{Mode, PresentError, PresentOptions, Presented, Presenter, Problem, SharePorts};
+use parking_lot::{Mutex, RwLock};
+
+use crate::disk::Root;
+use crate::ignores::is_temporary;
+use crate::mailbox::{Mail, Mailbox};
+use crate::state::{StateDb, StateError, Whose};
+use crate::synced::SyncedTree;
+use crate::worker::{Parts, Shown, Worker, writable};
+
+/// The file of the last synced tree in the adapter's directory.
+const STATE_FILE: &str = "folder.redb";
+/// How long a stop waits for what is still to be written or fetched.
+const STOP_SETTLE: Duration = Duration::from_secs(5);
+
+/// Shows shares as plain folders that are kept in sync.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FolderPresenter;
+
+fn sentence(text: String) -> PresentError {
+    PresentError::Directory(text)
+}
+
+impl Presenter for FolderPresenter {
+    fn mode(&self) -> Mode {
+        Mode::Watch
+    }
+
+    fn prepare(&self, dir: &Path, _: &PresentOptions, _: bool) -> Result<(), PresentError> {
+        let shown = dir.display();
+        match std::fs::metadata(dir) {
+            Ok(meta) if !meta.is_dir() => {
+                return Err(sentence(format!("{shown} is a file, not a directory; name a directory to watch")));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(dir).map_err(|e| {
+                    sentence(format!(
+                        "{shown} does not exist and cannot be made ({e}); make it, or name another directory"
+                    ))
+                })?;
+            }
+            Err(error) => {
+                return Err(sentence(format!(
+                    "{shown} cannot be looked at ({error}); name a directory that you may use"
+                )));
+            }
+        }
+        writable(dir).map_err(|e| {
+            sentence(format!(
+                "{shown} cannot be written to ({e}), so nothing can be synced into it; change its permissions or name another directory"
+            ))
+        })
+    }
+
+    fn present(
+        &self,
+        ports: SharePorts,
+        dir: &Path,
+        options: &PresentOptions,
+    ) -> Result<Box<dyn Presented>, PresentError> {
+        let path = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        apart(&path, &ports.state)?;
+        let root = Root::open(&path).map_err(|source| PresentError::Io {
+            what: "cannot open the folder",
+            path: path.clone(),
+            source,
+        })?;
+        lock(&root)?;
+        let (db, mut synced, whose) =
+            StateDb::open(&ports.state.join(STATE_FILE)).map_err(|error| state_error(&path, &error))?;
+        let io = |what: &'static str| {
+            let path = path.clone();
+            move |source| PresentError::Io { what, path, source }
+        };
+        let now = Whose { share: ports.share, root: root.meta().map_err(io("cannot look at"))?.stamp.ident };
+        adjust(&root, &mut synced, whose, &now, &ports)?;
+        if whose != Some(now) {
+            db.set_whose(&now).map_err(|error| state_error(&path, &error))?;
+        }
+        start(ports, root, db, synced, options.read_only).map_err(io("cannot watch"))
+    }
+}
+
+/// The folder and the state directory must not lie in each other.
+fn apart(dir: &Path, state: &Path) -> Result<(), PresentError> {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (dir, state) = (real(dir), real(state));
+    if state.starts_with(&dir) || dir.starts_with(&state) {
+        return Err(sentence(format!(
+            "{} and crdtfs's own state in {} lie in each other; name another directory, or move the state with --state-dir",
+            dir.display(),
+            state.display()
+        )));
+    }
+    Ok(())
+}
+
+fn lock(root: &Root) -> Result<(), PresentError> {
+    let shown = root.path().display();
+    match root.lock() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(sentence(format!(
+            "{shown} is already kept in sync by a crdtfs that is running; stop that one first (crdtfs unmount {shown})"
+        ))),
+        Err(error) => {
+            tracing::warn!(%error, "the folder cannot be locked; a second crdtfs on it would not be noticed");
+            Ok(())
+        }
+    }
+}
+
+fn state_error(dir: &Path, error: &StateError) -> PresentError {
+    sentence(format!("{} cannot be watched: {error}", dir.display()))
+}
+
+/// Another directory than last time, or one that was emptied while nobody looked, says nothing about what was deleted: it
+/// joins anew, which deletes nothing anywhere.
+fn adjust(
+    root: &Root,
+    synced: &mut SyncedTree,
+    whose: Option<Whose>,
+    now: &Whose,
+    ports: &SharePorts,
+) -> Result<(), PresentError> {
+    if synced.is_empty() {
+        return Ok(());
+    }
+    let names = root.dir(&[]).and_then(|d| d.names()).map_err(|source| PresentError::Io {
+        what: "cannot read",
+        path: root.path().to_owned(),
+        source,
+    })?;
+    let empty = names.iter().all(is_temporary);
+    let same = whose.as_ref() == Some(now);
+    let same_share = whose.is_some_and(|w| w.share == now.share);
+    if !same && same_share && empty {
+        let shown = root.path().display();
+        return Err(sentence(format!(
+            "{shown} is empty and not the directory that was synced before; if something belongs mounted there, mount it. \
+             To have this one filled from the share, put any file into it and watch it again"
+        )));
+    }
+    if !same || empty {
+        tracing::warn!(root = %root.path().display(), "the folder was replaced or emptied; it joins the share anew");
+        let top: Vec<_> = synced.children(InodeId::ROOT).map(|(name, _)| (InodeId::ROOT, name.clone())).collect();
+        for place in top {
+            if let Some(id) = synced.unplace(&place) {
+                for key in synced.forget_nameless(id) {
+                    let _ = ports.content.forget_file(key);
+                }
+            }
+        }
+        synced.end_all_intents();
+    }
+    Ok(())
+}
+
+fn start(
+    ports: SharePorts,
+    root: Root,
+    db: StateDb,
+    synced: SyncedTree,
+    read_only: bool,
+) -> io::Result<Box<dyn Presented>> {
+    let mailbox = Arc::new(Mailbox::new()?);
+    let shown = Arc::new(Shown::default());
+    let changes = ports.tree.subscribe(ports.adapter);
+    let forward = mailbox.clone();
+    // It ends with the tree, or at the first change after the worker: a channel cannot be waited for together with files.
+    std::thread::Builder::new().name("folder-view".into()).spawn(move || {
+        while let Ok(delta) = changes.recv() {
+            if forward.send(Mail::View(delta)).is_err() {
+                return;
+            }
+        }
+    })?;
+    let path = root.path().to_owned();
+    let worker = Worker::new(Parts {
+        ports,
+        read_only,
+        root: Arc::new(root),
+        synced: Arc::new(RwLock::new(synced)),
+        db,
+        mailbox: mailbox.clone(),
+        shown: shown.clone(),
+    })?;
+    let thread = std::thread::Builder::new().name("folder".into()).spawn(move || worker.run())?;
+    Ok(Box::new(Folder { mailbox, shown, thread: Mutex::new(Some(thread)), path }))
+}
+
+/// A folder that is kept in sync.
+struct Folder {
+    mailbox: Arc<Mailbox>,
+    shown: Arc<Shown>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    path: PathBuf,
+}
+
+impl Presented for Folder {
+    fn problems(&self) -> Vec<Problem> {
+        self.shown.problems()
+    }
+
+    fn settle(&self, deadline: Instant) -> bool {
+        let (answer, answered) = channel();
+        if self.mailbox.send(Mail::Settle(answer)).is_err() {
+            return false;
+        }
+        match answered.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => false,
+        }
+    }
+
+    fn stop(&self) -> Result<(), PresentError> {
+        let mut thread = self.thread.lock();
+        let Some(handle) = thread.take() else { return Ok(()) };
+        if !self.settle(Instant::now() + STOP_SETTLE) {
+            tracing::info!(folder = %self.path.display(), "stopped before all was synced; the next start goes on");
+        }
+        // It may have ended by itself.
+        let _ = self.mailbox.send(Mail::Stop);
+        if handle.join().is_err() {
+            tracing::error!(folder = %self.path.display(), "the folder's thread failed");
+        }
+        Ok(())
+    }
+
+    fn ended(&self) -> Option<String> {
+        self.shown.ended.lock().clone()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.mailbox.send(Mail::Stop);
+        if let Some(handle) = self.thread.lock().take() {
+            let _ = handle.join();
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! What others did: the difference between the last synced tree and the view, as a function of the two.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+
+use crdtfs_core::content::ContentRef;
+use crdtfs_core::id::{Hash, InodeId};
+use crdtfs_core::name::Name;
+use crdtfs_core::node::{Delta, Kind, Node, Shown};
+use crdtfs_core::port::Tree;
+
+use crate::ignores::{Ignores, is_parked, is_temporary};
+use crate::plan::{Changes, Step, steps};
+use crate::publish::MODE_MASK;
+use crate::synced::{Place, Synced, SyncedTree};
+
+/// How many entries of a directory are asked for at once.
+const PAGE: usize = 4096;
+
+/// What of the view may differ from the last synced tree.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ViewDirty {
+    /// Names.
+    pub(crate) places: BTreeSet<Place>,
+    /// Nodes.
+    pub(crate) nodes: BTreeSet<InodeId>,
+    /// Directories, with all their names.
+    pub(crate) dirs: BTreeSet<InodeId>,
+    /// Everything.
+    pub(crate) all: bool,
+}
+
+impl ViewDirty {
+    /// Whether nothing may.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.all && self.places.is_empty() && self.nodes.is_empty() && self.dirs.is_empty()
+    }
+
+    /// All that a change of the view touched.
+    pub(crate) fn note(&mut self, delta: &Delta) {
+        self.places.extend(delta.entries.iter().map(|e| (e.dir, e.name.clone())));
+        self.nodes.extend(delta.nodes.iter().map(|n| n.inode));
+    }
+
+    /// All names of a directory.
+    pub(crate) fn dir(&mut self, dir: InodeId) {
+        self.dirs.insert(dir);
+    }
+
+    /// This and that.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.all |= other.all;
+        self.places.extend(other.places);
+        self.nodes.extend(other.nodes);
+        self.dirs.extend(other.dirs);
+    }
+}
+
+/// A content that is to be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Want {
+    /// The node that it is for.
+    pub(crate) inode: InodeId,
+    /// The directory beside whose entries the temporary file should lie.
+    pub(crate) near: InodeId,
+    /// The node as the view has it.
+    pub(crate) node: Node,
+}
+
+/// What is to be done in the folder.
+#[derive(Debug, Default)]
+pub(crate) struct RemotePlan {
+    /// Nodes that go by another identity: the same file or directory, united in the view.
+    pub(crate) rekeys: Vec<(InodeId, InodeId)>,
+    /// Names that come, go and move.
+    pub(crate) steps: Vec<Step>,
+    /// Files whose new bytes are ready.
+    pub(crate) replace: Vec<InodeId>,
+    /// Nodes whose attributes changed.
+    pub(crate) attrs: Vec<InodeId>,
+    /// Files whose bytes are the same and stand for other versions.
+    pub(crate) rebase: Vec<InodeId>,
+    /// Contents to fetch.
+    pub(crate) wants: Vec<Want>,
+    /// What waits for something, and is to be looked at again when that has come.
+    pub(crate) waiting: ViewDirty,
+    /// Entries that this folder cannot show, and why.
+    pub(crate) unshown: Vec<(Place, String)>,
+}
+
+/// What a plan is made from.
+pub(crate) struct Inputs<'a> {
+    /// The last synced tree; it is what the folder holds.
+    pub(crate) synced: &'a SyncedTree,
+    /// The view.
+    pub(crate) tree: &'a dyn Tree,
+    /// What may differ.
+    pub(crate) dirty: &'a ViewDirty,
+    /// Contents that are here, ready to be put into place, by node.
+    pub(crate) staged: &'a HashMap<InodeId, ContentRef>,
+    /// What is not to be in the folder.
+    pub(crate) ignores: &'a Ignores,
+}
+
+/// Nodes that the view shows under other identities than the folder: the union of two directories that were made under
+/// one name, or of two files with equal bytes. To be done before [`plan`], which expects none.
+pub(crate) fn rekeys(inputs: &Inputs<'_>) -> Vec<(InodeId, InodeId)> {
+    let (synced, tree) = (inputs.synced, inputs.tree);
+    let mut rekeys = Vec::new();
+    let mut done = HashSet::new();
+    let mut todo: Vec<(Place, Place)> =
+        inputs.dirty.places.iter().map(|place| (place.clone(), place.clone())).collect();
+    while let Some((here, there)) = todo.pop() {
+        let (Some(old), Some(node)) = (synced.child(&here), tree.child(there.0, &there.1)) else { continue };
+        let new = node.inode;
+        if old == new || tree.node(old).is_some() || synced.node(new).is_some() {
+            continue;
+        }
+        let Some(state) = synced.node(old) else { continue };
+        let same = match state.kind {
+            Kind::Dir => node.kind == Kind::Dir,
+            Kind::File => node.kind == Kind::File && node.content.hash == state.content.hash,
+            _ => node.kind == state.kind && node.target == state.target,
+        };
+        if same && done.insert(old) && done.insert(new) {
+            rekeys.push((old, new));
+            if state.kind == Kind::Dir {
+                todo.extend(synced.children(old).map(|(name, _)| ((old, name.clone()), (new, name.clone()))));
+            }
+        }
+    }
+    rekeys
+}
+
+/// What is to be done.
+pub(crate) fn plan(inputs: &Inputs<'_>) -> RemotePlan {
+    let mut diff = Diff {
+        inputs,
+        plan: RemotePlan::default(),
+        todo: VecDeque::new(),
+        asked: HashSet::new(),
+        changes: Changes::default(),
+        coming: HashSet::new(),
+        nodes: inputs.dirty.nodes.clone(),
+        paths: HashMap::new(),
+    };
+    if inputs.dirty.all {
+        diff.walk();
+    }
+    for place in &inputs.dirty.places {
+        diff.ask(place.clone());
+    }
+    for dir in &inputs.dirty.dirs {
+        diff.ask_all(*dir);
+    }
+    diff.close();
+    diff.look_at_nodes();
+    diff.finish()
+}
+
+/// All entries that the view has in a directory.
+fn entries(tree: &dyn Tree, dir: InodeId) -> Vec<(Name, InodeId)> {
+    let mut all: Vec<(Name, InodeId)> = Vec::new();
+    loop {
+        let after = all.last().map(|(name, _)| name.clone());
+        let page = tree.entries(dir, after.as_ref(), PAGE);
+        let last = page.len() < PAGE;
+        all.extend(page.into_iter().map(|e| (e.name, e.inode)));
+        if last {
+            return all;
+        }
+    }
+}
+
+struct Diff<'a> {
+    inputs: &'a Inputs<'a>,
+    plan: RemotePlan,
+    todo: VecDeque<Place>,
+    asked: HashSet<Place>,
+    changes: Changes,
+    coming: HashSet<InodeId>,
+    nodes: BTreeSet<InodeId>,
+    paths: HashMap<InodeId, Option<Vec<Name>>>,
+}
+
+impl Diff<'_> {
+    fn ask(&mut self, place: Place) {
+        if self.asked.insert(place.clone()) {
+            self.todo.push_back(place);
+        }
+    }
+
+    fn ask_all(&mut self, dir: InodeId) {
+        let here: Vec<Name> = self.inputs.synced.children(dir).map(|(name, _)| name.clone()).collect();
+        for name in here {
+            self.ask((dir, name));
+        }
+        for (name, _) in entries(self.inputs.tree, dir) {
+            self.ask((dir, name));
+        }
+    }
+
+    /// Compares everything.
+    fn walk(&mut self) {
+        let synced = self.inputs.synced;
+        self.ask_all(InodeId::ROOT);
+        for (id, node) in synced.nodes() {
+            self.nodes.insert(*id);
+            if node.kind == Kind::Dir {
+                self.ask_all(*id);
+            }
+        }
+    }
+
+    /// Whether the folder has, or is about to have, a directory.
+    fn has_dir(&self, dir: InodeId) -> bool {
+        dir == InodeId::ROOT || self.inputs.synced.is_dir(dir) || self.coming.contains(&dir)
+    }
+
+    fn path(&mut self, dir: InodeId) -> Option<Vec<Name>> {
+        if dir == InodeId::ROOT {
+            return Some(Vec::new());
+        }
+        if let Some(path) = self.paths.get(&dir) {
+            return path.clone();
+        }
+        let (parent, name) = self.inputs.tree.names(dir).into_iter().next()?;
+        let path = self.path(parent).map(|mut path| {
+            path.push(name);
+            path
+        });
+        self.paths.insert(dir, path.clone());
+        path
+    }
+
+    /// Whether the folder shows an entry of the view.
+    fn shows(&mut self, place: &Place, node: &Node) -> bool {
+        if !matches!(node.kind, Kind::File | Kind::Dir | Kind::Symlink) {
+            let why = "a device, pipe or socket; a folder does not show it, a mount does";
+            self.plan.unshown.push((place.clone(), why.into()));
+            return false;
+        }
+        if is_temporary(&place.1) || is_parked(&place.1) {
+            let why = "its name is one that crdtfs uses for temporary files; rename it on the device that has it";
+            self.plan.unshown.push((place.clone(), why.into()));
+            return false;
+        }
+        if self.inputs.ignores.is_empty() {
+            return true;
+        }
+        let path = self.path(place.0);
+        path.is_none_or(|path| !self.inputs.ignores.ignored(&path, &place.1, node.kind == Kind::Dir))
+    }
+
+    /// Follows each difference to all that belongs to it.
+    fn close(&mut self) {
+        while let Some(place) = self.todo.pop_front() {
+            if !self.has_dir(place.0) {
+                // Asked for again when the directory comes.
+                self.asked.remove(&place);
+                continue;
+            }
+            let here = self.inputs.synced.child(&place);
+            let node = self.inputs.tree.child(place.0, &place.1);
+            if here.is_some() && here == node.as_ref().map(|n| n.inode) {
+                continue;
+            }
+            let node = match node {
+                Some(node) if self.shows(&place, &node) => Some(node),
+                // An entry that is ignored here stays as it is here.
+                Some(_) => continue,
+                None => None,
+            };
+            if let Some(here) = here {
+                self.going(&place, here);
+            }
+            if let Some(node) = node {
+                self.coming(&place, node);
+            }
+        }
+    }
+
+    fn going(&mut self, place: &Place, here: InodeId) {
+        if self.inputs.tree.node(here).is_some() {
+            for name in self.inputs.tree.names(here) {
+                self.ask_way(&name);
+                self.ask(name);
+            }
+        } else if self.inputs.synced.is_dir(here) {
+            let below: Vec<Name> = self.inputs.synced.children(here).map(|(name, _)| name.clone()).collect();
+            for name in below {
+                self.ask((here, name));
+            }
+        }
+        self.changes.removed.push((place.clone(), here));
+    }
+
+    /// Asks for the directories above a name that are not here.
+    fn ask_way(&mut self, name: &Place) {
+        let mut at = name.0;
+        while !self.has_dir(at) {
+            let Some(place) = self.inputs.tree.names(at).into_iter().next() else { return };
+            at = place.0;
+            self.ask(place);
+        }
+    }
+
+    fn coming(&mut self, place: &Place, node: Node) {
+        let synced = self.inputs.synced;
+        let id = node.inode;
+        for name in synced.names(id).to_vec() {
+            self.ask(name);
+        }
+        if synced.node(id).is_some() {
+            self.nodes.insert(id);
+        } else if node.kind == Kind::File && self.staged(&node) != Some(true) {
+            self.want(place, node);
+            return;
+        } else if self.coming.insert(id) && node.kind == Kind::Dir {
+            self.changes.new_dirs.insert(id);
+            for (name, _) in entries(self.inputs.tree, id) {
+                self.ask((id, name));
+            }
+        }
+        self.changes.added.push((place.clone(), id));
+    }
+
+    /// Whether the bytes of a node are ready; `None` if other bytes are.
+    fn staged(&self, node: &Node) -> Option<bool> {
+        match self.inputs.staged.get(&node.inode) {
+            Some(content) if content.hash == node.content.hash => Some(true),
+            Some(_) => None,
+            None => Some(false),
+        }
+    }
+
+    fn want(&mut self, place: &Place, node: Node) {
+        self.plan.waiting.places.insert(place.clone());
+        if node.shown != Shown::Pending && self.coming.insert(node.inode) {
+            self.plan.wants.push(Want { inode: node.inode, near: place.0, node });
+        }
+    }
+
+    fn look_at_nodes(&mut self) {
+        for id in std::mem::take(&mut self.nodes) {
+            let (Some(state), Some(node)) = (self.inputs.synced.node(id), self.inputs.tree.node(id)) else { continue };
+            if node.kind != state.kind {
+                continue;
+            }
+            if node.kind == Kind::File && node.content.hash != state.content.hash {
+                if node.shown == Shown::Pending {
+                    continue;
+                }
+                if self.staged(&node) == Some(true) {
+                    self.plan.replace.push(id);
+                } else if let Some((near, _)) = self.inputs.synced.names(id).first() {
+                    self.plan.waiting.nodes.insert(id);
+                    self.plan.wants.push(Want { inode: id, near: *near, node });
+                }
+                continue;
+            }
+            if node.basis != state.basis {
+                self.plan.rebase.push(id);
+            }
+            if attrs_differ(state, &node) {
+                self.plan.attrs.push(id);
+            }
+        }
+    }
+
+    /// Bytes that something still waits for stay until it has them, and a name that something waits for stays taken by
+    /// what has it, so that the one takes the other's place in one step.
+    fn finish(mut self) -> RemotePlan {
+        let wanted: HashSet<Hash> = self.plan.wants.iter().map(|w| w.node.content.hash).collect();
+        let added: HashSet<InodeId> = self.changes.added.iter().map(|(_, id)| *id).collect();
+        let (synced, tree) = (self.inputs.synced, self.inputs.tree);
+        let waiting = &mut self.plan.waiting;
+        let needed =
+            |id: &InodeId| synced.node(*id).is_some_and(|n| n.kind == Kind::File && wanted.contains(&n.content.hash));
+        self.changes.removed.retain(|(place, id)| {
+            // Shown elsewhere, at no place that this folder has: its bytes may be the only ones.
+            let lost = tree.node(*id).is_some() && !tree.names(*id).iter().any(|n| synced.child(n) == Some(*id));
+            let gone = tree.node(*id).is_none();
+            let keep = !added.contains(id) && (lost || waiting.places.contains(place) || (gone && needed(id)));
+            if keep {
+                waiting.places.insert(place.clone());
+            }
+            !keep
+        });
+        self.plan.replace.retain(|id| {
+            let keep = needed(id);
+            if keep {
+                waiting.nodes.insert(*id);
+            }
+            !keep
+        });
+        if !self.changes.is_empty() {
+            self.plan.steps = steps(synced, &self.changes);
+        }
+        self.plan
+    }
+}
+
+/// Whether attributes that a folder shows are others in the view.
+pub(crate) fn attrs_differ(state: &Synced, node: &Node) -> bool {
+    let mode = (state.stamp.mode ^ node.mode) & MODE_MASK != 0;
+    match node.kind {
+        Kind::File => mode || state.mtime != node.mtime || *state.xattrs != *node.xattrs,
+        Kind::Dir => mode,
+        _ => false,
+    }
+}

@@ -1,0 +1,293 @@
+//! The last synced tree: what the folder held, entry by entry, when it and the share were last brought together.
+//!
+//! It is what makes a difference a change: what the folder has otherwise than this was done by the user, what the view has
+//! otherwise was done elsewhere. It always describes files as they are, or were, **on disk**; each file carries the version
+//! of the share that its bytes are, so that an edit says what it was made upon.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crdtfs_core::content::ContentRef;
+use crdtfs_core::id::{InodeId, RecordId};
+use crdtfs_core::name::Name;
+use crdtfs_core::node::{Kind, Time, Xattrs};
+
+use crate::disk::{Ident, Stamp};
+
+/// A name in a directory.
+pub(crate) type Place = (InodeId, Name);
+
+/// One file, directory or symlink as it was last synced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Synced {
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// Its state on disk then.
+    pub(crate) stamp: Stamp,
+    /// What the store knows the file by: one key for one state of one file.
+    pub(crate) key: InodeId,
+    /// The bytes, of files.
+    pub(crate) content: ContentRef,
+    /// The versions that the bytes stand for.
+    pub(crate) basis: Arc<[RecordId]>,
+    /// The share's permission bits (`07777`; the folder shows and takes only `0777` of them).
+    pub(crate) mode: u32,
+    /// The share's time of modification.
+    pub(crate) mtime: Time,
+    /// Extended attributes.
+    pub(crate) xattrs: Arc<Xattrs>,
+    /// The target, of symlinks.
+    pub(crate) target: Arc<[u8]>,
+}
+
+/// What is about to be put into place on disk: found again after a crash, it is no change of the user's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Intent {
+    /// The node that the file is a state of.
+    pub(crate) inode: InodeId,
+    /// That state; its stamp is from before it was put into place.
+    pub(crate) state: Synced,
+}
+
+/// The tree.
+#[derive(Debug, Default)]
+pub(crate) struct SyncedTree {
+    nodes: HashMap<InodeId, Synced>,
+    names: HashMap<InodeId, Vec<Place>>,
+    children: HashMap<InodeId, BTreeMap<Name, InodeId>>,
+    idents: HashMap<Ident, InodeId>,
+    keys: HashMap<InodeId, InodeId>,
+    intents: HashMap<Ident, Intent>,
+    /// Not yet on disk.
+    pub(crate) changed: Changed,
+}
+
+/// What changed since the tree was last saved.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    pub(crate) nodes: BTreeSet<InodeId>,
+    pub(crate) places: BTreeSet<Place>,
+    pub(crate) intents: BTreeSet<Ident>,
+}
+
+impl Changed {
+    /// Whether nothing did.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.places.is_empty() && self.intents.is_empty()
+    }
+}
+
+impl SyncedTree {
+    /// A node.
+    pub(crate) fn node(&self, inode: InodeId) -> Option<&Synced> {
+        self.nodes.get(&inode)
+    }
+
+    /// Whether this is a directory here; the root always is.
+    pub(crate) fn is_dir(&self, inode: InodeId) -> bool {
+        inode == InodeId::ROOT || self.nodes.get(&inode).is_some_and(|n| n.kind == Kind::Dir)
+    }
+
+    /// Number of nodes.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there is nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// All nodes, in no order.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&InodeId, &Synced)> {
+        self.nodes.iter()
+    }
+
+    /// What a name stands for.
+    pub(crate) fn child(&self, place: &Place) -> Option<InodeId> {
+        self.children.get(&place.0)?.get(&place.1).copied()
+    }
+
+    /// The entries of a directory in the order of their names.
+    pub(crate) fn children(&self, dir: InodeId) -> impl Iterator<Item = (&Name, InodeId)> {
+        self.children.get(&dir).into_iter().flatten().map(|(name, inode)| (name, *inode))
+    }
+
+    /// Number of entries of a directory.
+    pub(crate) fn count(&self, dir: InodeId) -> usize {
+        self.children.get(&dir).map_or(0, BTreeMap::len)
+    }
+
+    /// The names of a node.
+    pub(crate) fn names(&self, inode: InodeId) -> &[Place] {
+        self.names.get(&inode).map_or(&[], Vec::as_slice)
+    }
+
+    /// The node that a file on disk is.
+    pub(crate) fn by_ident(&self, ident: &Ident) -> Option<InodeId> {
+        self.idents.get(ident).copied()
+    }
+
+    /// The node whose file the store knows by this key.
+    pub(crate) fn by_key(&self, key: InodeId) -> Option<InodeId> {
+        self.keys.get(&key).copied()
+    }
+
+    /// The components of the path to a directory; `None` if it is not here.
+    pub(crate) fn path(&self, dir: InodeId) -> Option<Vec<Name>> {
+        let mut path = Vec::new();
+        let mut at = dir;
+        while at != InodeId::ROOT {
+            let (parent, name) = self.names(at).first()?;
+            path.push(name.clone());
+            at = *parent;
+        }
+        path.reverse();
+        Some(path)
+    }
+
+    /// Whether `inode` is `above` or lies below it.
+    pub(crate) fn is_below(&self, inode: InodeId, above: InodeId) -> bool {
+        let mut at = inode;
+        loop {
+            if at == above {
+                return true;
+            }
+            match self.names(at).first() {
+                Some((parent, _)) => at = *parent,
+                None => return false,
+            }
+        }
+    }
+
+    /// Sets a node's state. It has no name by that.
+    pub(crate) fn set(&mut self, inode: InodeId, state: Synced) {
+        if let Some(before) = self.nodes.get(&inode) {
+            if self.idents.get(&before.stamp.ident) == Some(&inode) {
+                self.idents.remove(&before.stamp.ident);
+            }
+            if self.keys.get(&before.key) == Some(&inode) {
+                self.keys.remove(&before.key);
+            }
+        }
+        self.idents.insert(state.stamp.ident, inode);
+        self.keys.insert(state.key, inode);
+        self.end_intent(&state.stamp.ident);
+        self.nodes.insert(inode, state);
+        self.changed.nodes.insert(inode);
+    }
+
+    /// Gives a node a name, taking the name from what had it.
+    pub(crate) fn place(&mut self, inode: InodeId, place: Place) {
+        if self.child(&place) == Some(inode) {
+            return;
+        }
+        self.unplace(&place);
+        self.children.entry(place.0).or_default().insert(place.1.clone(), inode);
+        self.names.entry(inode).or_default().push(place.clone());
+        self.changed.places.insert(place);
+    }
+
+    /// Takes a name away; a node without names is forgotten by [`SyncedTree::forget_nameless`] only.
+    pub(crate) fn unplace(&mut self, place: &Place) -> Option<InodeId> {
+        let children = self.children.get_mut(&place.0)?;
+        let inode = children.remove(&place.1)?;
+        if children.is_empty() {
+            self.children.remove(&place.0);
+        }
+        if let Some(names) = self.names.get_mut(&inode) {
+            names.retain(|p| p != place);
+        }
+        self.changed.places.insert(place.clone());
+        Some(inode)
+    }
+
+    /// Moves a name.
+    pub(crate) fn rename(&mut self, from: &Place, to: Place) {
+        if let Some(inode) = self.unplace(from) {
+            self.place(inode, to);
+        }
+    }
+
+    /// Forgets a node if it has no names, with all below it; returns the keys of the files that went.
+    pub(crate) fn forget_nameless(&mut self, inode: InodeId) -> Vec<InodeId> {
+        let mut keys = Vec::new();
+        let mut todo = vec![inode];
+        while let Some(inode) = todo.pop() {
+            if inode == InodeId::ROOT || !self.names(inode).is_empty() {
+                continue;
+            }
+            self.names.remove(&inode);
+            let places: Vec<Place> = self.children(inode).map(|(name, _)| (inode, name.clone())).collect();
+            for place in places {
+                todo.extend(self.unplace(&place));
+            }
+            if let Some(node) = self.nodes.remove(&inode) {
+                if self.idents.get(&node.stamp.ident) == Some(&inode) {
+                    self.idents.remove(&node.stamp.ident);
+                }
+                if self.keys.get(&node.key) == Some(&inode) {
+                    self.keys.remove(&node.key);
+                }
+                if node.kind == Kind::File {
+                    keys.push(node.key);
+                }
+                self.changed.nodes.insert(inode);
+            }
+        }
+        keys
+    }
+
+    /// A node goes by another identity from now on (it was united with it, or is that one found here).
+    pub(crate) fn rekey(&mut self, from: InodeId, to: InodeId) {
+        if from == to {
+            return;
+        }
+        for place in self.names(from).to_vec() {
+            self.unplace(&place);
+            self.place(to, place);
+        }
+        let children: Vec<(Name, InodeId)> = self.children(from).map(|(n, i)| (n.clone(), i)).collect();
+        for (name, inode) in children {
+            self.unplace(&(from, name.clone()));
+            self.place(inode, (to, name));
+        }
+        self.names.remove(&from);
+        if let Some(state) = self.nodes.remove(&from) {
+            self.changed.nodes.insert(from);
+            self.set(to, state);
+        }
+    }
+
+    /// What was about to become of a file on disk.
+    pub(crate) fn intent(&self, ident: &Ident) -> Option<&Intent> {
+        self.intents.get(ident)
+    }
+
+    /// Says what is about to be put into place.
+    pub(crate) fn intend(&mut self, intent: Intent) {
+        let ident = intent.state.stamp.ident;
+        self.intents.insert(ident, intent);
+        self.changed.intents.insert(ident);
+    }
+
+    /// It did not happen, or is done.
+    pub(crate) fn end_intent(&mut self, ident: &Ident) {
+        if self.intents.remove(ident).is_some() {
+            self.changed.intents.insert(*ident);
+        }
+    }
+
+    /// Ends all intents that are left from before.
+    pub(crate) fn end_all_intents(&mut self) {
+        let all: Vec<Ident> = self.intents.keys().copied().collect();
+        for ident in all {
+            self.end_intent(&ident);
+        }
+    }
+
+    /// Whether any intents are left.
+    pub(crate) fn has_intents(&self) -> bool {
+        !self.intents.is_empty()
+    }
+}

@@ -1,0 +1,481 @@
+//! The worker: one thread that owns the folder's state and brings folder and share together.
+//!
+//! It sleeps in `poll` on the watcher and the mailbox, without a period: idleness costs nothing. What it does on waking is
+//! always the same: note what may have changed; when the folder has been quiet for a moment, observe and publish (`take`);
+//! when the view differs, apply (`give`); a moment after that, save. A crash at any point loses nothing: the operations are
+//! durable before the synced tree says so, and intents before what they announce.
+
+mod give;
+mod take;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use crdtfs_core::content::ContentRef;
+use crdtfs_core::id::InodeId;
+use crdtfs_core::name::Name;
+use crdtfs_engine::present::{Problem, SharePorts};
+use parking_lot::{Mutex, RwLock};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::apply::Staged;
+use crate::crew::{Bench, Crew, IndexJob, IndexedFiles, Keys, NotRead, Report};
+use crate::disk::{Root, Stamp};
+use crate::ignores::{Ignores, is_parked, is_temporary};
+use crate::mailbox::{Mail, Mailbox};
+use crate::observe::Dirty;
+use crate::remote::ViewDirty;
+use crate::state::StateDb;
+use crate::synced::{Place, SyncedTree};
+use crate::watch::{Event, Watcher};
+
+/// A change is taken when nothing happened in the folder for this long: what belongs together is seen together.
+const QUIET: Duration = Duration::from_millis(50);
+/// But at the latest after this.
+const QUIET_MAX: Duration = Duration::from_millis(500);
+/// A file that a program has open is looked at again after this, unless its closing is seen first.
+const BUSY_AGAIN: Duration = Duration::from_millis(500);
+/// A file that is open for writing and did not change for this long is taken as it is.
+const BUSY_QUIET: Duration = Duration::from_secs(2);
+/// The state is saved this long after a change.
+const SAVE_AFTER: Duration = Duration::from_millis(500);
+/// Everything is looked at this often, for changes that no event tells (written mappings, network filesystems).
+const RESCAN_EVERY: Duration = Duration::from_secs(3600);
+/// Longest pause before something that failed is tried again.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Things a user should know, by path.
+pub(crate) type Problems = Arc<Mutex<BTreeMap<Vec<u8>, String>>>;
+
+/// What a handle shares with the worker.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    /// By path.
+    pub(crate) problems: Problems,
+    /// Why the folder is not kept in sync any more.
+    pub(crate) ended: Mutex<Option<String>>,
+}
+
+impl Shown {
+    /// The problems as the engine reports them.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let problems = self.problems.lock();
+        let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+        problems.iter().map(|(path, message)| Problem { path: text(path), message: message.clone() }).collect()
+    }
+}
+
+/// A file that is being written to.
+#[derive(Debug)]
+struct Writing {
+    stamp: Option<Stamp>,
+    since: Instant,
+}
+
+/// Something that failed and is tried again.
+#[derive(Debug)]
+struct Retry {
+    id: InodeId,
+    tries: u32,
+    due: Instant,
+}
+
+/// All that the worker owns.
+pub(crate) struct Worker {
+    ports: SharePorts,
+    read_only: bool,
+    root: Arc<Root>,
+    synced: Arc<RwLock<SyncedTree>>,
+    db: StateDb,
+    bench: Arc<Bench>,
+    crew: Crew,
+    mailbox: Arc<Mailbox>,
+    watcher: Watcher,
+    ignores: Ignores,
+    shown: Arc<Shown>,
+    threads: usize,
+    serial: u64,
+
+    /// What of the folder may have changed, since when and until when.
+    local: Dirty,
+    first_event: Option<Instant>,
+    last_event: Option<Instant>,
+    /// Names that were written to, and have to be read whatever their times say.
+    written: HashSet<Place>,
+    /// Files that were read and are not in the synced tree yet.
+    indexed: IndexedFiles,
+    /// Files that the crew is reading.
+    reading: HashMap<Place, Stamp>,
+    /// Files to look at later.
+    later: BTreeMap<Place, Instant>,
+    writing: HashMap<Place, Writing>,
+    first_scan: bool,
+    rescan_at: Instant,
+
+    /// What of the view may differ.
+    view: ViewDirty,
+    view_waiting: ViewDirty,
+    staged: HashMap<InodeId, Staged>,
+    wanted: HashMap<InodeId, ContentRef>,
+    retries: BTreeMap<Place, Retry>,
+
+    /// Operations were done that may not be durable.
+    ops_open: bool,
+    save_at: Option<Instant>,
+    save_failed: bool,
+    /// Something happened that what waits may have waited for.
+    progress: bool,
+    settling: Vec<Settling>,
+    stopped: bool,
+}
+
+struct Settling {
+    answer: Sender<()>,
+    /// Everything was looked at on its behalf.
+    looked: bool,
+}
+
+/// What a worker is made of.
+pub(crate) struct Parts {
+    pub(crate) ports: SharePorts,
+    pub(crate) read_only: bool,
+    pub(crate) root: Arc<Root>,
+    pub(crate) synced: Arc<RwLock<SyncedTree>>,
+    pub(crate) db: StateDb,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) shown: Arc<Shown>,
+}
+
+impl Worker {
+    /// A worker that has everything before it.
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+        let Parts { ports, read_only, root, synced, db, mailbox, shown } = parts;
+        let keys = Arc::new(Keys::new(root.clone(), synced.clone()));
+        ports.content.set_opener(keys.clone());
+        let bench = Arc::new(Bench { root: root.clone(), content: ports.content.clone(), keys });
+        let crew = Crew::start(&bench, &mailbox)?;
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+        Ok(Self {
+            read_only,
+            root,
+            synced,
+            db,
+            bench,
+            crew,
+            mailbox,
+            watcher: Watcher::new()?,
+            ignores: Ignores::default(),
+            shown,
+            threads,
+            serial: 0,
+            local: Dirty { all: true, ..Dirty::default() },
+            first_event: None,
+            last_event: None,
+            written: HashSet::new(),
+            indexed: HashMap::new(),
+            reading: HashMap::new(),
+            later: BTreeMap::new(),
+            writing: HashMap::new(),
+            first_scan: true,
+            rescan_at: Instant::now() + RESCAN_EVERY,
+            view: ViewDirty { all: true, ..ViewDirty::default() },
+            view_waiting: ViewDirty::default(),
+            staged: HashMap::new(),
+            wanted: HashMap::new(),
+            retries: BTreeMap::new(),
+            ops_open: false,
+            save_at: None,
+            save_failed: false,
+            progress: false,
+            settling: Vec::new(),
+            stopped: false,
+            ports,
+        })
+    }
+
+    /// Works until it is told to stop or the folder is gone.
+    pub(crate) fn run(mut self) {
+        while !self.stopped {
+            if let Err(error) = self.turn() {
+                self.end(format!("{}: {error}; the folder is no longer kept in sync", self.root.path().display()));
+            }
+        }
+        for mail in self.mailbox.close() {
+            if let Mail::Report(Report::Fetched(fetched)) = mail {
+                self.was_fetched(fetched);
+            }
+        }
+        self.save();
+        for staged in std::mem::take(&mut self.staged).into_values() {
+            self.discard(&staged);
+        }
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        self.wait()?;
+        for mail in self.mailbox.take() {
+            self.read_mail(mail);
+        }
+        self.drain()?;
+        if self.stopped {
+            return Ok(());
+        }
+        self.wake_timers();
+        if self.local_due() {
+            self.take();
+        }
+        if !self.stopped && !self.view.is_empty() && !self.first_scan {
+            self.give();
+        }
+        if self.save_at.is_some_and(|at| at <= Instant::now()) {
+            self.save();
+        }
+        if std::mem::take(&mut self.progress) && self.wanted.is_empty() && self.view.is_empty() {
+            self.recheck_waiting();
+        }
+        self.answer();
+        Ok(())
+    }
+
+    /// Sleeps until something happens or is due.
+    fn wait(&self) -> io::Result<()> {
+        let now = Instant::now();
+        let due = self.next_due(now).map(|due| due.saturating_duration_since(now));
+        let timeout = due.map(|d| rustix::event::Timespec {
+            tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: d.subsec_nanos().into(),
+        });
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.watcher.fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.mailbox.fd(), PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn next_due(&self, now: Instant) -> Option<Instant> {
+        if (!self.view.is_empty() && !self.first_scan) || self.settling.iter().any(|s| !s.looked) {
+            return Some(now);
+        }
+        let local = (!self.local.is_empty()).then(|| self.local_at().unwrap_or(now));
+        let later = self.later.values().min().copied();
+        let retry = self.retries.values().map(|r| r.due).min();
+        [local, later, retry, self.save_at, Some(self.rescan_at)].into_iter().flatten().min()
+    }
+
+    fn read_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::View(delta) => self.view.note(&delta),
+            Mail::Report(Report::Read(job, result)) => self.was_read(job, result),
+            Mail::Report(Report::Fetched(fetched)) => self.was_fetched(fetched),
+            Mail::Settle(answer) => self.settling.push(Settling { answer, looked: false }),
+            Mail::Stop => self.stopped = true,
+        }
+    }
+
+    /// Notes what happened in the folder.
+    fn drain(&mut self) -> io::Result<()> {
+        for event in self.watcher.drain()? {
+            match event {
+                Event::Name { dir, name, writing } => self.note(dir, name, writing),
+                Event::Lost => {
+                    tracing::info!("events of the folder were lost; everything is looked at");
+                    self.local.all = true;
+                    self.heard();
+                }
+                Event::RootGone => {
+                    self.check_root();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, dir: InodeId, name: Name, writing: bool) {
+        if is_temporary(&name) || is_parked(&name) {
+            return;
+        }
+        let place = (dir, name);
+        if writing {
+            self.written.insert(place.clone());
+            if self.later.contains_key(&place) {
+                // Known to be open: its closing is waited for.
+                return;
+            }
+        }
+        self.later.remove(&place);
+        self.local.names.insert(place);
+        self.heard();
+    }
+
+    fn heard(&mut self) {
+        let now = Instant::now();
+        self.first_event.get_or_insert(now);
+        self.last_event = Some(now);
+    }
+
+    fn local_at(&self) -> Option<Instant> {
+        let (first, last) = (self.first_event?, self.last_event?);
+        Some((last + QUIET).min(first + QUIET_MAX))
+    }
+
+    fn local_due(&self) -> bool {
+        let settling = self.settling.iter().any(|s| !s.looked);
+        let due = self.local_at().is_none_or(|at| at <= Instant::now());
+        settling || self.first_scan || (!self.local.is_empty() && due)
+    }
+
+    fn wake_timers(&mut self) {
+        let now = Instant::now();
+        if self.rescan_at <= now {
+            self.rescan_at = now + RESCAN_EVERY;
+            self.local.all = true;
+        }
+        let due: Vec<Place> = self.later.iter().filter(|(_, at)| **at <= now).map(|(p, _)| p.clone()).collect();
+        for place in due {
+            self.later.remove(&place);
+            self.local.names.insert(place);
+        }
+        for (place, retry) in self.retries.iter_mut().filter(|(_, r)| r.due <= now) {
+            self.view.places.insert(place.clone());
+            self.view.nodes.insert(retry.id);
+            retry.due = now + RETRY_MAX;
+        }
+        if self.settling.iter().any(|s| !s.looked) {
+            // What may be unseen by events (written mappings) is not what the user means by "before the call"; but what
+            // was said to be looked at later is looked at now, and the view is compared whole.
+            let later = std::mem::take(&mut self.later);
+            self.local.names.extend(later.into_keys());
+            self.view.all = true;
+        }
+    }
+
+    /// The root is moved, removed, or something is mounted over it: what is not seen any more was not deleted.
+    fn check_root(&mut self) -> bool {
+        let in_place = self.root.in_place();
+        if !in_place {
+            self.end(format!(
+                "{} is gone, was moved, or something else is mounted there; nothing counts as deleted. Put it back and watch it again",
+                self.root.path().display()
+            ));
+        }
+        in_place
+    }
+
+    fn end(&mut self, why: String) {
+        tracing::warn!("{why}");
+        *self.shown.ended.lock() = Some(why);
+        self.stopped = true;
+    }
+
+    fn save_soon(&mut self) {
+        self.save_at.get_or_insert(Instant::now() + SAVE_AFTER);
+    }
+
+    /// Makes durable what was done; operations before the tree that says so.
+    fn save(&mut self) -> bool {
+        self.save_at = None;
+        let result = self.try_save();
+        match &result {
+            Err(why) => {
+                tracing::warn!(%why, "the folder's state cannot be saved");
+                self.save_at = Some(Instant::now() + SAVE_AFTER * 4);
+                self.problem(b"", format!("the state cannot be saved ({why}); free some space"));
+            }
+            Ok(()) if self.save_failed => {
+                self.no_problem(b"");
+                self.progress = true;
+            }
+            Ok(()) => {}
+        }
+        self.save_failed = result.is_err();
+        result.is_ok()
+    }
+
+    fn try_save(&mut self) -> Result<(), String> {
+        if self.ops_open {
+            self.ports.tree.sync().map_err(|e| e.to_string())?;
+            self.ops_open = false;
+        }
+        self.db.save(&mut self.synced.write()).map_err(|e| e.to_string())
+    }
+
+    /// Answers those who wait for everything to be done.
+    fn answer(&mut self) {
+        if self.settling.is_empty() || self.first_scan {
+            return;
+        }
+        for settling in &mut self.settling {
+            settling.looked = true;
+        }
+        let local = self.local.is_empty() && self.reading.is_empty() && self.later.is_empty();
+        let view = self.view.is_empty() && self.wanted.is_empty() && self.staged.is_empty() && self.retries.is_empty();
+        if local && view && self.save() {
+            for settling in std::mem::take(&mut self.settling) {
+                // Who gave up waiting needs no answer.
+                let _ = settling.answer.send(());
+            }
+        }
+    }
+
+    fn problem(&self, path: &[u8], message: String) {
+        self.shown.problems.lock().insert(path.to_vec(), message);
+    }
+
+    fn no_problem(&self, path: &[u8]) {
+        self.shown.problems.lock().remove(path);
+    }
+
+    /// A place's path, as text for people.
+    fn path_of(&self, place: &Place) -> Vec<u8> {
+        let mut path = self.synced.read().path(place.0).unwrap_or_default();
+        path.push(place.1.clone());
+        join(&path)
+    }
+
+    /// Puts off what failed, longer each time.
+    fn retry(&mut self, place: Place, id: InodeId, first: Duration) {
+        let tries = self.retries.get(&place).map_or(0, |r| r.tries);
+        let pause = (first * 2u32.saturating_pow(tries.min(12))).min(RETRY_MAX);
+        self.retries.insert(place, Retry { id, tries: tries + 1, due: Instant::now() + pause });
+    }
+
+    fn discard(&self, staged: &Staged) {
+        self.bench.discard_staged(staged);
+    }
+
+    fn forget_keys(&self, keys: Vec<InodeId>) {
+        for key in keys {
+            self.bench.forget(key);
+        }
+    }
+}
+
+/// A path's components with slashes between.
+fn join(path: &[Name]) -> Vec<u8> {
+    path.iter().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/')
+}
+
+/// Whether a path is a directory that can be written to by this process.
+pub(crate) fn writable(path: &Path) -> io::Result<()> {
+    use rustix::fs::Access;
+    Ok(rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?)
+}
+
+impl Worker {
+    /// The crew read a file.
+    fn was_read(&mut self, job: IndexJob, result: Result<crate::local::Indexed, NotRead>) {
+        self.reading.remove(&job.place);
+        self.note_read(&job, result);
+        self.local.names.insert(job.place);
+        // It has waited long enough.
+        self.first_event = None;
+        self.last_event = None;
+    }
+}

@@ -1,0 +1,296 @@
+//! Taking: the folder's changes into the share.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crdtfs_core::id::InodeId;
+use crdtfs_core::name::Name;
+use crdtfs_core::node::Kind;
+use parking_lot::Mutex;
+
+use super::{BUSY_AGAIN, BUSY_QUIET, Worker, Writing, join};
+use crate::crew::{IndexJob, LARGE, NotRead};
+use crate::disk::{Meta, Stamp};
+use crate::ignores::is_parked;
+use crate::local::{self, Indexed, must_read};
+use crate::observe::{Observation, Observer};
+use crate::publish::Publisher;
+use crate::synced::Place;
+
+/// At most this many files, of this many bytes together, are read before what was found is published.
+const BATCH_FILES: usize = 4096;
+const BATCH_BYTES: u64 = 64 << 20;
+/// A file that changed while it was read is looked at again after this.
+const CHANGED_AGAIN: Duration = Duration::from_millis(100);
+
+impl Worker {
+    /// Observes what may have changed, and publishes it.
+    pub(super) fn take(&mut self) {
+        if !self.check_root() {
+            return;
+        }
+        if self.first_scan {
+            self.recover_parked();
+        }
+        let dirty = std::mem::take(&mut self.local);
+        (self.first_event, self.last_event) = (None, None);
+        let obs = self.observe(&dirty);
+        if obs.root_gone && !self.check_root() {
+            return;
+        }
+        self.local.all |= obs.lost || obs.rules_changed;
+        self.view.all |= obs.rules_changed;
+        self.written.extend(obs.written.iter().cloned());
+        let mut obs = obs;
+        self.take_up_intents(&mut obs);
+        self.report(&obs);
+        self.read_files(&obs);
+        let plan = local::plan(&self.synced.read(), &obs, &self.indexed, &self.written);
+        // Gone as a whole in the time it took to look: not deleted.
+        if !plan.is_empty() && !self.check_root() {
+            return;
+        }
+        self.publish(&plan);
+        self.first_scan = false;
+        self.settle_indexed(&obs);
+    }
+
+    fn observe(&mut self, dirty: &crate::observe::Dirty) -> Observation {
+        let tree = self.ports.tree.clone();
+        let synced = self.synced.read();
+        let observer = Observer {
+            root: &self.root,
+            watcher: &mut self.watcher,
+            ignores: &mut self.ignores,
+            synced: &synced,
+            fresh: &|| InodeId(tree.fresh_id()),
+            clean: self.first_scan,
+            threads: self.threads,
+        };
+        observer.observe(dirty)
+    }
+
+    fn publish(&mut self, plan: &local::LocalPlan) {
+        if plan.is_empty() {
+            return;
+        }
+        let read_only = self.read_only || !self.ports.tree.writable();
+        let mut publisher =
+            Publisher::new(&*self.ports.tree, self.ports.adapter, &self.ports.device_name, &self.synced, read_only);
+        publisher.publish(plan);
+        let (view, rekeyed, stale, refused) = (publisher.view, publisher.rekeyed, publisher.stale, publisher.refused);
+        self.ops_open |= publisher.done > 0;
+        self.view.merge(view);
+        for (from, to) in rekeyed {
+            self.watcher.rekey(from, to);
+        }
+        for (place, why) in refused {
+            self.problem(&self.path_of(&place), why);
+        }
+        self.forget_keys(stale);
+        self.save_soon();
+    }
+
+    /// Entries that were on their way when the last run ended lie under a name of ours in the root: they go on from there.
+    fn recover_parked(&mut self) {
+        let Ok(root) = self.root.dir(&[]) else { return };
+        for name in root.names().unwrap_or_default().into_iter().filter(is_parked) {
+            let Ok(Some(Meta { stamp, .. })) = root.stat(&name) else { continue };
+            let mut synced = self.synced.write();
+            let known = synced.by_ident(&stamp.ident).and_then(|id| Some((id, synced.names(id).first().cloned()?)));
+            if let Some((_, from)) = known {
+                synced.rename(&from, (InodeId::ROOT, name));
+                continue;
+            }
+            let rest = &name.as_bytes()[crate::disk::PARKED.len()..];
+            let plain = Name::new(&[b"crdtfs-recovered-", rest].concat());
+            if let Ok(plain) = plain
+                && let Err(error) = root.rename(&name, &root, &plain)
+            {
+                tracing::warn!(%name, %error, "an entry of an earlier run cannot be given a plain name");
+            }
+        }
+    }
+
+    /// Files that the last run put into place and did not write down: they are what was announced, or an edit of it.
+    fn take_up_intents(&mut self, obs: &mut Observation) {
+        let mut synced = self.synced.write();
+        if !synced.has_intents() {
+            return;
+        }
+        for (place, found) in &mut obs.places {
+            let Some(found) = found else { continue };
+            let Some(intent) = synced.intent(&found.stamp.ident).cloned() else { continue };
+            let there = synced.child(place);
+            let replaces = there == Some(intent.inode);
+            let creates = there.is_none() && synced.node(intent.inode).is_none();
+            if found.kind != Kind::File || found.known || !(replaces || creates) {
+                continue;
+            }
+            // With no length that a file has: so that it is read, and compared with what was announced.
+            let mut state = intent.state.clone();
+            state.stamp.size = u64::MAX;
+            synced.set(intent.inode, state);
+            synced.place(intent.inode, place.clone());
+            (found.id, found.known) = (intent.inode, true);
+        }
+        if self.first_scan {
+            synced.end_all_intents();
+        }
+    }
+
+    fn report(&self, obs: &Observation) {
+        let mut problems = self.shown.problems.lock();
+        if !problems.is_empty() {
+            for path in &obs.fine {
+                problems.remove(&join(path));
+            }
+            let synced = self.synced.read();
+            for (place, found) in &obs.places {
+                if found.is_some()
+                    && let Some(mut path) = obs.path(&synced, place.0)
+                {
+                    path.push(place.1.clone());
+                    problems.remove(&join(&path));
+                }
+            }
+        }
+        for (path, why) in &obs.problems {
+            problems.insert(join(path), why.clone());
+        }
+    }
+
+    /// Reads the files that must be: small ones now, large ones by the crew; what does not fit is looked at again.
+    fn read_files(&mut self, obs: &Observation) {
+        let (mut now, mut bytes) = (Vec::new(), 0);
+        let mut rest = Vec::new();
+        {
+            let synced = self.synced.read();
+            for (place, found) in obs.places.iter().filter_map(|(p, f)| Some((p, f.as_ref()?))) {
+                let read = self.indexed.get(&found.stamp.ident).is_some_and(|i| i.stamp == found.stamp);
+                let again = self.written.contains(place);
+                if (read && !again) || !must_read(&synced, place, found, &self.written) {
+                    continue;
+                }
+                let Some(dir) = obs.path(&synced, place.0) else { continue };
+                let job = IndexJob {
+                    place: place.clone(),
+                    dir,
+                    stamp: found.stamp,
+                    key: InodeId(self.ports.tree.fresh_id()),
+                    force: self.quiet_for_long(place, &found.stamp),
+                };
+                if found.stamp.size > LARGE {
+                    rest.push((job, true));
+                } else if now.len() >= BATCH_FILES || bytes >= BATCH_BYTES {
+                    rest.push((job, false));
+                } else {
+                    bytes += found.stamp.size;
+                    now.push(job);
+                }
+            }
+        }
+        for (job, large) in rest {
+            if !large {
+                self.local.names.insert(job.place);
+            } else if !self.reading.contains_key(&job.place) {
+                self.written.remove(&job.place);
+                self.reading.insert(job.place.clone(), job.stamp);
+                self.crew.read(job);
+            }
+        }
+        for job in &now {
+            self.written.remove(&job.place);
+        }
+        for (job, result) in self.read_now(now) {
+            self.note_read(&job, result);
+        }
+    }
+
+    fn quiet_for_long(&self, place: &Place, stamp: &Stamp) -> bool {
+        let quiet = |w: &Writing| w.stamp.as_ref() == Some(stamp) && w.since.elapsed() >= BUSY_QUIET;
+        self.writing.get(place).is_some_and(quiet)
+    }
+
+    fn read_now(&self, jobs: Vec<IndexJob>) -> Vec<(IndexJob, Result<Indexed, NotRead>)> {
+        let threads = self.threads.min(jobs.len().div_ceil(8)).max(1);
+        let next = AtomicUsize::new(0);
+        let results: Vec<Mutex<Option<Result<Indexed, NotRead>>>> = jobs.iter().map(|_| Mutex::default()).collect();
+        let work = || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(job) = jobs.get(at) else { break };
+                *results[at].lock() = Some(self.bench.index(job));
+            }
+        };
+        if threads == 1 {
+            work();
+        } else {
+            std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(work);
+                }
+            });
+        }
+        let results = results.into_iter().map(|r| r.into_inner().unwrap_or(Err(NotRead::Changed)));
+        jobs.into_iter().zip(results).collect()
+    }
+
+    /// Keeps what was read, or sees to it that the file is looked at again.
+    pub(super) fn note_read(&mut self, job: &IndexJob, result: Result<Indexed, NotRead>) {
+        let now = Instant::now();
+        match result {
+            Ok(indexed) => {
+                self.writing.remove(&job.place);
+                if let Some(old) = self.indexed.insert(indexed.stamp.ident, indexed)
+                    && self.synced.read().by_key(old.key).is_none()
+                {
+                    self.bench.forget(old.key);
+                }
+            }
+            Err(NotRead::Changed) => {
+                self.later.insert(job.place.clone(), now + CHANGED_AGAIN);
+            }
+            Err(NotRead::Busy) => {
+                let writing =
+                    self.writing.entry(job.place.clone()).or_insert_with(|| Writing { stamp: None, since: now });
+                if writing.stamp.as_ref() != Some(&job.stamp) {
+                    *writing = Writing { stamp: Some(job.stamp), since: now };
+                }
+                self.later.insert(job.place.clone(), now + BUSY_AGAIN);
+            }
+            Err(NotRead::Problem(why)) => {
+                let path = [&job.dir[..], std::slice::from_ref(&job.place.1)].concat();
+                self.problem(&join(&path), why);
+            }
+        }
+    }
+
+    /// What was read and published belongs to the synced tree now; what turned out to be known already is forgotten.
+    fn settle_indexed(&mut self, obs: &Observation) {
+        let synced = self.synced.read();
+        let (mut released, mut forgotten) = (Vec::new(), Vec::new());
+        self.indexed.retain(|ident, indexed| {
+            if synced.by_key(indexed.key).is_some() {
+                released.push(indexed.key);
+                return false;
+            }
+            let known = synced.by_ident(ident).and_then(|id| synced.node(id));
+            let same = known.is_some_and(|n| n.stamp == indexed.stamp && n.content.hash == indexed.content.hash);
+            if same {
+                forgotten.push(indexed.key);
+            }
+            !same
+        });
+        drop(synced);
+        for key in released {
+            self.bench.keys.release(key);
+        }
+        self.forget_keys(forgotten);
+        let (later, reading, again) = (&self.later, &self.reading, &self.local.names);
+        self.written.retain(|place| {
+            let open = later.contains_key(place) || reading.contains_key(place) || again.contains(place);
+            open || !obs.places.contains_key(place)
+        });
+    }
+}
