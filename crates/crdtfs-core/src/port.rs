@@ -3,6 +3,7 @@
 //! The engine implements them over the replica and the store; tests implement them over memory. Calls may block: on a
 //! lock for microseconds, on [`Content`] for as long as a fetch takes. None may be called on an async runtime's thread.
 
+use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ pub trait Reader: Send + Sync {
 
 /// A file being written, in the state directory, on the store's filesystem. Plain file semantics; `File` is positioned
 /// nowhere in particular: use `read_at` and `write_at`.
-pub trait WriteFile: Send + Sync {
+pub trait WriteFile: Any + Send + Sync {
     /// Length in bytes now.
     fn size(&self) -> u64;
     /// As `pread`.
@@ -107,7 +108,8 @@ pub trait Content: Send + Sync + 'static {
     /// Keeps bytes that are in memory (small files, merged texts).
     fn put(&self, bytes: &[u8]) -> io::Result<ContentRef>;
 
-    /// Ends a write file: its bytes stay only as far as they were sealed. Dropping one does the same.
+    /// Ends a write file: its bytes stay only as far as they were sealed. Dropping one does the same, but that what was
+    /// synced and not sealed since is given back by [`Content::recover`] at the next start.
     fn discard(&self, file: Arc<dyn WriteFile>);
 
     /// Write files that were synced but not sealed when the engine ended, each with its last note; each is given once.

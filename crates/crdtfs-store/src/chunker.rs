@@ -273,7 +273,8 @@ mod tests {
             buf.fill(1);
             Ok(buf.len())
         };
-        let error = chunk_reader(u64::MAX, &mut read, &mut |_, _, _| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        let error =
+            chunk_reader(u64::MAX, &mut read, &mut |_, _, _| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull, "an endless reader is left as soon as the sink fails");
     }
 }

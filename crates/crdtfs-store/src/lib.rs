@@ -11,19 +11,37 @@
 //!
 //! What a crash may lose: what was put since the last [`Store::sync`] or [`Log::sync`]. It never tears what was there.
 
+mod cache;
+mod check;
 mod chunker;
 mod error;
 #[cfg(test)]
 mod fault;
+mod fetch;
+mod fill;
+mod gc;
+mod index;
+mod journal;
+mod keeper;
+mod layer;
 mod log;
 mod manifest;
+mod object;
+mod pack;
+mod read;
+mod reader;
+mod recover;
 mod share;
 mod source;
 mod storage;
 mod store;
+mod text;
+mod write;
 
+pub use check::{Problem, Report};
 pub use error::StoreError;
+pub use gc::GcReport;
 pub use log::{Log, LogEntry, Recovered};
 pub use share::ShareContent;
 pub use source::{ChunkSink, ChunkSource, Urgency, Want};
-pub use store::{ChunkList, ChunkSpan, GcReport, Missing, Problem, Report, Store, StoreOptions, Usage};
+pub use store::{ChunkList, ChunkSpan, Missing, Store, StoreOptions, Usage};

@@ -21,8 +21,8 @@ const MAX_ENTRIES: usize = 1024;
 const MAX_LEVEL: u8 = 6;
 /// The largest content: 16 TiB, what ext4 holds in a file.
 pub(crate) const MAX_CONTENT: u64 = 1 << 44;
-/// The longest node, in bytes.
-pub(crate) const MAX_NODE: u32 = (HEADER + MAX_ENTRIES * 40) as u32;
+/// No node is longer than 64 KiB.
+const _: () = assert!(HEADER + MAX_ENTRIES * 40 <= 64 << 10);
 
 /// What an entry stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ mod tests {
     fn made(chunks: &[(Hash, u32)]) -> (Hash, HashMap<Hash, Vec<u8>>) {
         let mut nodes = HashMap::new();
         let root = build(chunks, |hash, bytes| {
-            assert!(bytes.len() <= MAX_NODE as usize && MAX_NODE <= 64 << 10);
+            assert!(bytes.len() <= 64 << 10);
             nodes.insert(hash, bytes);
             Ok::<_, Infallible>(())
         });

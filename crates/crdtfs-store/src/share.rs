@@ -1,78 +1,176 @@
 //! One share's window on the store: the content ports.
 
-use std::fs::File;
+use std::any::Any;
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{InodeId, ShareId};
 use crdtfs_core::port::{Content, FileOpener, FolderContent, Reader, WriteFile};
+use parking_lot::Mutex;
 
+use crate::chunker;
 use crate::error::StoreError;
+use crate::fetch::{self, Into};
+use crate::journal;
+use crate::pack::Codec;
+use crate::reader::{ContentReader, InFlight, Window};
 use crate::source::{ChunkSource, Urgency};
+use crate::storage::fresh_nonce;
 use crate::store::Store;
+use crate::write::Handle;
 
-/// The bytes of one share. Cheap to clone.
+/// The bytes of one share. Cheap to clone. Make one a share and engine: it looks after the share's write files.
 #[derive(Clone)]
 pub struct ShareContent {
-    store: Store,
     share: ShareId,
-    source: Arc<dyn ChunkSource>,
+    window: Arc<Window>,
+    write_dir: Arc<Path>,
+    recovered: Arc<Mutex<Vec<(Vec<u8>, Arc<Handle>)>>>,
+}
+
+impl std::fmt::Debug for ShareContent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShareContent").field("share", &self.share).finish_non_exhaustive()
+    }
 }
 
 impl ShareContent {
-    /// The window of `share`; what is not here comes from `source`.
+    /// The window of `share`; what is not here comes from `source`. Write files that an earlier run synced and did not
+    /// seal are kept for [`Content::recover`], others are removed.
     pub fn new(store: Store, share: ShareId, source: Arc<dyn ChunkSource>) -> Result<Self, StoreError> {
-        Ok(Self { store, share, source })
+        let write_dir: Arc<Path> = store.inner.dir.join("write").join(&share.to_string()[..16]).into();
+        fs::create_dir_all(&write_dir).map_err(StoreError::io("create", &write_dir))?;
+        let window = Arc::new(Window { store, source, in_flight: InFlight::default() });
+        let recovered = recover(&window, &write_dir).map_err(StoreError::io("recover write files in", &write_dir))?;
+        Ok(Self { share, window, write_dir, recovered: Arc::new(Mutex::new(recovered)) })
     }
 
-    /// Fetches what is missing of these contents into the store (packs, objects); an outcome for each. Blocks.
+    /// Fetches what is missing of these contents into the store (packs, objects); an outcome for each. Blocks. What is
+    /// here already costs nothing, what was interrupted goes on where it was.
     pub fn fetch(&self, contents: &[ContentRef], urgency: Urgency) -> Vec<io::Result<()>> {
-        let _ = (contents, urgency, &self.store, &self.share, &self.source);
-        unimplemented!()
+        let wanted: Vec<_> = contents.iter().map(|content| (*content, Into::Store)).collect();
+        fetch::fetch(&self.window.store.inner, &*self.window.source, &wanted, urgency)
     }
 
     /// All bytes of a content, for merges; fetched if need be.
     pub fn read_all(&self, content: &ContentRef, urgency: Urgency) -> io::Result<Vec<u8>> {
-        let _ = (content, urgency);
-        unimplemented!()
+        let reader = ContentReader::new(self.window.clone(), content, urgency);
+        let mut bytes = vec![0; usize::try_from(content.size).map_err(|_| io::ErrorKind::OutOfMemory)?];
+        reader.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// The store behind.
+    pub fn store(&self) -> &Store {
+        &self.window.store
+    }
+
+    fn stem(&self) -> PathBuf {
+        let mut name = String::new();
+        for byte in fresh_nonce() {
+            name.push_str(&format!("{byte:02x}"));
+        }
+        self.write_dir.join(name)
+    }
+
+    fn fetch_folder(&self, wanted: &[(InodeId, ContentRef, &File)], urgency: Urgency) -> Vec<io::Result<()>> {
+        let wanted: Vec<_> =
+            wanted.iter().map(|(key, content, file)| (*content, Into::Folder(self.share, *key, file))).collect();
+        fetch::fetch(&self.window.store.inner, &*self.window.source, &wanted, urgency)
     }
 }
 
+/// Finds the write files that were synced; removes those that were not.
+fn recover(window: &Arc<Window>, dir: &Path) -> io::Result<Vec<(Vec<u8>, Arc<Handle>)>> {
+    let mut recovered = Vec::new();
+    let mut kept = HashSet::new();
+    let paths: Vec<PathBuf> = fs::read_dir(dir)?.flatten().map(|entry| entry.path()).collect();
+    for path in &paths {
+        if path.extension().is_none_or(|extension| extension != "journal") {
+            continue;
+        }
+        let Some(replay) = journal::replay(&fs::read(path)?) else { continue };
+        kept.insert(path.with_extension(""));
+        match Handle::recover(window, path.with_extension(""), replay) {
+            Ok((note, handle)) => recovered.push((note, Arc::new(handle))),
+            // Its files stay where they are: they may be worth a look.
+            Err(error) => tracing::error!(path = %path.display(), %error, "cannot recover a write file"),
+        }
+    }
+    for path in paths.iter().filter(|path| !kept.contains(&path.with_extension(""))) {
+        fs::remove_file(path)?;
+    }
+    Ok(recovered)
+}
+
+fn handle(file: &dyn WriteFile) -> Option<&Handle> {
+    (file as &dyn Any).downcast_ref()
+}
+
 impl Content for ShareContent {
-    fn open(&self, _: &ContentRef) -> io::Result<Arc<dyn Reader>> {
-        unimplemented!()
+    fn open(&self, content: &ContentRef) -> io::Result<Arc<dyn Reader>> {
+        Ok(Arc::new(ContentReader::new(self.window.clone(), content, Urgency::Read)))
     }
-    fn is_local(&self, _: &ContentRef) -> bool {
-        unimplemented!()
+
+    fn is_local(&self, content: &ContentRef) -> bool {
+        self.window.store.is_local(content)
     }
-    fn write_file(&self, _: Option<&ContentRef>) -> io::Result<Arc<dyn WriteFile>> {
-        unimplemented!()
+
+    fn write_file(&self, base: Option<&ContentRef>) -> io::Result<Arc<dyn WriteFile>> {
+        Ok(Arc::new(Handle::begin(self.window.clone(), self.stem(), base)?))
     }
-    fn seal(&self, _: &dyn WriteFile) -> io::Result<ContentRef> {
-        unimplemented!()
+
+    fn seal(&self, file: &dyn WriteFile) -> io::Result<ContentRef> {
+        if let Some(handle) = handle(file) {
+            return handle.seal();
+        }
+        // Somebody else's write file: all that can be done is to read it.
+        let inner = &self.window.store.inner;
+        let mut read = |buf: &mut [u8], offset: u64| file.read_at(buf, offset);
+        let chunked = chunker::chunk_reader(file.size(), &mut read, &mut |_, hash, chunk| {
+            Ok(inner.put(hash, chunk, Codec::Raw)?)
+        })?;
+        Ok(inner.put_manifest(&chunked)?)
     }
-    fn put(&self, _: &[u8]) -> io::Result<ContentRef> {
-        unimplemented!()
+
+    fn put(&self, bytes: &[u8]) -> io::Result<ContentRef> {
+        Ok(self.window.store.put_bytes(bytes)?)
     }
-    fn discard(&self, _: Arc<dyn WriteFile>) {}
+
+    fn discard(&self, file: Arc<dyn WriteFile>) {
+        if let Some(handle) = handle(&*file) {
+            handle.discard();
+        }
+    }
+
     fn recover(&self) -> io::Result<Vec<(Vec<u8>, Arc<dyn WriteFile>)>> {
-        unimplemented!()
+        let recovered = std::mem::take(&mut *self.recovered.lock());
+        Ok(recovered.into_iter().map(|(note, handle)| (note, handle as Arc<dyn WriteFile>)).collect())
     }
 }
 
 impl FolderContent for ShareContent {
-    fn index_file(&self, _: InodeId, _: &File) -> io::Result<ContentRef> {
-        unimplemented!()
+    fn index_file(&self, key: InodeId, file: &File) -> io::Result<ContentRef> {
+        self.window.store.inner.index_file(self.share, key, file)
     }
-    fn forget_file(&self, _: InodeId) -> io::Result<()> {
-        unimplemented!()
+
+    fn forget_file(&self, key: InodeId) -> io::Result<()> {
+        Ok(self.window.store.inner.forget_file(self.share, key)?)
     }
-    fn fetch_into(&self, _: InodeId, _: &ContentRef, _: &File) -> io::Result<()> {
-        unimplemented!()
+
+    fn fetch_into(&self, key: InodeId, content: &ContentRef, file: &File) -> io::Result<()> {
+        self.fetch_folder(&[(key, *content, file)], Urgency::Apply).pop().unwrap_or(Ok(()))
     }
-    fn fetch_many(&self, _: &[(InodeId, ContentRef, &File)]) -> Vec<io::Result<()>> {
-        unimplemented!()
+
+    fn fetch_many(&self, wanted: &[(InodeId, ContentRef, &File)]) -> Vec<io::Result<()>> {
+        self.fetch_folder(wanted, Urgency::Apply)
     }
-    fn set_opener(&self, _: Arc<dyn FileOpener>) {}
+
+    fn set_opener(&self, opener: Arc<dyn FileOpener>) {
+        self.window.store.inner.openers.write().insert(self.share, opener);
+    }
 }

@@ -1,12 +1,26 @@
-//! The chunk store.
+//! The chunk store: what the rest of the crate builds on, and its public face.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use crdtfs_core::content::ContentRef;
-use crdtfs_core::id::Hash;
+use crdtfs_core::content::{ContentRef, SINGLE_CHUNK_MAX};
+use crdtfs_core::id::{Hash, ShareId};
+use crdtfs_core::port::FileOpener;
+use parking_lot::{Mutex, RwLock};
 
+use crate::cache::{ChunkCache, FileCache};
+use crate::chunker::{self, Chunked};
 use crate::error::StoreError;
+use crate::fill::Fillings;
+use crate::index::{Container, Index, IndexFile, Note, Place, key};
+use crate::keeper::{Keeper, Wake};
+use crate::manifest;
+use crate::pack::{Codec, Kind, Packs};
+use crate::storage::Storage;
 
 /// How a store is to be run.
 #[derive(Clone, Debug)]
@@ -39,7 +53,8 @@ pub struct ChunkSpan {
 pub enum ChunkList {
     /// All of them, in order.
     Whole(Vec<ChunkSpan>),
-    /// These nodes of the manifest have to be fetched first (then ask again).
+    /// These nodes of the manifest have to be fetched first (then ask again). None: no record names the manifest, and this
+    /// device has not made the content (a merged text).
     Needs(Vec<Hash>),
 }
 
@@ -65,110 +80,268 @@ pub struct Usage {
     pub write_files: u64,
     /// The index.
     pub index: u64,
-    /// Chunks known.
+    /// Number of chunks known.
     pub chunks: u64,
 }
 
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The file, relative to the store, or the folder file's inode.
-    pub place: String,
-    /// What is wrong with it.
-    pub message: String,
-}
-
-/// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Chunks verified.
-    pub chunks: u64,
-    /// Bytes verified.
-    pub bytes: u64,
-    /// What is wrong.
-    pub problems: Vec<Problem>,
-    /// What was put right (with `repair`).
-    pub repaired: Vec<String>,
-    /// Contents that are named but not all here (not an error: they are fetched), with the bytes that lack.
-    pub incomplete: Vec<(ContentRef, u64)>,
-}
-
-/// What a collection did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GcReport {
-    /// Chunks dropped.
-    pub chunks: u64,
-    /// Bytes given back to the filesystem.
-    pub freed: u64,
-}
-
-/// The chunks of a state directory. Cheap to clone.
-#[derive(Clone, Debug)]
+/// The chunks of a state directory. Cheap to clone; the last clone that goes ends the store's thread and commits.
+#[derive(Clone)]
 pub struct Store {
-    _inner: Arc<()>,
+    pub(crate) inner: Arc<Inner>,
+    _keeper: Arc<Keeper>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("dir", &self.inner.dir).finish_non_exhaustive()
+    }
+}
+
+/// Lock order: `object_sync`, `gate`, then one of the others at a time; `index` may be held while `pending` objects are.
+pub(crate) struct Inner {
+    pub(crate) dir: PathBuf,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) packs: Packs,
+    pub(crate) index: RwLock<Index>,
+    /// Read-held from an append to a pack until the index has it, so that a commit's position and changes agree.
+    pub(crate) gate: RwLock<()>,
+    pub(crate) index_file: Mutex<IndexFile>,
+    pub(crate) ids: Arc<AtomicU32>,
+    /// Objects whose bytes are not durable yet, so that no pack names them.
+    pub(crate) unsynced: Mutex<Vec<UnsyncedObject>>,
+    pub(crate) object_sync: Mutex<()>,
+    pub(crate) fillings: Fillings,
+    pub(crate) chunk_cache: Mutex<ChunkCache>,
+    pub(crate) file_cache: Mutex<FileCache>,
+    pub(crate) openers: RwLock<HashMap<ShareId, Arc<dyn FileOpener>>>,
+    pub(crate) wake: Wake,
+    pub(crate) marks: Mutex<crate::gc::Marks>,
+}
+
+/// An object that was made and not yet synced.
+#[derive(Debug)]
+pub(crate) struct UnsyncedObject {
+    pub(crate) id: u32,
+    pub(crate) content: ContentRef,
+    pub(crate) file: Arc<File>,
 }
 
 impl Store {
-    /// Opens the store in `dir`, making it if it is not there, and recovers from a crash. Locks nothing.
+    /// Opens the store in `dir`, making it if it is not there, and recovers from a crash: the end of the packs that the
+    /// index has not seen is read, a torn end is cut off, and a missing or damaged index is made again. Locks nothing.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let _ = (dir, options);
-        unimplemented!()
+        std::fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+        let storage = Arc::new(crate::storage::DiskStorage::new(dir.to_path_buf()));
+        Self::open_on(storage, dir, options)
     }
-    /// Whether the chunk is here.
+
+    pub(crate) fn open_on(storage: Arc<dyn Storage>, dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        let inner = Arc::new(crate::recover::open(storage, dir, &options)?);
+        let keeper = Arc::new(Keeper::start(inner.clone())?);
+        Ok(Self { inner, _keeper: keeper })
+    }
+
+    /// Whether the chunk is here. No disk is touched; a folder's file that changed meanwhile is noticed when it is read.
     pub fn has_chunk(&self, hash: &Hash) -> bool {
-        let _ = hash;
-        unimplemented!()
+        self.inner.index.read().has(&key(hash))
     }
-    /// The chunk, verified; `None` if it is not here (any more).
+
+    /// The chunk, verified by blake3; `None` if it is not here (any more).
     pub fn read_chunk(&self, hash: &Hash) -> Result<Option<Vec<u8>>, StoreError> {
-        let _ = hash;
-        unimplemented!()
+        self.inner.read_chunk(hash)
     }
-    /// Keeps a chunk (at most 1 MiB).
+
+    /// Keeps a chunk (at most 1 MiB). After an error (a full disk) it is not here, and all that was still is.
     pub fn put_chunk(&self, bytes: &[u8]) -> Result<Hash, StoreError> {
-        let _ = bytes;
-        unimplemented!()
+        let hash = Hash::of(bytes);
+        self.inner.put(&hash, bytes, Codec::Raw)?;
+        Ok(hash)
     }
-    /// Keeps bytes as a content.
+
+    /// Keeps bytes as a content: its chunks and its manifest.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<ContentRef, StoreError> {
-        let _ = bytes;
-        unimplemented!()
+        let inner = &self.inner;
+        let mut put = |_, hash: &Hash, chunk: &[u8]| Ok(inner.put(hash, chunk, Codec::Raw)?);
+        let chunked = chunker::chunk_bytes(bytes, &mut put).map_err(StoreError::io("write to", &inner.dir))?;
+        inner.put_manifest(&chunked)
     }
+
     /// The chunks of a content.
     pub fn chunk_list(&self, content: &ContentRef) -> Result<ChunkList, StoreError> {
-        let _ = content;
-        unimplemented!()
+        self.inner.chunk_list(content)
     }
+
     /// What of a content is not here. Cheap if it is all here.
     pub fn missing(&self, content: &ContentRef) -> Result<Missing, StoreError> {
-        let _ = content;
-        unimplemented!()
+        self.inner.missing(content)
     }
+
     /// Whether all of a content is here.
     pub fn is_local(&self, content: &ContentRef) -> bool {
-        let _ = content;
-        unimplemented!()
+        self.inner.is_local(content)
     }
-    /// Returns when all that was put and sealed before the call is durable.
+
+    /// Returns when all that was put and sealed before the call is durable. The index follows within about a second; a
+    /// crash before that costs the next start a look at the end of the packs.
     pub fn sync(&self) -> Result<(), StoreError> {
-        unimplemented!()
+        self.inner.sync()
     }
-    /// Verifies every stored byte and reference.
-    pub fn check(&self, repair: bool, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<Report, StoreError> {
-        let _ = (repair, live);
-        unimplemented!()
-    }
-    /// Drops what no content in `live` needs.
-    pub fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<GcReport, StoreError> {
-        let _ = live;
-        unimplemented!()
-    }
-    /// Rewrites at most one pack segment that is mostly garbage; true if it did (call again).
-    pub fn compact(&self) -> Result<bool, StoreError> {
-        unimplemented!()
-    }
+
     /// Disk use.
     pub fn usage(&self) -> Usage {
-        unimplemented!()
+        let inner = &self.inner;
+        let packs = inner.packs.segments().unwrap_or_default().iter().map(|(_, len)| len).sum();
+        let (objects, write_files) = (tree_bytes(&inner.objects_dir()), tree_bytes(&inner.dir.join("write")));
+        let index = inner.storage.open("index.redb", false).and_then(|file| file.len()).unwrap_or(0);
+        let chunks = inner.index.read().len();
+        Usage { packs, objects, write_files, index, chunks }
+    }
+}
+
+/// What the files below a directory take on disk.
+fn tree_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let one = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => tree_bytes(&entry.path()),
+        Ok(meta) => meta.blocks() * 512 / meta.nlink().max(1),
+        Err(_) => 0,
+    };
+    entries.flatten().map(one).sum()
+}
+
+impl Inner {
+    /// Keeps a chunk in the packs, unless the store has it in a file of its own.
+    pub(crate) fn put(&self, hash: &Hash, bytes: &[u8], codec: Codec) -> Result<(), StoreError> {
+        if self.index.read().owns(&key(hash)) {
+            return Ok(());
+        }
+        let len = bytes.len() as u32;
+        if bytes.len() > chunker::MAX_CHUNK {
+            let reason = format!("a chunk of {len} bytes, over the limit of 1 MiB");
+            return Err(StoreError::Malformed { content: hash.to_string(), reason });
+        }
+        let compressed = match codec {
+            Codec::Raw => None,
+            Codec::Zstd => zstd::bulk::compress(bytes, 3).ok().filter(|small| small.len() < bytes.len()),
+        };
+        let (codec, payload) = compressed.as_deref().map_or((Codec::Raw, bytes), |small| (Codec::Zstd, small));
+        {
+            let _gate = self.gate.read();
+            let (segment, offset) =
+                self.packs.append(Kind::Chunk, codec, hash, len, payload).map_err(self.writing())?;
+            let mut index = self.index.write();
+            index.containers.entry(segment).or_insert(Container::Pack);
+            index.add(key(hash), Place::new(segment, offset, len));
+        }
+        self.wake.poke();
+        Ok(())
+    }
+
+    /// Writes a note to the packs and what it says to the index; `and` adds what belongs to it.
+    pub(crate) fn note(&self, note: &Note, and: impl FnOnce(&mut Index)) -> Result<(), StoreError> {
+        let bytes = note.encode();
+        {
+            let _gate = self.gate.read();
+            let (segment, _) = self
+                .packs
+                .append(Kind::Note, Codec::Raw, &Hash::of(&bytes), bytes.len() as u32, &bytes)
+                .map_err(self.writing())?;
+            let mut index = self.index.write();
+            index.containers.entry(segment).or_insert(Container::Pack);
+            match note {
+                Note::Content { content } => _ = index.add_content(content),
+                Note::Gone { id } => _ = index.drop_container(*id),
+                Note::Object { .. } | Note::Folder { .. } => _ = index.add_container(note),
+            }
+            and(&mut index);
+        }
+        self.wake.poke();
+        Ok(())
+    }
+
+    /// Keeps the manifest of a content whose chunks were just hashed, and names the content.
+    pub(crate) fn put_manifest(&self, chunked: &Chunked) -> Result<ContentRef, StoreError> {
+        let mut content = ContentRef { hash: chunked.hash, size: chunked.size, manifest: None };
+        if chunked.has_manifest() {
+            let put = |hash, node: Vec<u8>| self.put(&hash, &node, Codec::Raw);
+            content.manifest = Some(manifest::build(&chunked.chunks, put)?);
+            self.remember_content(&content)?;
+        }
+        Ok(content)
+    }
+
+    /// Remembers which manifest a content has, so that it is found by the content's hash alone.
+    pub(crate) fn remember_content(&self, content: &ContentRef) -> Result<(), StoreError> {
+        let known = self.index.read().manifest_of(&content.hash);
+        match content.manifest {
+            Some(manifest) if known != Some((manifest, content.size)) => {
+                self.note(&Note::Content { content: *content }, |_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The content with its manifest filled in where this device knows it.
+    pub(crate) fn resolve(&self, content: &ContentRef) -> ContentRef {
+        let mut content = *content;
+        if content.size <= SINGLE_CHUNK_MAX {
+            content.manifest = None;
+        } else if content.manifest.is_none()
+            && let Some((manifest, size)) = self.index.read().manifest_of(&content.hash)
+            && size == content.size
+        {
+            content.manifest = Some(manifest);
+        }
+        content
+    }
+
+    /// A fresh container.
+    pub(crate) fn fresh_id(&self) -> u32 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        self.sync_objects()?;
+        self.packs.sync().map_err(|source| {
+            if source.kind() == io::ErrorKind::Other {
+                StoreError::Failed { path: self.dir.clone() }
+            } else {
+                StoreError::io("sync", &self.dir)(source)
+            }
+        })
+    }
+
+    /// Makes what is pending in the index durable, after the packs that it speaks of.
+    pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
+        self.sync_objects()?;
+        if self.index.read().dead > 1024 {
+            self.index.write().sweep();
+        }
+        let (changes, position) = {
+            let _gate = self.gate.write();
+            (std::mem::take(&mut self.index.write().pending), self.packs.position())
+        };
+        let result = self.sync().and_then(|()| {
+            if changes.is_empty() {
+                return Ok(());
+            }
+            self.index_file.lock().commit(&changes, position).map_err(|error| self.index_error(&error))
+        });
+        if result.is_err() {
+            let mut index = self.index.write();
+            let later = std::mem::replace(&mut index.pending, changes);
+            index.pending.extend(later);
+        }
+        result
+    }
+
+    pub(crate) fn index_error(&self, error: &redb::Error) -> StoreError {
+        StoreError::Index { path: self.dir.join("index.redb"), reason: error.to_string() }
+    }
+
+    /// For `map_err` of what writes to the packs.
+    pub(crate) fn writing(&self) -> impl FnOnce(io::Error) -> StoreError + '_ {
+        StoreError::io("write to the packs in", &self.dir)
     }
 }

@@ -1,0 +1,434 @@
+//! Bringing contents here: manifests first, then chunks, into files or packs. What is here already is not fetched.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use crdtfs_core::content::ContentRef;
+use crdtfs_core::id::{Hash, InodeId, ShareId};
+use parking_lot::Mutex;
+
+use crate::error::StoreError;
+use crate::fill::Filling;
+use crate::index::{Note, key};
+use crate::object::OBJECT_FROM;
+use crate::pack::Codec;
+use crate::source::{ChunkSink, ChunkSource, Urgency, Want};
+use crate::store::{ChunkSpan, Inner};
+use crate::text::{TEXT_MAX, is_text};
+
+/// Chunks that are asked for in one call.
+const WINDOW: usize = 8192;
+
+/// Where a content is wanted.
+pub(crate) enum Into<'a> {
+    /// In the packs, or in an object if it is large.
+    Store,
+    /// In a folder's file.
+    Folder(ShareId, InodeId, &'a File),
+}
+
+/// One content on its way.
+struct Job<'a> {
+    content: ContentRef,
+    into: &'a Into<'a>,
+    spans: Vec<ChunkSpan>,
+    filling: Option<Arc<Filling>>,
+    failed: Mutex<Option<io::Error>>,
+}
+
+impl Job<'_> {
+    fn fail(&self, error: &io::Error) {
+        self.failed.lock().get_or_insert_with(|| copy_error(error));
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.lock().is_some()
+    }
+}
+
+/// An error for each of several who waited for one thing.
+pub(crate) fn copy_error(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// Fetches contents; an outcome for each. Blocks.
+pub(crate) fn fetch(
+    inner: &Inner,
+    source: &dyn ChunkSource,
+    wanted: &[(ContentRef, Into<'_>)],
+    urgency: Urgency,
+) -> Vec<io::Result<()>> {
+    let mut jobs: Vec<Job<'_>> = wanted
+        .iter()
+        .map(|(content, into)| Job {
+            content: inner.resolve(content),
+            into,
+            spans: Vec::new(),
+            filling: None,
+            failed: Mutex::new(None),
+        })
+        .collect();
+    fetch_manifests(inner, source, &mut jobs, urgency);
+    for job in &mut jobs {
+        if !job.has_failed()
+            && let Err(error) = job.begin(inner)
+        {
+            job.fail(&error);
+        }
+    }
+    fetch_chunks(inner, source, &jobs, urgency);
+    jobs.into_iter().map(|job| job.end(inner)).collect()
+}
+
+/// Fetches the nodes of all manifests, level by level, together.
+fn fetch_manifests(inner: &Inner, source: &dyn ChunkSource, jobs: &mut [Job<'_>], urgency: Urgency) {
+    // The first nodes are what all else waits for: they are small, and asked for a little sooner.
+    let sooner = urgency.min(Urgency::Apply);
+    loop {
+        let mut wants: Vec<Want> = Vec::new();
+        let mut askers: HashMap<Hash, Vec<usize>> = HashMap::new();
+        for (at, job) in jobs.iter_mut().enumerate() {
+            if job.has_failed() || !job.spans.is_empty() {
+                continue;
+            }
+            match inner.spans(&job.content, 0..job.content.size) {
+                Ok((spans, needs)) if needs.is_empty() => job.spans = spans,
+                Ok((_, needs)) if job.content.manifest.is_none() => {
+                    debug_assert!(!needs.is_empty());
+                    let error = io::Error::new(io::ErrorKind::NotFound, "nobody has named this content's manifest");
+                    job.fail(&error);
+                }
+                Ok((_, needs)) => {
+                    for (hash, _) in needs {
+                        let asked = askers.entry(hash).or_default();
+                        if asked.is_empty() {
+                            wants.push(Want { hash, len: 0 });
+                        }
+                        asked.push(at);
+                    }
+                }
+                Err(error) => job.fail(&error.into()),
+            }
+        }
+        if wants.is_empty() {
+            return;
+        }
+        let sink = PackSink { inner, wants: &wants };
+        let fetched = source.fetch(&wants, sooner, &sink);
+        let mut lacking: Vec<&Want> = Vec::new();
+        {
+            let index = inner.index.read();
+            lacking.extend(wants.iter().filter(|want| !index.has(&key(&want.hash))));
+        }
+        let error = match fetched {
+            Err(error) => error,
+            Ok(()) => io::Error::new(io::ErrorKind::HostUnreachable, "nobody reachable has this content's manifest"),
+        };
+        for want in lacking {
+            for job in &askers[&want.hash] {
+                jobs[*job].fail(&error);
+            }
+        }
+    }
+}
+
+/// Takes nodes of manifests.
+struct PackSink<'a> {
+    inner: &'a Inner,
+    wants: &'a [Want],
+}
+
+impl ChunkSink for PackSink<'_> {
+    fn accept(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
+        let hash = verify(&self.wants[index], bytes)?;
+        Ok(self.inner.put(&hash, bytes, Codec::Raw)?)
+    }
+}
+
+fn verify(want: &Want, bytes: &[u8]) -> io::Result<Hash> {
+    if Hash::of(bytes) == want.hash && (want.len == 0 || want.len as usize == bytes.len()) {
+        return Ok(want.hash);
+    }
+    let reason = format!("what arrived for chunk {} is not it", want.hash);
+    Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+}
+
+impl Job<'_> {
+    /// Makes the place for the chunks.
+    fn begin(&mut self, inner: &Inner) -> io::Result<()> {
+        match self.into {
+            Into::Folder(_, _, file) => {
+                let spans = self.spans.clone();
+                self.filling = Some(Arc::new(Filling::begin(inner, &self.content, spans, file)?));
+            }
+            Into::Store if self.content.size >= OBJECT_FROM && !inner.is_local(&self.content) => {
+                self.filling = Some(inner.fill_object(&self.content, &self.spans)?);
+            }
+            Into::Store => {}
+        }
+        Ok(())
+    }
+
+    /// The chunks that it lacks.
+    fn lacking(&self, inner: &Inner) -> Vec<usize> {
+        match &self.filling {
+            _ if self.has_failed() => Vec::new(),
+            Some(filling) => filling.lacking(),
+            None => {
+                let index = inner.index.read();
+                let lacks = |(_, span): &(usize, &ChunkSpan)| !index.has(&key(&span.hash));
+                self.spans.iter().enumerate().filter(lacks).map(|(at, _)| at).collect()
+            }
+        }
+    }
+
+    /// Takes a verified chunk.
+    fn accept(&self, inner: &Inner, at: usize, bytes: &[u8]) -> io::Result<()> {
+        match &self.filling {
+            Some(filling) => filling.write(inner, at, bytes),
+            None => {
+                let codec = if self.content.size <= TEXT_MAX && is_text(bytes) { Codec::Zstd } else { Codec::Raw };
+                Ok(inner.put(&self.spans[at].hash, bytes, codec)?)
+            }
+        }
+    }
+
+    /// What became of it.
+    fn end(self, inner: &Inner) -> io::Result<()> {
+        let failed = self.failed.lock().take();
+        let lacking = failed.is_none() && !self.lacking(inner).is_empty();
+        let result = match failed {
+            Some(error) => Err(error),
+            None if lacking => Err(io::Error::new(io::ErrorKind::HostUnreachable, "nobody reachable has all of it")),
+            None => self.complete(inner),
+        };
+        if let (Some(filling), Into::Folder(..)) = (&self.filling, self.into) {
+            filling.end(inner);
+        }
+        result
+    }
+
+    fn complete(&self, inner: &Inner) -> io::Result<()> {
+        match (&self.filling, self.into) {
+            (Some(filling), Into::Folder(share, key, _)) => inner.folder_file_is_whole(*share, *key, filling),
+            (Some(filling), Into::Store) => inner.finish_object(filling),
+            (None, _) => inner.verify_whole(&self.content, &self.spans),
+        }
+    }
+}
+
+/// Where each chunk goes: (job, index into its spans).
+type Takers = Vec<(usize, usize)>;
+
+fn fetch_chunks(inner: &Inner, source: &dyn ChunkSource, jobs: &[Job<'_>], urgency: Urgency) {
+    let mut local: Vec<(Want, Takers)> = Vec::new();
+    let mut away: Vec<(Want, Takers)> = Vec::new();
+    let mut seen: HashMap<Hash, (bool, usize)> = HashMap::new();
+    for (number, job) in jobs.iter().enumerate() {
+        for at in job.lacking(inner) {
+            let span = &job.spans[at];
+            if let Some((is_local, slot)) = seen.get(&span.hash) {
+                let list = if *is_local { &mut local } else { &mut away };
+                list[*slot].1.push((number, at));
+                continue;
+            }
+            let is_local = inner.index.read().has(&key(&span.hash)) || is_zeros(span);
+            let list = if is_local { &mut local } else { &mut away };
+            seen.insert(span.hash, (is_local, list.len()));
+            list.push((Want { hash: span.hash, len: span.len }, vec![(number, at)]));
+        }
+    }
+    let mut late = Vec::new();
+    std::thread::scope(|scope| {
+        let copying = (!local.is_empty() && !away.is_empty()).then(|| {
+            let local = std::mem::take(&mut local);
+            scope.spawn(move || copy_local(inner, jobs, local))
+        });
+        fetch_away(inner, source, jobs, &away, urgency);
+        late = match copying {
+            Some(copying) => copying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => copy_local(inner, jobs, std::mem::take(&mut local)),
+        };
+    });
+    // Chunks that were not where the index had them (a folder's file changed).
+    fetch_away(inner, source, jobs, &late, urgency);
+}
+
+/// Copies what is here; returns what turned out not to be.
+fn copy_local(inner: &Inner, jobs: &[Job<'_>], local: Vec<(Want, Takers)>) -> Vec<(Want, Takers)> {
+    let mut late = Vec::new();
+    for (want, takers) in local {
+        let zeros = is_zeros(&ChunkSpan { hash: want.hash, offset: 0, len: want.len });
+        let bytes = if zeros { Ok(Some(vec![0; want.len as usize])) } else { inner.read_chunk(&want.hash) };
+        match bytes {
+            Ok(Some(bytes)) => give(inner, jobs, &takers, &bytes),
+            Ok(None) => late.push((want, takers)),
+            Err(error) => {
+                let error: io::Error = error.into();
+                takers.iter().for_each(|(job, _)| jobs[*job].fail(&error));
+            }
+        }
+    }
+    late
+}
+
+/// A chunk of zeros of the greatest length, as sparse files are full of, needs no fetching.
+fn is_zeros(span: &ChunkSpan) -> bool {
+    use std::sync::OnceLock;
+    static ZEROS: OnceLock<Hash> = OnceLock::new();
+    let max = crate::chunker::MAX_CHUNK;
+    span.len as usize == max && span.hash == *ZEROS.get_or_init(|| Hash::of(&vec![0; max]))
+}
+
+/// An error of one taker's file (a full disk) is that taker's only.
+fn give(inner: &Inner, jobs: &[Job<'_>], takers: &Takers, bytes: &[u8]) {
+    for (job, at) in takers {
+        let job = &jobs[*job];
+        if !job.has_failed()
+            && let Err(error) = job.accept(inner, *at, bytes)
+        {
+            job.fail(&error);
+        }
+    }
+}
+
+fn fetch_away(inner: &Inner, source: &dyn ChunkSource, jobs: &[Job<'_>], away: &[(Want, Takers)], urgency: Urgency) {
+    for window in away.chunks(WINDOW) {
+        let window: Vec<&(Want, Takers)> =
+            window.iter().filter(|(_, takers)| takers.iter().any(|(job, _)| !jobs[*job].has_failed())).collect();
+        if window.is_empty() {
+            continue;
+        }
+        let wants: Vec<Want> = window.iter().map(|(want, _)| *want).collect();
+        let sink = JobSink { inner, jobs, window: &window };
+        if let Err(error) = source.fetch(&wants, urgency, &sink) {
+            for (_, takers) in &window {
+                for (job, at) in takers {
+                    let job = &jobs[*job];
+                    let lacks = match &job.filling {
+                        Some(filling) => !filling.has(*at),
+                        None => !inner.index.read().has(&key(&job.spans[*at].hash)),
+                    };
+                    if lacks {
+                        job.fail(&error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct JobSink<'a, 'j> {
+    inner: &'a Inner,
+    jobs: &'a [Job<'j>],
+    window: &'a [&'a (Want, Takers)],
+}
+
+impl ChunkSink for JobSink<'_, '_> {
+    fn accept(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
+        let (want, takers) = self.window[index];
+        verify(want, bytes)?;
+        give(self.inner, self.jobs, takers, bytes);
+        // With nobody left who can take anything (the disk is full) the source need not go on.
+        let all_failed = self.jobs.iter().all(Job::has_failed);
+        match self.jobs.first().filter(|_| all_failed) {
+            Some(job) => Err(job.failed.lock().as_ref().map_or_else(|| io::ErrorKind::Other.into(), copy_error)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Inner {
+    /// A filled file of a folder is whole: it is its key's container from now on.
+    fn folder_file_is_whole(&self, share: ShareId, key: InodeId, filling: &Filling) -> io::Result<()> {
+        if !filling.finish()? {
+            return Err(io::Error::other("the file is not whole"));
+        }
+        let content = filling.content;
+        if content.size <= TEXT_MAX {
+            self.keep_text_of(&filling.file(), &filling.spans, content.size)?;
+        }
+        let note = Note::Folder { id: filling.id, share, key, content };
+        self.note(&note, |index| index.persist(filling.places()))?;
+        // Until the folder has moved it to its place, chunks are read through this.
+        self.file_cache.lock().put(filling.id, filling.file(), true);
+        Ok(())
+    }
+
+    /// Whether the chunks in the packs are the content; remembers its manifest then.
+    fn verify_whole(&self, content: &ContentRef, spans: &[ChunkSpan]) -> io::Result<()> {
+        let known = self.index.read().manifest_of(&content.hash);
+        if content.manifest.is_none() || known.map(|known| known.0) == content.manifest {
+            return Ok(());
+        }
+        let mut whole = blake3::Hasher::new();
+        for span in spans {
+            let bytes = self.read_chunk(&span.hash)?.ok_or(io::ErrorKind::NotFound)?;
+            whole.update(&bytes);
+        }
+        if *whole.finalize().as_bytes() != content.hash.0 {
+            let reason = "its chunks are those that its manifest lists, but they are not the content".into();
+            return Err(StoreError::Malformed { content: content.hash.to_string(), reason }.into());
+        }
+        Ok(self.remember_content(content)?)
+    }
+
+    /// Keeps the chunks of a small text compressed in the packs, as a base for merges.
+    fn keep_text_of(&self, file: &File, spans: &[ChunkSpan], size: u64) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = vec![0; size as usize];
+        file.read_exact_at(&mut bytes, 0)?;
+        if is_text(&bytes) {
+            for span in spans {
+                let at = span.offset as usize;
+                self.put(&span.hash, &bytes[at..at + span.len as usize], Codec::Zstd)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hashes and chunks a folder's file in place.
+    pub(crate) fn index_file(&self, share: ShareId, inode: InodeId, file: &File) -> io::Result<ContentRef> {
+        use std::os::unix::fs::FileExt;
+        let size = file.metadata()?.len();
+        let chunked = if size <= TEXT_MAX {
+            let mut bytes = vec![0; size as usize + 1];
+            let n = crate::chunker::fill(&mut |buf, offset| file.read_at(buf, offset), &mut bytes, 0)?;
+            bytes.truncate(n);
+            let text = is_text(&bytes);
+            crate::chunker::chunk_bytes(&bytes, &mut |_, hash, chunk| {
+                if text { Ok(self.put(hash, chunk, Codec::Zstd)?) } else { Ok(()) }
+            })?
+        } else {
+            let mut read = |buf: &mut [u8], offset: u64| file.read_at(buf, offset);
+            crate::chunker::chunk_reader(size, &mut read, &mut |_, _, _| Ok(()))?
+        };
+        let content = self.put_manifest(&chunked)?;
+        let id = self.fresh_id();
+        self.note(&Note::Folder { id, share, key: inode, content }, |index| {
+            let mut offset = 0;
+            for (hash, len) in &chunked.chunks {
+                index.add(key(hash), crate::index::Place::new(id, offset, *len));
+                offset += u64::from(*len);
+            }
+        })?;
+        Ok(content)
+    }
+
+    /// The folder's file no longer holds what was indexed.
+    pub(crate) fn forget_file(&self, share: ShareId, inode: InodeId) -> Result<(), StoreError> {
+        let id = {
+            let mut index = self.index.write();
+            let share = index.share(&share);
+            index.folder_file(share, &inode)
+        };
+        let Some(id) = id else { return Ok(()) };
+        self.file_cache.lock().remove(id);
+        self.note(&Note::Gone { id }, |_| ())
+    }
+}

@@ -1,0 +1,257 @@
+//! Files that are being filled with a content, chunk by chunk, in any order, by several threads.
+//!
+//! A [`Filling`] is a container at once: what is verified and written can be read and served before the rest is there.
+//! Nothing of it is in redb or in the packs until it is whole; after a crash the file is looked into again.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crdtfs_core::content::ContentRef;
+use crdtfs_core::id::Hash;
+use parking_lot::Mutex;
+use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, seek};
+
+use crate::error::StoreError;
+use crate::index::{Key, Place, key};
+use crate::store::{ChunkSpan, Inner};
+
+/// The files that are being filled now.
+#[derive(Debug, Default)]
+pub(crate) struct Fillings {
+    files: Mutex<HashMap<u32, Arc<File>>>,
+    /// Objects, by content: all who want one fill the same.
+    objects: Mutex<HashMap<Key, Arc<Filling>>>,
+}
+
+impl Fillings {
+    pub(crate) fn file(&self, id: u32) -> Option<Arc<File>> {
+        self.files.lock().get(&id).cloned()
+    }
+}
+
+/// One file on its way to hold a content.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    pub(crate) id: u32,
+    pub(crate) content: ContentRef,
+    pub(crate) spans: Vec<ChunkSpan>,
+    write: Arc<File>,
+    read: Arc<File>,
+    state: Mutex<State>,
+    /// Runs after the chunks, in order, so that the whole hash is known as soon as the last chunk is there.
+    whole: Mutex<Whole>,
+}
+
+#[derive(Debug)]
+struct State {
+    done: Vec<bool>,
+    left: usize,
+    /// Whether it is the object or the folder's file by now.
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct Whole {
+    hasher: blake3::Hasher,
+    next: usize,
+}
+
+impl Filling {
+    /// Begins to fill `file`; good chunks that it has already are taken as they are.
+    pub(crate) fn begin(inner: &Inner, content: &ContentRef, spans: Vec<ChunkSpan>, file: &File) -> io::Result<Self> {
+        let write = Arc::new(file.try_clone()?);
+        let read = if fcntl_getfl(file)?.contains(OFlags::RDWR) { write.clone() } else { Arc::new(reopen(file)?) };
+        let len = file.metadata()?.len();
+        if len != content.size {
+            // Holes stay holes: what is not written reads as zeros and takes no room.
+            file.set_len(content.size)?;
+        }
+        let id = inner.fresh_id();
+        let state = State { done: vec![false; spans.len()], left: spans.len(), finished: false };
+        let whole = Whole { hasher: blake3::Hasher::new(), next: 0 };
+        let content = *content;
+        let filling = Self { id, content, spans, write, read, state: Mutex::new(state), whole: Mutex::new(whole) };
+        inner.index.write().begin_filling(id);
+        inner.fillings.files.lock().insert(id, filling.read.clone());
+        if len > 0 {
+            filling.look(inner, len)?;
+        }
+        Ok(filling)
+    }
+
+    /// Finds the chunks that a file has from an interrupted fetch.
+    fn look(&self, inner: &Inner, len: u64) -> io::Result<()> {
+        let mut data = None;
+        for (at, span) in self.spans.iter().enumerate() {
+            if span.offset >= len {
+                break;
+            }
+            // The next place that is no hole; a chunk of zeros is found when it is "fetched" from nowhere.
+            if data.is_none_or(|data| data < span.offset) {
+                data = match seek(&*self.read, SeekFrom::Data(span.offset)) {
+                    Ok(data) => Some(data),
+                    Err(rustix::io::Errno::NXIO) => break,
+                    Err(_) => Some(span.offset),
+                };
+            }
+            if data.is_some_and(|data| data >= span.offset + u64::from(span.len)) {
+                continue;
+            }
+            let mut bytes = vec![0; span.len as usize];
+            if self.read.read_exact_at(&mut bytes, span.offset).is_ok() && Hash::of(&bytes) == span.hash {
+                self.note(inner, at, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The chunks that lack, as indexes into `spans`.
+    pub(crate) fn lacking(&self) -> Vec<usize> {
+        let state = self.state.lock();
+        state.done.iter().enumerate().filter(|(_, done)| !**done).map(|(at, _)| at).collect()
+    }
+
+    /// Whether a chunk is in the file.
+    pub(crate) fn has(&self, at: usize) -> bool {
+        self.state.lock().done[at]
+    }
+
+    /// Writes a verified chunk at its place.
+    pub(crate) fn write(&self, inner: &Inner, at: usize, bytes: &[u8]) -> io::Result<()> {
+        if self.has(at) {
+            return Ok(());
+        }
+        // The file has its length: zeros are there already, unless a torn earlier try left something.
+        if !is_zero(bytes) || !self.is_hole(at) {
+            self.write.write_all_at(bytes, self.spans[at].offset)?;
+        }
+        self.note(inner, at, bytes)
+    }
+
+    fn is_hole(&self, at: usize) -> bool {
+        let span = &self.spans[at];
+        match seek(&*self.read, SeekFrom::Data(span.offset)) {
+            Ok(data) => data >= span.offset + u64::from(span.len),
+            Err(error) => error == rustix::io::Errno::NXIO,
+        }
+    }
+
+    fn note(&self, inner: &Inner, at: usize, bytes: &[u8]) -> io::Result<()> {
+        let span = &self.spans[at];
+        inner.index.write().add(key(&span.hash), Place::new(self.id, span.offset, span.len));
+        {
+            let mut state = self.state.lock();
+            if !std::mem::replace(&mut state.done[at], true) {
+                state.left -= 1;
+            }
+        }
+        if let Some(mut whole) = self.whole.try_lock() {
+            if whole.next == at {
+                whole.hasher.update(bytes);
+                whole.next += 1;
+            }
+            self.hash_on(&mut whole)?;
+        }
+        Ok(())
+    }
+
+    /// Hashes the chunks that are there from where the hash of the whole stands.
+    fn hash_on(&self, whole: &mut Whole) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        while whole.next < self.spans.len() && self.has(whole.next) {
+            let span = &self.spans[whole.next];
+            bytes.resize(span.len as usize, 0);
+            self.read.read_exact_at(&mut bytes, span.offset)?;
+            whole.hasher.update(&bytes);
+            whole.next += 1;
+        }
+        Ok(())
+    }
+
+    /// If all chunks are there: whether they are the content. True once; the caller makes it what it is to be.
+    pub(crate) fn finish(&self) -> io::Result<bool> {
+        {
+            let mut state = self.state.lock();
+            if state.left > 0 || state.finished {
+                return Ok(false);
+            }
+            state.finished = true;
+        }
+        let mut whole = self.whole.lock();
+        self.hash_on(&mut whole)?;
+        if *whole.hasher.finalize().as_bytes() == self.content.hash.0 {
+            return Ok(true);
+        }
+        let reason = "its chunks are those that its manifest lists, but they are not the content".into();
+        Err(StoreError::Malformed { content: self.content.hash.to_string(), reason }.into())
+    }
+
+    /// The file, open for reading.
+    pub(crate) fn file(&self) -> Arc<File> {
+        self.read.clone()
+    }
+
+    /// The chunks' places.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (Key, Place)> {
+        self.spans.iter().map(|span| (key(&span.hash), Place::new(self.id, span.offset, span.len)))
+    }
+
+    /// Ends it: the container stays only if it became something.
+    pub(crate) fn end(&self, inner: &Inner) {
+        inner.fillings.files.lock().remove(&self.id);
+        let mut index = inner.index.write();
+        if index.containers.get(&self.id) == Some(&crate::index::Container::Filling) {
+            index.drop_container(self.id);
+        }
+    }
+}
+
+impl Inner {
+    /// The object of a content that is being filled, begun if need be.
+    pub(crate) fn fill_object(&self, content: &ContentRef, spans: &[ChunkSpan]) -> io::Result<Arc<Filling>> {
+        let mut objects = self.fillings.objects.lock();
+        if let Some(filling) = objects.get(&key(&content.hash)) {
+            return Ok(filling.clone());
+        }
+        let path = self.part_path(content);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let filling = Arc::new(Filling::begin(self, content, spans.to_vec(), &file)?);
+        objects.insert(key(&content.hash), filling.clone());
+        Ok(filling)
+    }
+
+    /// Makes a filled object the object, if it is whole.
+    pub(crate) fn finish_object(&self, filling: &Filling) -> io::Result<()> {
+        let whole = filling.finish();
+        if matches!(whole, Ok(false)) {
+            return Ok(());
+        }
+        self.fillings.objects.lock().remove(&key(&filling.content.hash));
+        let (part, path) = (self.part_path(&filling.content), self.object_path(&filling.content));
+        let result = whole.and_then(|_| std::fs::rename(&part, &path));
+        match &result {
+            Ok(()) => self.object_is_whole(filling.id, &filling.content, filling.file()),
+            Err(_) => _ = std::fs::remove_file(&part),
+        }
+        filling.end(self);
+        result
+    }
+
+    /// The contents whose objects are being filled.
+    pub(crate) fn filling_objects(&self) -> Vec<ContentRef> {
+        self.fillings.objects.lock().values().map(|filling| filling.content).collect()
+    }
+}
+
+/// The same file, open for reading.
+fn reopen(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}

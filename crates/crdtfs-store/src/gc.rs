@@ -1,0 +1,289 @@
+//! Collecting what nothing needs, and giving the room back.
+//!
+//! What was put after the collection before the last is never collected, whether it is live or not: its change may not
+//! have been made yet. So between two collections there has to be more time than between a seal and its change.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::hash::BuildHasherDefault;
+use std::io;
+use std::sync::atomic::Ordering;
+
+use crdtfs_core::content::{ContentRef, SINGLE_CHUNK_MAX};
+use crdtfs_core::id::Hash;
+
+use crate::error::StoreError;
+use crate::index::{Container, Key, KeyMap, Note, Place, Taken, key};
+use crate::manifest;
+use crate::pack::{Codec, ENTRY_HEADER, Header, Kind, Position};
+use crate::store::{Inner, Store};
+
+/// What a collection did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Chunks dropped from packs.
+    pub chunks: u64,
+    /// Objects removed.
+    pub objects: u64,
+    /// Bytes of objects given back at once; the room of chunks comes back with [`Store::compact`].
+    pub freed: u64,
+}
+
+/// Up to where the last collection looked, and which contents are open.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    position: Position,
+    id: u32,
+    pins: HashMap<Hash, (ContentRef, usize)>,
+}
+
+type KeySet = HashSet<Key, BuildHasherDefault<Taken>>;
+
+impl Store {
+    /// Drops what no content in `live` needs, nor an open reader or write file. Things put since the last collection (the
+    /// first: since the start) stay. `live` is asked once, after the line is drawn.
+    pub fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<GcReport, StoreError> {
+        self.inner.gc(live)
+    }
+
+    /// Rewrites the pack segment with the most garbage, if more than half of it is; true if it did (call again). Takes at
+    /// most one segment of disk on top.
+    pub fn compact(&self) -> Result<bool, StoreError> {
+        self.inner.compact()
+    }
+}
+
+impl Inner {
+    /// What is there at the start is old.
+    pub(crate) fn mark_start(&self) {
+        let mut marks = self.marks.lock();
+        (marks.position, marks.id) = (self.packs.position(), self.ids.load(Ordering::Relaxed));
+    }
+
+    /// A content is open: it is not collected.
+    pub(crate) fn pin(&self, content: &ContentRef) {
+        self.marks.lock().pins.entry(content.hash).or_insert((*content, 0)).1 += 1;
+    }
+
+    pub(crate) fn unpin(&self, content: &ContentRef) {
+        let mut marks = self.marks.lock();
+        if let Some((_, count)) = marks.pins.get_mut(&content.hash) {
+            *count -= 1;
+            if *count == 0 {
+                marks.pins.remove(&content.hash);
+            }
+        }
+    }
+
+    fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<GcReport, StoreError> {
+        let (old, old_id) = {
+            let mut marks = self.marks.lock();
+            let before = (marks.position, marks.id);
+            (marks.position, marks.id) = (self.packs.position(), self.ids.load(Ordering::Relaxed));
+            before
+        };
+        let mut contents = live();
+        contents.extend(self.marks.lock().pins.values().map(|(content, _)| *content));
+        contents.extend(self.filling_objects());
+        let mut keys = KeySet::default();
+        for content in &contents {
+            self.mark(content, &mut keys)?;
+        }
+        let mut report = GcReport::default();
+        self.drop_objects(&contents, &keys, old_id, &mut report)?;
+        self.drop_parts(&contents, &mut report);
+        {
+            let mut index = self.index.write();
+            index.sweep();
+            for key in index.keys().into_iter().filter(|key| !keys.contains(key)) {
+                let in_old_pack = |place: &Place| {
+                    index.containers.get(&place.container) == Some(&Container::Pack)
+                        && (place.container, place.offset()) < old
+                };
+                let places: Vec<Place> = index.places(&key).filter(in_old_pack).collect();
+                for place in places {
+                    index.drop_place(&key, place.container);
+                    report.chunks += 1;
+                }
+            }
+        }
+        self.checkpoint()?;
+        Ok(report)
+    }
+
+    /// Adds the chunks and nodes of a content, as far as they are known.
+    fn mark(&self, content: &ContentRef, keys: &mut KeySet) -> Result<(), StoreError> {
+        let content = self.resolve(content);
+        if content.size <= SINGLE_CHUNK_MAX {
+            keys.insert(key(&content.hash));
+            return Ok(());
+        }
+        let Some(root) = content.manifest else { return Ok(()) };
+        let mut spans = KeySet::default();
+        let mut node = |hash: &Hash, size, level, last| {
+            keys.insert(key(hash));
+            match self.manifest_node(hash, size, level, last) {
+                // Somebody's lie has no chunks; an unreadable disk is another matter.
+                Err(StoreError::Malformed { .. }) => Ok(None),
+                other => other,
+            }
+        };
+        manifest::walk(root, content.size, 0..content.size, &mut node, &mut |_, hash, _| {
+            spans.insert(key(&hash));
+            Ok::<_, StoreError>(())
+        })?;
+        keys.extend(spans);
+        Ok(())
+    }
+
+    /// Removes objects of contents that are not live, unless a live content counts on one of their chunks.
+    fn drop_objects(
+        &self,
+        contents: &[ContentRef],
+        keys: &KeySet,
+        old_id: u32,
+        report: &mut GcReport,
+    ) -> Result<(), StoreError> {
+        let live: HashSet<Hash> = contents.iter().map(|content| content.hash).collect();
+        let candidates: Vec<(u32, ContentRef)> = {
+            let index = self.index.read();
+            let dead = |(id, container): (&u32, &Container)| match container {
+                Container::Object(content) if *id < old_id && !live.contains(&content.hash) => Some((*id, **content)),
+                _ => None,
+            };
+            index.containers.iter().filter_map(dead).collect()
+        };
+        for (id, content) in candidates {
+            let (spans, _) = self.spans(&content, 0..content.size)?;
+            let needed = {
+                let index = self.index.read();
+                spans.iter().map(|span| key(&span.hash)).any(|key| {
+                    let elsewhere = |place: &Place| {
+                        place.container != id
+                            && matches!(
+                                index.containers.get(&place.container),
+                                Some(Container::Pack | Container::Object(_))
+                            )
+                    };
+                    keys.contains(&key) && !index.places(&key).any(|place| elsewhere(&place))
+                })
+            };
+            if needed {
+                continue;
+            }
+            self.note(&Note::Gone { id }, |_| ())?;
+            self.file_cache.lock().remove(id);
+            if fs::remove_file(self.object_path(&content)).is_ok() {
+                report.objects += 1;
+                report.freed += content.size;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of fetches that nobody wants to go on.
+    fn drop_parts(&self, contents: &[ContentRef], report: &mut GcReport) {
+        let wanted: HashSet<_> = contents.iter().map(|content| self.part_path(&self.resolve(content))).collect();
+        let Ok(entries) = fs::read_dir(self.objects_dir()) else { return };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "part") && !wanted.contains(&path) {
+                let len = entry.metadata().map_or(0, |meta| meta.len());
+                if fs::remove_file(&path).is_ok() {
+                    report.freed += len;
+                }
+            }
+        }
+    }
+
+    fn compact(&self) -> Result<bool, StoreError> {
+        let segments = self.packs.segments().map_err(StoreError::io("read the packs in", &self.dir))?;
+        let active = self.packs.active();
+        let mut used: HashMap<u32, u64> = HashMap::new();
+        {
+            let index = self.index.read();
+            for (_, place) in index.all_places() {
+                *used.entry(place.container).or_default() += u64::from(place.len()) + ENTRY_HEADER as u64;
+            }
+        }
+        let garbage = |(id, len): &(u32, u64)| len.saturating_sub(used.get(id).copied().unwrap_or(0));
+        let candidate = segments.iter().filter(|(id, _)| Some(*id) != active).max_by_key(|segment| garbage(segment));
+        let Some(segment) = candidate.filter(|segment| garbage(segment) * 2 > segment.1) else { return Ok(false) };
+        self.rewrite(segment.0)?;
+        Ok(true)
+    }
+
+    /// Moves all that is wanted out of a segment, then removes it.
+    fn rewrite(&self, segment: u32) -> Result<(), StoreError> {
+        let places: KeyMap<Place> = self.index.read().chunks_in(segment).into_iter().collect();
+        let mut failed = None;
+        let mut moved = Vec::new();
+        let scanned = self.packs.scan(segment, 0, &mut |offset, header, payload| {
+            let (Some(payload), None) = (payload, &failed) else { return };
+            match self.keep_entry(header, offset, payload, &places) {
+                Ok(Some(entry)) => moved.push(entry),
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
+            }
+        });
+        scanned.map_err(StoreError::io("read the packs in", &self.dir))?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        // The new places are durable before the old ones are given up.
+        self.sync()?;
+        {
+            let mut index = self.index.write();
+            for (key, place) in moved {
+                index.drop_place(&key, segment);
+                index.add(key, place);
+            }
+            index.drop_container(segment);
+            index.sweep();
+        }
+        self.checkpoint()?;
+        match self.packs.remove(segment) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove a pack in", &self.dir)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends an entry of an old segment to the new one, if it is wanted; for a chunk its new place.
+    fn keep_entry(
+        &self,
+        header: &Header,
+        offset: u64,
+        payload: &[u8],
+        places: &KeyMap<Place>,
+    ) -> Result<Option<(Key, Place)>, StoreError> {
+        if header.kind == Kind::Note {
+            let wanted = match Note::decode(payload) {
+                Some(Note::Object { id, .. } | Note::Folder { id, .. }) => {
+                    self.index.read().containers.contains_key(&id)
+                }
+                other => other.is_some(),
+            };
+            if wanted {
+                let hash = Hash::of(payload);
+                let appended = self.packs.append(Kind::Note, Codec::Raw, &hash, payload.len() as u32, payload);
+                appended.map_err(self.writing())?;
+            }
+            return Ok(None);
+        }
+        let key = key(&header.hash);
+        if places.get(&key).is_none_or(|place| place.offset() != offset) {
+            return Ok(None);
+        }
+        let small = match header.codec {
+            Codec::Zstd => zstd::bulk::compress(payload, 3).ok().filter(|small| small.len() < payload.len()),
+            Codec::Raw => None,
+        };
+        let (codec, stored) = small.as_deref().map_or((Codec::Raw, payload), |small| (Codec::Zstd, small));
+        let appended = self.packs.append(Kind::Chunk, codec, &header.hash, header.raw, stored);
+        let (segment, at) = appended.map_err(self.writing())?;
+        self.index.write().containers.entry(segment).or_insert(Container::Pack);
+        Ok(Some((key, Place::new(segment, at, header.raw))))
+    }
+}

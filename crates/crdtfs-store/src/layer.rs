@@ -1,0 +1,265 @@
+//! The bytes of a write file: in memory, in one plain file, or laid over others.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crdtfs_core::port::Reader;
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+
+/// Linux's flags of `fallocate`.
+pub(crate) const KEEP_SIZE: u32 = 1;
+pub(crate) const PUNCH_HOLE: u32 = 2;
+pub(crate) const ZERO_RANGE: u32 = 16;
+
+/// Ranges of bytes, as start to end; none touches another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extents(BTreeMap<u64, u64>);
+
+impl Extents {
+    pub(crate) fn insert(&mut self, mut start: u64, mut end: u64) {
+        if start >= end {
+            return;
+        }
+        if let Some((&before, &until)) = self.0.range(..=start).next_back()
+            && until >= start
+        {
+            if until >= end {
+                return;
+            }
+            start = before;
+        }
+        let swallowed: Vec<u64> = self.0.range(start..=end).map(|(start, _)| *start).collect();
+        for other in swallowed {
+            end = end.max(self.0.remove(&other).unwrap_or(end));
+        }
+        self.0.insert(start, end);
+    }
+
+    /// Cuts off all from `len` on.
+    pub(crate) fn truncate(&mut self, len: u64) {
+        self.0.split_off(&len);
+        if let Some(mut last) = self.0.last_entry()
+            && *last.get() > len
+        {
+            *last.get_mut() = len;
+        }
+    }
+
+    /// The extent that holds a place, or else the next one.
+    pub(crate) fn at_or_after(&self, place: u64) -> Option<(u64, u64)> {
+        let before = self.0.range(..=place).next_back().filter(|(_, end)| **end > place);
+        before.or_else(|| self.0.range(place..).next()).map(|(start, end)| (*start, *end))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().map(|(start, end)| (*start, *end))
+    }
+}
+
+/// What lies below an overlay.
+#[derive(Clone)]
+pub(crate) enum Base {
+    /// A content of the store.
+    Content(Arc<crate::reader::ContentReader>),
+    /// What the write file held when it was last frozen; nobody writes it any more.
+    Frozen(Arc<Layer>),
+}
+
+/// Where the bytes are.
+pub(crate) enum Body {
+    Memory(Vec<u8>),
+    /// All in one file.
+    Plain(Arc<File>),
+    /// Written ranges in a sparse file, the rest below.
+    Overlay {
+        base: Option<Base>,
+        /// Bytes of the base that still show.
+        base_len: u64,
+        /// None until something is written.
+        file: Option<Arc<File>>,
+        extents: Extents,
+    },
+}
+
+/// One state of a write file.
+pub(crate) struct Layer {
+    /// Counts the freezes; names the file.
+    pub(crate) generation: u32,
+    pub(crate) body: Body,
+    pub(crate) size: u64,
+}
+
+impl Layer {
+    /// As `pread`.
+    pub(crate) fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let n = self.size.saturating_sub(offset).min(buf.len() as u64) as usize;
+        let buf = &mut buf[..n];
+        match &self.body {
+            Body::Memory(bytes) => buf.copy_from_slice(&bytes[offset as usize..][..n]),
+            Body::Plain(file) => return read_zeros(file, buf, offset).map(|()| n),
+            Body::Overlay { base, base_len, file, extents } => {
+                let mut done = 0;
+                while done < n {
+                    let place = offset + done as u64;
+                    let rest = (n - done) as u64;
+                    let next = extents.at_or_after(place);
+                    let piece = match (next, file) {
+                        (Some((start, end)), Some(file)) if start <= place => {
+                            let len = rest.min(end - place) as usize;
+                            read_zeros(file, &mut buf[done..done + len], place)?;
+                            len
+                        }
+                        _ => {
+                            let until = next.map_or(u64::MAX, |(start, _)| start);
+                            let len = rest.min(until - place) as usize;
+                            read_base(base.as_ref(), *base_len, &mut buf[done..done + len], place)?;
+                            len
+                        }
+                    };
+                    done += piece;
+                }
+            }
+        }
+        Ok(n)
+    }
+
+    /// As `fallocate`; the body is a file or an overlay with a file.
+    pub(crate) fn allocate(&mut self, mode: u32, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let grows = mode & KEEP_SIZE == 0;
+        if len == 0 || mode & PUNCH_HOLE != 0 && grows {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if !matches!(mode & !KEEP_SIZE, 0 | PUNCH_HOLE | ZERO_RANGE) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let flags = FallocateFlags::from_bits_retain(mode);
+        let zeroes = mode & (PUNCH_HOLE | ZERO_RANGE) != 0;
+        match &mut self.body {
+            Body::Memory(bytes) => {
+                if zeroes {
+                    let until = (end as usize).min(bytes.len());
+                    bytes[(offset as usize).min(until)..until].fill(0);
+                }
+                if grows && end > self.size {
+                    bytes.resize(end as usize, 0);
+                }
+            }
+            Body::Plain(file) => fallocate(&**file, flags, offset, len)?,
+            Body::Overlay { file, extents, .. } => {
+                if let Some(file) = file {
+                    fallocate(&**file, flags | FallocateFlags::KEEP_SIZE, offset, len)?;
+                }
+                if zeroes {
+                    extents.insert(offset, if grows { end } else { end.min(self.size) });
+                }
+            }
+        }
+        if grows {
+            self.size = self.size.max(end);
+        }
+        Ok(())
+    }
+
+    /// As `lseek` with `SEEK_DATA` or `SEEK_HOLE`.
+    pub(crate) fn seek(&self, offset: u64, data: bool) -> io::Result<Option<u64>> {
+        if offset >= self.size {
+            return Ok(None);
+        }
+        match &self.body {
+            Body::Memory(_) => Ok(Some(if data { offset } else { self.size })),
+            Body::Plain(file) => {
+                let from = if data { SeekFrom::Data(offset) } else { SeekFrom::Hole(offset) };
+                match seek(&**file, from) {
+                    Ok(place) => Ok(Some(place)),
+                    Err(rustix::io::Errno::NXIO) => Ok(None),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Body::Overlay { base_len, extents, .. } => {
+                let mut place = offset;
+                // Of the base all counts as data; behind it only what was written.
+                loop {
+                    let extent = extents.at_or_after(place);
+                    let inside = extent.filter(|(start, _)| *start <= place).map(|(_, end)| end);
+                    let here = if place < *base_len { Some((*base_len).max(inside.unwrap_or(0))) } else { inside };
+                    match (here, data) {
+                        (Some(_), true) => return Ok(Some(place)),
+                        (Some(end), false) if end >= self.size => return Ok(Some(self.size)),
+                        (Some(end), false) => place = end,
+                        (None, false) => return Ok(Some(place)),
+                        (None, true) => return Ok(extent.map(|(start, _)| start)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Fills `buf` from a file that may be shorter: what it does not have is zeros.
+fn read_zeros(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    let n = crate::chunker::fill(&mut |buf, offset| file.read_at(buf, offset), buf, offset)?;
+    buf[n..].fill(0);
+    Ok(())
+}
+
+fn read_base(base: Option<&Base>, base_len: u64, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    let shown = base_len.saturating_sub(offset).min(buf.len() as u64) as usize;
+    let (below, zeros) = buf.split_at_mut(shown);
+    zeros.fill(0);
+    match base {
+        _ if below.is_empty() => Ok(()),
+        None => {
+            below.fill(0);
+            Ok(())
+        }
+        Some(Base::Content(reader)) => match reader.read_at(below, offset)? {
+            n if n == below.len() => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        },
+        Some(Base::Frozen(layer)) => match layer.read_at(below, offset)? {
+            n if n == below.len() => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn extents_are_a_set_of_bytes(steps in proptest::collection::vec((0_u64..64, 0_u64..16, any::<bool>()), 0..40)) {
+            let mut extents = Extents::default();
+            let mut model = [false; 80];
+            for (start, len, cut) in steps {
+                if cut && len < 3 {
+                    extents.truncate(start);
+                    model[start as usize..].fill(false);
+                } else {
+                    extents.insert(start, start + len);
+                    model[start as usize..(start + len) as usize].fill(true);
+                }
+                let mut last = None;
+                for (start, end) in extents.iter() {
+                    prop_assert!(start < end && last.is_none_or(|last| last < start), "sorted and apart");
+                    last = Some(end);
+                }
+                for (place, set) in model.iter().enumerate() {
+                    let inside = extents.at_or_after(place as u64).is_some_and(|(start, _)| start <= place as u64);
+                    prop_assert_eq!(inside, *set);
+                }
+            }
+        }
+    }
+}

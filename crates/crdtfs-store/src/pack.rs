@@ -1,0 +1,419 @@
+//! Pack segments: append-only files of checksummed entries, the truth about what the store holds.
+//!
+//! An entry is a chunk (raw or zstd) or a note about other containers. Its header is bound to its file and offset, so
+//! that a pack that lies inside a chunk is never taken for one. Appends gather in memory and are written in large pieces;
+//! what a crash may lose is what was appended since the last [`Packs::sync`]. Format: `docs/FORMAT.md`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crdtfs_core::id::Hash;
+use parking_lot::{Mutex, RwLock};
+
+use crate::storage::{Storage, StorageFile, fresh_nonce, read_full};
+
+const DIR: &str = "packs";
+const FILE_MAGIC: &[u8; 16] = b"crdtfs pack\0\x01\0\0\0";
+/// Length of a segment's header: magic 16, nonce 16.
+pub(crate) const SEGMENT_HEADER: u64 = 32;
+const MAGIC: &[u8; 4] = b"CPE1";
+/// magic 4, kind 1, codec 1, zero 2, stored length 4, raw length 4, hash 32, check 8.
+pub(crate) const ENTRY_HEADER: usize = 56;
+const CHECKED: usize = 48;
+/// Appends are gathered up to this many bytes before they are written.
+const BUFFER: usize = 1 << 20;
+/// No entry is longer.
+const MAX_PAYLOAD: usize = 1 << 20;
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Chunk,
+    Note,
+}
+
+/// How its payload is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codec {
+    Raw,
+    Zstd,
+}
+
+/// Where an entry's header is.
+pub(crate) type Position = (u32, u64);
+
+/// The header of an entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) codec: Codec,
+    pub(crate) stored: u32,
+    pub(crate) raw: u32,
+    /// blake3 of the payload as it was before it was compressed.
+    pub(crate) hash: Hash,
+}
+
+/// All segments.
+#[derive(Debug)]
+pub(crate) struct Packs {
+    storage: Arc<dyn Storage>,
+    segment_bytes: u64,
+    ids: Arc<AtomicU32>,
+    segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
+    active: Mutex<Active>,
+    /// Held while an fsync runs; holds the position up to which all is durable.
+    synced: Mutex<Position>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    id: u32,
+    nonce: [u8; 16],
+    file: Arc<dyn StorageFile>,
+}
+
+#[derive(Debug, Default)]
+struct Active {
+    segment: Option<Arc<Segment>>,
+    /// Offset at which `buffer` belongs.
+    start: u64,
+    buffer: Vec<u8>,
+    /// Segments that were finished since the last sync.
+    finished: Vec<Arc<Segment>>,
+    /// A segment was made since the last sync of the directory.
+    new_name: bool,
+    failed: bool,
+}
+
+/// What a scan of a segment found wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gaps {
+    /// Places that hold no good entry, as (from, to), in order.
+    pub(crate) gaps: Vec<(u64, u64)>,
+    /// The end of the file.
+    pub(crate) end: u64,
+}
+
+/// Gets each entry: its offset, header and payload (decompressed), or `None` if the payload is bad.
+pub(crate) type OnEntry<'a> = &'a mut dyn FnMut(u64, &Header, Option<&[u8]>);
+
+impl Packs {
+    /// Opens the segments that are there. `ids` gives new segments their names, above all that exist.
+    pub(crate) fn open(storage: Arc<dyn Storage>, segment_bytes: u64, ids: Arc<AtomicU32>) -> io::Result<Self> {
+        storage.create_dir(DIR)?;
+        let mut segments = BTreeMap::new();
+        for name in storage.list(DIR)? {
+            let Some(id) = name.strip_suffix(".pack").and_then(|hex| u32::from_str_radix(hex, 16).ok()) else {
+                continue;
+            };
+            ids.fetch_max(id + 1, Ordering::Relaxed);
+            let file = storage.open(&segment_name(id), false)?;
+            let mut head = [0; SEGMENT_HEADER as usize];
+            let n = read_full(file.as_ref(), &mut head, 0)?;
+            if n == head.len() && head[..16] == *FILE_MAGIC {
+                let mut nonce = [0; 16];
+                nonce.copy_from_slice(&head[16..]);
+                segments.insert(id, Arc::new(Segment { id, nonce, file }));
+            } else if file.len()? <= SEGMENT_HEADER {
+                // A crash between the making of the segment and its first sync: nothing in it was durable.
+                storage.remove(&segment_name(id))?;
+            } else {
+                tracing::error!(segment = name, "a pack segment has no header; its chunks have to be fetched again");
+            }
+        }
+        let segments = RwLock::new(segments);
+        Ok(Self { storage, segment_bytes, ids, segments, active: Mutex::default(), synced: Mutex::new((0, 0)) })
+    }
+
+    /// The segments with their lengths on disk.
+    pub(crate) fn segments(&self) -> io::Result<Vec<(u32, u64)>> {
+        self.segments.read().values().map(|segment| Ok((segment.id, segment.file.len()?))).collect()
+    }
+
+    /// Goes on in the last segment, which is good up to `end`; what lies behind is cut off.
+    pub(crate) fn resume(&self, id: u32, end: u64) -> io::Result<()> {
+        let segment = self.segment(id)?;
+        if segment.file.len()? > end {
+            segment.file.set_len(end)?;
+            segment.file.sync()?;
+        }
+        let mut active = self.active.lock();
+        active.start = end;
+        active.segment = Some(segment);
+        *self.synced.lock() = (id, end);
+        Ok(())
+    }
+
+    /// Appends an entry and says where it is. After an error (a full disk) it is not there, and nothing else is lost.
+    pub(crate) fn append(
+        &self,
+        kind: Kind,
+        codec: Codec,
+        hash: &Hash,
+        raw: u32,
+        payload: &[u8],
+    ) -> io::Result<Position> {
+        debug_assert!(payload.len() <= MAX_PAYLOAD && raw as usize <= MAX_PAYLOAD);
+        let need = ENTRY_HEADER + payload.len();
+        let mut active = self.active.lock();
+        if active.failed {
+            return Err(io::Error::other("an fsync failed before"));
+        }
+        if active.segment.is_some() && active.end() + need as u64 > self.segment_bytes && active.end() > SEGMENT_HEADER
+        {
+            active.flush()?;
+            let finished = active.segment.take();
+            active.finished.extend(finished);
+        } else if !active.buffer.is_empty() && active.buffer.len() + need > BUFFER {
+            active.flush()?;
+        }
+        if active.segment.is_none() {
+            self.begin(&mut active)?;
+        }
+        let segment = active.segment.clone().expect("made above");
+        let offset = active.end();
+        let header = Header { kind, codec, stored: payload.len() as u32, raw, hash: *hash };
+        let header = header.encode(&segment.nonce, offset);
+        active.buffer.extend_from_slice(&header);
+        active.buffer.extend_from_slice(payload);
+        Ok((segment.id, offset))
+    }
+
+    fn begin(&self, active: &mut Active) -> io::Result<()> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let name = segment_name(id);
+        let segment = Arc::new(Segment { id, nonce: fresh_nonce(), file: self.storage.open(&name, true)? });
+        let mut head = FILE_MAGIC.to_vec();
+        head.extend_from_slice(&segment.nonce);
+        if let Err(error) = segment.file.write_all_at(&head, 0) {
+            let _ = self.storage.remove(&name);
+            return Err(error);
+        }
+        active.new_name = true;
+        active.start = SEGMENT_HEADER;
+        active.segment = Some(segment.clone());
+        self.segments.write().insert(id, segment);
+        Ok(())
+    }
+
+    /// Where the next entry will be: all before is in the segments or in memory.
+    pub(crate) fn position(&self) -> Position {
+        let active = self.active.lock();
+        active.segment.as_ref().map_or((0, 0), |segment| (segment.id, active.end()))
+    }
+
+    /// Returns when all that was appended before the call is durable. Concurrent calls share one fsync.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let target = self.position();
+        let mut synced = self.synced.lock();
+        if *synced >= target && target.0 != 0 {
+            return Ok(());
+        }
+        let (finished, current, new_name, end) = {
+            let mut active = self.active.lock();
+            if active.failed {
+                return Err(io::Error::other("an fsync failed before"));
+            }
+            let Some(segment) = active.segment.clone() else { return Ok(()) };
+            active.flush()?;
+            let end = (segment.id, active.start);
+            (std::mem::take(&mut active.finished), segment, std::mem::take(&mut active.new_name), end)
+        };
+        let result = finished.iter().chain([&current]).try_for_each(|segment| segment.file.sync());
+        let result = result.and_then(|()| if new_name { self.storage.sync_dir(DIR) } else { Ok(()) });
+        if let Err(error) = result {
+            let mut active = self.active.lock();
+            active.finished.extend(finished);
+            active.new_name |= new_name;
+            // The kernel forgets dirty pages that it could not write, and a second fsync would claim success.
+            active.failed = error.kind() != io::ErrorKind::StorageFull;
+            return Err(error);
+        }
+        *synced = end;
+        Ok(())
+    }
+
+    fn segment(&self, id: u32) -> io::Result<Arc<Segment>> {
+        self.segments.read().get(&id).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Reads `len` raw bytes of the entry at a position, decompressed; not verified.
+    pub(crate) fn read(&self, (id, offset): Position, len: u32) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; ENTRY_HEADER + len as usize];
+        let n = self.read_raw(id, offset, &mut bytes)?;
+        bytes.truncate(n);
+        let header = Header::decode(&bytes, None).ok_or(io::ErrorKind::InvalidData)?;
+        let end = ENTRY_HEADER + header.stored as usize;
+        if header.raw != len || bytes.len() < end {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        match header.codec {
+            Codec::Raw => {
+                bytes.truncate(end);
+                bytes.drain(..ENTRY_HEADER);
+                Ok(bytes)
+            }
+            Codec::Zstd => zstd::bulk::decompress(&bytes[ENTRY_HEADER..end], len as usize),
+        }
+    }
+
+    fn read_raw(&self, id: u32, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let file = {
+            let active = self.active.lock();
+            match &active.segment {
+                Some(segment) if segment.id == id => {
+                    if offset >= active.start {
+                        let rest = active.buffer.get((offset - active.start) as usize..).unwrap_or_default();
+                        let n = rest.len().min(buf.len());
+                        buf[..n].copy_from_slice(&rest[..n]);
+                        return Ok(n);
+                    }
+                    segment.file.clone()
+                }
+                _ => {
+                    drop(active);
+                    self.segment(id)?.file.clone()
+                }
+            }
+        };
+        read_full(file.as_ref(), buf, offset)
+    }
+
+    /// Calls `each` for all entries of a segment that is on disk, from an offset on; passes over what is damaged.
+    pub(crate) fn scan(&self, id: u32, from: u64, each: OnEntry<'_>) -> io::Result<Gaps> {
+        let segment = self.segment(id)?;
+        let end = segment.file.len()?;
+        let mut found = Gaps { gaps: Vec::new(), end };
+        let mut at = from.max(SEGMENT_HEADER);
+        let mut gap = None;
+        let mut bytes = Vec::new();
+        while at < end {
+            bytes.resize(ENTRY_HEADER, 0);
+            let n = read_full(segment.file.as_ref(), &mut bytes, at)?;
+            let header = Header::decode(&bytes[..n], Some((&segment.nonce, at)));
+            let next = |header: &Header| at + (ENTRY_HEADER + header.stored as usize) as u64;
+            match header.filter(|header| next(header) <= end) {
+                Some(header) => {
+                    if let Some(from) = gap.take() {
+                        found.gaps.push((from, at));
+                    }
+                    bytes.resize(header.stored as usize, 0);
+                    read_full(segment.file.as_ref(), &mut bytes, at + ENTRY_HEADER as u64)?;
+                    let raw = header.payload(&bytes);
+                    if raw.is_none() {
+                        found.gaps.push((at, next(&header)));
+                    }
+                    each(at, &header, raw.as_deref());
+                    at = next(&header);
+                }
+                None => {
+                    gap.get_or_insert(at);
+                    at = next_magic(segment.file.as_ref(), at + 1, end)?.unwrap_or(end);
+                }
+            }
+        }
+        if let Some(from) = gap {
+            found.gaps.push((from, end));
+        }
+        Ok(found)
+    }
+
+    /// The segment that is being written, if there is one.
+    pub(crate) fn active(&self) -> Option<u32> {
+        self.active.lock().segment.as_ref().map(|segment| segment.id)
+    }
+
+    /// Removes a segment from which all that is wanted was moved and synced.
+    pub(crate) fn remove(&self, id: u32) -> io::Result<()> {
+        self.segments.write().remove(&id);
+        self.storage.remove(&segment_name(id))
+    }
+}
+
+impl Active {
+    fn end(&self) -> u64 {
+        self.start + self.buffer.len() as u64
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if let Some(segment) = &self.segment
+            && !self.buffer.is_empty()
+        {
+            segment.file.write_all_at(&self.buffer, self.start)?;
+            self.start += self.buffer.len() as u64;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Header {
+    fn encode(&self, nonce: &[u8; 16], offset: u64) -> [u8; ENTRY_HEADER] {
+        let mut out = [0; ENTRY_HEADER];
+        out[..4].copy_from_slice(MAGIC);
+        out[4] = u8::from(self.kind == Kind::Note);
+        out[5] = u8::from(self.codec == Codec::Zstd);
+        out[8..12].copy_from_slice(&self.stored.to_le_bytes());
+        out[12..16].copy_from_slice(&self.raw.to_le_bytes());
+        out[16..48].copy_from_slice(&self.hash.0);
+        let check = check(nonce, offset, &out);
+        out[CHECKED..].copy_from_slice(&check);
+        out
+    }
+
+    /// Reads a header; with `bound`, verifies that it was written to that file and offset.
+    fn decode(bytes: &[u8], bound: Option<(&[u8; 16], u64)>) -> Option<Self> {
+        let head: &[u8; ENTRY_HEADER] = bytes.get(..ENTRY_HEADER)?.try_into().ok()?;
+        if head[..4] != *MAGIC || bound.is_some_and(|(nonce, offset)| head[CHECKED..] != check(nonce, offset, head)) {
+            return None;
+        }
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let header = Self {
+            kind: if head[4] == 0 { Kind::Chunk } else { Kind::Note },
+            codec: if head[5] == 0 { Codec::Raw } else { Codec::Zstd },
+            stored: word(8),
+            raw: word(12),
+            hash: Hash::from_slice(&head[16..48])?,
+        };
+        (header.stored as usize <= MAX_PAYLOAD && header.raw as usize <= MAX_PAYLOAD).then_some(header)
+    }
+
+    /// The payload as it was before it was compressed, if it is good.
+    fn payload<'a>(&self, stored: &'a [u8]) -> Option<std::borrow::Cow<'a, [u8]>> {
+        let raw: std::borrow::Cow<'a, [u8]> = match self.codec {
+            Codec::Raw => stored.into(),
+            Codec::Zstd => zstd::bulk::decompress(stored, self.raw as usize).ok()?.into(),
+        };
+        (raw.len() == self.raw as usize && Hash::of(&raw) == self.hash).then_some(raw)
+    }
+}
+
+fn check(nonce: &[u8; 16], offset: u64, head: &[u8; ENTRY_HEADER]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(nonce).update(&offset.to_le_bytes()).update(&head[..CHECKED]);
+    let mut check = [0; 8];
+    check.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    check
+}
+
+fn segment_name(id: u32) -> String {
+    format!("{DIR}/{id:08x}.pack")
+}
+
+fn next_magic(file: &dyn StorageFile, from: u64, end: u64) -> io::Result<Option<u64>> {
+    let mut window = vec![0; 64 << 10];
+    let mut at = from;
+    while at < end {
+        let n = read_full(file, &mut window, at)?;
+        if let Some(found) = window[..n].windows(4).position(|bytes| bytes == MAGIC) {
+            return Ok(Some(at + found as u64));
+        }
+        if n < window.len() {
+            return Ok(None);
+        }
+        at += n as u64 - 3;
+    }
+    Ok(None)
+}

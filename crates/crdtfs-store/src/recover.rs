@@ -1,0 +1,167 @@
+//! Opening a store: the index as far as it goes, then what the packs say beyond it.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::cache::{ChunkCache, FileCache};
+use crate::error::StoreError;
+use crate::fill::Fillings;
+use crate::index::{Container, Index, IndexFile, Note, Place, key};
+use crate::keeper::Wake;
+use crate::pack::{Kind, Packs, Position};
+use crate::storage::Storage;
+use crate::store::{Inner, StoreOptions};
+
+pub(crate) fn open(storage: Arc<dyn Storage>, dir: &Path, options: &StoreOptions) -> Result<Inner, StoreError> {
+    let objects = dir.join("objects");
+    fs::create_dir_all(&objects).map_err(StoreError::io("create", &objects))?;
+    let ids = Arc::new(AtomicU32::new(1));
+    let packs = Packs::open(storage.clone(), options.segment_bytes, ids.clone());
+    let packs = packs.map_err(StoreError::io("open the packs in", dir))?;
+    let opened = IndexFile::open(storage.clone());
+    let (mut index_file, loaded) =
+        opened.map_err(|error| StoreError::Index { path: dir.join("index.redb"), reason: error.to_string() })?;
+    let segments = packs.segments().map_err(StoreError::io("read the packs in", dir))?;
+    let reaches = |position: &Position| {
+        *position == (0, 0) || segments.iter().any(|(id, len)| *id == position.0 && *len >= position.1)
+    };
+    let (index, from) = match loaded {
+        Some((index, position)) if reaches(&position) => (index, position),
+        Some(_) => {
+            tracing::warn!("the packs are older than the index, which is made again");
+            let reset = index_file.reset();
+            reset.map_err(|error| StoreError::Index { path: dir.join("index.redb"), reason: error.to_string() })?;
+            (Index::default(), (0, 0))
+        }
+        None => (Index::default(), (0, 0)),
+    };
+    let highest = index.containers.keys().max().copied().unwrap_or(0);
+    ids.fetch_max(highest + 1, Ordering::Relaxed);
+    let inner = Inner {
+        dir: dir.to_path_buf(),
+        storage,
+        packs,
+        index: RwLock::new(index),
+        gate: RwLock::new(()),
+        index_file: Mutex::new(index_file),
+        ids,
+        unsynced: Mutex::default(),
+        object_sync: Mutex::default(),
+        fillings: Fillings::default(),
+        chunk_cache: Mutex::new(ChunkCache::new(options.cache_bytes)),
+        file_cache: Mutex::default(),
+        openers: RwLock::default(),
+        wake: Wake::default(),
+        marks: Mutex::default(),
+    };
+    let _: &Mutex<FileCache> = &inner.file_cache;
+    inner.read_packs(&segments, from, options.segment_bytes)?;
+    inner.look_at_objects()?;
+    inner.mark_start();
+    Ok(inner)
+}
+
+impl Inner {
+    /// Adds to the index what the packs hold from a position on; goes on in the last segment.
+    fn read_packs(&self, segments: &[(u32, u64)], from: Position, limit: u64) -> Result<(), StoreError> {
+        let mut notes = Vec::new();
+        let mut end_of_last = 0;
+        {
+            let mut index = self.index.write();
+            for (id, _) in segments {
+                index.containers.insert(*id, Container::Pack);
+            }
+            for (id, len) in segments.iter().filter(|(id, _)| *id >= from.0) {
+                let start = if *id == from.0 { from.1 } else { 0 };
+                let scanned =
+                    self.packs.scan(*id, start, &mut |offset, header, payload| match (header.kind, payload) {
+                        (_, None) => {}
+                        (Kind::Chunk, Some(_)) => index.add(key(&header.hash), Place::new(*id, offset, header.raw)),
+                        (Kind::Note, Some(bytes)) => notes.extend(Note::decode(bytes)),
+                    });
+                let scanned = scanned.map_err(StoreError::io("read the packs in", &self.dir))?;
+                // A gap at the end is an append that a crash cut off.
+                end_of_last = match scanned.gaps.last() {
+                    Some((torn, end)) if *end == scanned.end => *torn,
+                    _ => *len,
+                };
+            }
+        }
+        if let Some((id, _)) = segments.last()
+            && end_of_last < limit
+        {
+            self.packs.resume(*id, end_of_last).map_err(StoreError::io("write to the packs in", &self.dir))?;
+        }
+        self.read_notes(&notes);
+        Ok(())
+    }
+
+    fn read_notes(&self, notes: &[Note]) {
+        let gone: HashSet<u32> =
+            notes.iter().filter_map(|note| if let Note::Gone { id } = note { Some(*id) } else { None }).collect();
+        for note in notes {
+            match note {
+                Note::Content { content } => _ = self.index.write().add_content(content),
+                Note::Gone { id } => _ = self.index.write().drop_container(*id),
+                Note::Object { .. } | Note::Folder { .. } => {}
+            }
+        }
+        for note in notes {
+            let (Note::Object { id, content } | Note::Folder { id, content, .. }) = note else { continue };
+            self.ids.fetch_max(id + 1, Ordering::Relaxed);
+            if gone.contains(id) {
+                continue;
+            }
+            self.index.write().add_container(note);
+            let spans = match self.spans(content, 0..content.size) {
+                Ok((spans, needs)) if needs.is_empty() => spans,
+                _ => {
+                    tracing::warn!(content = %content.hash, "the manifest of a container is not here; it is not used");
+                    self.index.write().drop_container(*id);
+                    continue;
+                }
+            };
+            let mut index = self.index.write();
+            if index.containers.contains_key(id) {
+                for span in spans {
+                    index.add(key(&span.hash), Place::new(*id, span.offset, span.len));
+                }
+            }
+        }
+    }
+
+    /// Objects that no pack names are partial ones; containers whose object is gone are dropped.
+    fn look_at_objects(&self) -> Result<(), StoreError> {
+        let dir = self.objects_dir();
+        let mut there = HashSet::new();
+        for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))?.flatten() {
+            there.insert(entry.path());
+        }
+        let mut named = HashSet::new();
+        let mut gone = Vec::new();
+        for (id, container) in &self.index.read().containers {
+            if let Container::Object(content) = container {
+                let path = self.object_path(content);
+                let whole = fs::metadata(&path).is_ok_and(|meta| meta.len() == content.size);
+                if whole { _ = named.insert(path) } else { gone.push(*id) }
+            }
+        }
+        for id in gone {
+            tracing::error!(container = id, "an object is gone or cut short; its chunks are fetched again");
+            self.index.write().drop_container(id);
+        }
+        for path in there {
+            if path.extension().is_none_or(|extension| extension != "part") && !named.contains(&path) {
+                let mut part = path.clone().into_os_string();
+                part.push(".part");
+                fs::rename(&path, &part).map_err(StoreError::io("rename", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
