@@ -1,0 +1,348 @@
+//! The presenter: checks the directory, mounts, and takes the mount away again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crdtfs_core::node::Owner;
+use crdtfs_core::port::Content;
+use crdtfs_engine::present::{
+    Mode, OwnerPolicy, PresentError, PresentOptions, Presented, Presenter, Problem, SharePorts,
+};
+use crdtfs_vfs::{Owners, Vfs, VfsOptions};
+use fuser::{Config, Session, SessionACL};
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+use tracing::{info, warn};
+
+use crate::mountpoint::{self, FS_TYPE, Flags, mounted_at, shown};
+use crate::notify::Forgetting;
+use crate::pool::Pool;
+use crate::request::Requests;
+
+/// How long an unmount waits for what was written to be published.
+const FLUSH: Duration = Duration::from_secs(6);
+/// How long it waits for the last processes to let go (the kernel closes files late), and for the session to end.
+const LET_GO: Duration = Duration::from_secs(1);
+/// Between two tries to unmount what is busy.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Shows shares as FUSE filesystems.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MountPresenter {
+    by_helper: bool,
+}
+
+impl MountPresenter {
+    /// Mounts directly where the kernel allows it (root), else through `fusermount3`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Mounts through `fusermount3` only, as for an ordinary user.
+    pub fn by_helper() -> Self {
+        Self { by_helper: true }
+    }
+}
+
+impl Presenter for MountPresenter {
+    fn mode(&self) -> Mode {
+        Mode::Mount
+    }
+
+    fn prepare(&self, dir: &Path, _options: &PresentOptions, _known: bool) -> Result<(), PresentError> {
+        if let Some(sentence) = mountpoint::missing() {
+            return Err(PresentError::Missing(sentence));
+        }
+        let dir = &std::path::absolute(dir).map_err(io_error("cannot use", dir))?;
+        clear_dead_mount(dir)?;
+        match std::fs::metadata(dir) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(PresentError::Directory(format!("{} is not a directory", shown(dir)))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(dir).map_err(io_error("cannot create", dir))?;
+            }
+            Err(error) => return Err(io_error("cannot use", dir)(error)),
+        }
+        let dir = &dir.canonicalize().map_err(io_error("cannot use", dir))?;
+        if let Some(mount) = mounted_at(dir).map_err(io_error("cannot read the mounts above", dir))? {
+            let what = if mount.fs_type == FS_TYPE { "a share" } else { "another filesystem" };
+            return Err(PresentError::Directory(format!(
+                "{} already has {what} mounted: unmount it first, or choose another directory",
+                shown(dir)
+            )));
+        }
+        let mut entries = std::fs::read_dir(dir).map_err(io_error("cannot list", dir))?;
+        if entries.next().is_some() {
+            return Err(PresentError::Directory(format!(
+                "{dir} is not empty: mount on an empty directory, or keep {dir} itself in sync with `crdtfs watch {dir}`",
+                dir = shown(dir)
+            )));
+        }
+        if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err() {
+            return Err(PresentError::Directory(format!(
+                "{} is not writable for you: choose a directory of your own",
+                shown(dir)
+            )));
+        }
+        Ok(())
+    }
+
+    fn present(
+        &self,
+        ports: SharePorts,
+        dir: &Path,
+        options: &PresentOptions,
+    ) -> Result<Box<dyn Presented>, PresentError> {
+        let dir = dir.canonicalize().map_err(io_error("cannot use", dir))?;
+        let content: Arc<dyn Content> = ports.content.clone();
+        let vfs_options =
+            VfsOptions { owner: owners(&options.owner), read_only: options.read_only, state: ports.state.clone() };
+        let vfs = Vfs::new(ports.tree, content, ports.adapter, vfs_options)
+            .map_err(io_error("cannot recover what was written to", &dir))?;
+        match Mounted::start(vfs.clone(), dir.clone(), options, self.by_helper) {
+            Ok(mounted) => Ok(Box::new(mounted)),
+            Err(error) => {
+                vfs.stop();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Takes away what an engine that died left mounted: every access to it fails, so nobody can be using it.
+fn clear_dead_mount(dir: &Path) -> Result<(), PresentError> {
+    let dead = |error: &io::Error| matches!(Errno::from_io_error(error), Some(Errno::NOTCONN | Errno::CONNABORTED));
+    while std::fs::metadata(dir).err().as_ref().is_some_and(dead) {
+        // The directory cannot be resolved: what is above it can.
+        let at = match (dir.parent().and_then(|parent| parent.canonicalize().ok()), dir.file_name()) {
+            (Some(parent), Some(name)) => parent.join(name),
+            _ => dir.to_path_buf(),
+        };
+        let mount = mounted_at(&at).map_err(io_error("cannot read the mounts above", dir))?;
+        if mount.is_none_or(|mount| mount.fs_type != FS_TYPE) {
+            return Err(PresentError::Directory(format!(
+                "{} has a dead mount of another program: unmount it first",
+                shown(dir)
+            )));
+        }
+        info!(dir = %at.display(), "taking away the mount of an engine that ended");
+        mountpoint::unmount(&at, true).map_err(io_error("cannot take away the dead mount", &at))?;
+    }
+    Ok(())
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> PresentError {
+    let path = path.to_path_buf();
+    move |source| PresentError::Io { what, path: path.clone(), source }
+}
+
+fn owners(policy: &OwnerPolicy) -> Owners {
+    let mounter = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    match *policy {
+        OwnerPolicy::Mounter => Owners::Fixed(mounter),
+        OwnerPolicy::Fixed { uid, gid } => Owners::Fixed(Owner { uid, gid }),
+        OwnerPolicy::Keep => Owners::Keep(mounter),
+    }
+}
+
+/// Whether the session has ended, and how.
+#[derive(Default)]
+struct Ending {
+    how: Mutex<Option<Result<(), String>>>,
+    happened: Condvar,
+}
+
+impl Ending {
+    fn set(&self, how: io::Result<()>) {
+        *self.how.lock() = Some(how.map_err(|error| error.to_string()));
+        self.happened.notify_all();
+    }
+
+    fn wait(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut how = self.how.lock();
+        while how.is_none() {
+            if self.happened.wait_until(&mut how, deadline).timed_out() {
+                break;
+            }
+        }
+        how.is_some()
+    }
+}
+
+/// A mount.
+struct Mounted {
+    dir: PathBuf,
+    vfs: Arc<Vfs>,
+    forgetting: Arc<Forgetting>,
+    pools: [Arc<Pool>; 2],
+    ending: Arc<Ending>,
+    session: Mutex<Option<JoinHandle<()>>>,
+    stopped: Mutex<bool>,
+}
+
+impl Mounted {
+    fn start(vfs: Arc<Vfs>, dir: PathBuf, options: &PresentOptions, by_helper: bool) -> Result<Self, PresentError> {
+        let flags = Flags { read_only: options.read_only, allow_other: options.allow_other };
+        let device = if by_helper { mountpoint::mount_by_helper(&dir, flags) } else { mountpoint::mount(&dir, flags) }
+            .map_err(|error| refused(&dir, error))?;
+        match Self::serve(vfs, &dir, device) {
+            Ok(mounted) => {
+                mountpoint::raise_read_ahead(&dir);
+                info!(dir = %dir.display(), "mounted");
+                Ok(mounted)
+            }
+            Err(error) => {
+                if let Err(error) = mountpoint::unmount(&dir, true) {
+                    warn!(dir = %dir.display(), %error, "cannot take the mount away again");
+                }
+                Err(io_error("cannot serve the mount at", &dir)(error))
+            }
+        }
+    }
+
+    fn serve(vfs: Arc<Vfs>, dir: &Path, device: std::os::fd::OwnedFd) -> io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+        let pools = [Pool::new("fetching", 64), Pool::new("syncing", 16)];
+        let requests = Requests { vfs: vfs.clone(), fetching: pools[0].clone(), syncing: pools[1].clone() };
+        let mut config = Config::default();
+        config.n_threads = Some(threads);
+        // The kernel itself decides who may enter (`allow_other`).
+        let session = Session::from_fd(requests, device, SessionACL::All, config)?;
+        let forgetting = Arc::new(Forgetting::start(session.notifier())?);
+        vfs.start(forgetting.clone())?;
+        let ending = Arc::new(Ending::default());
+        let of_session = ending.clone();
+        let thread = std::thread::Builder::new().name("session".into()).spawn(move || {
+            of_session.set(session.run());
+        })?;
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            vfs,
+            forgetting,
+            pools,
+            ending,
+            session: Mutex::new(Some(thread)),
+            stopped: Mutex::new(false),
+        })
+    }
+
+    /// Takes the mount away, unless that was done by hand.
+    fn unmount(&self) -> io::Result<()> {
+        let deadline = Instant::now() + LET_GO;
+        loop {
+            if self.ending.how.lock().is_some() {
+                return Ok(());
+            }
+            match mountpoint::unmount(&self.dir, false) {
+                Ok(()) => return Ok(()),
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => return Ok(()),
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) && Instant::now() < deadline => {
+                    // The kernel has no event for the last user's leaving.
+                    std::thread::sleep(AGAIN);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Ends the threads, once nothing is mounted any more.
+    fn end(&self) {
+        let ended = self.ending.wait(LET_GO);
+        if ended {
+            if let Some(session) = self.session.lock().take() {
+                // A panic was printed by the thread itself.
+                let _ = session.join();
+            }
+            for pool in &self.pools {
+                pool.stop(LET_GO);
+            }
+        } else {
+            // Another mount namespace has a copy of the mount; the session ends with that.
+            warn!(dir = %self.dir.display(), "the mount lives on in another mount namespace");
+        }
+        // Closed files are told of late: what was written last may have come after the first flush.
+        self.vfs.settle(Instant::now() + FLUSH);
+        self.vfs.stop();
+        if ended {
+            self.forgetting.stop();
+        }
+    }
+}
+
+/// Why the kernel or the helper did not mount, and what to do.
+fn refused(dir: &Path, error: io::Error) -> PresentError {
+    let said = error.to_string();
+    if error.kind() == io::ErrorKind::NotFound {
+        return PresentError::Missing(
+            mountpoint::missing().unwrap_or_else(|| format!("cannot mount at {}: {said}", shown(dir))),
+        );
+    }
+    if said.contains("user_allow_other") {
+        return PresentError::Missing(format!(
+            "cannot mount at {} for other users: add the line user_allow_other to /etc/fuse.conf, or leave out \
+             --allow-other",
+            shown(dir)
+        ));
+    }
+    PresentError::Missing(format!(
+        "cannot mount at {}: {said}; if this system does not allow FUSE mounts, keep a plain folder in sync with \
+         `crdtfs watch`",
+        shown(dir)
+    ))
+}
+
+impl Presented for Mounted {
+    fn problems(&self) -> Vec<Problem> {
+        self.vfs.problems().into_iter().map(|(path, message)| Problem { path, message }).collect()
+    }
+
+    fn settle(&self, deadline: Instant) -> bool {
+        self.vfs.settle(deadline)
+    }
+
+    fn stop(&self) -> Result<(), PresentError> {
+        let mut stopped = self.stopped.lock();
+        if *stopped {
+            return Ok(());
+        }
+        self.vfs.settle(Instant::now() + FLUSH);
+        if let Err(error) = self.unmount() {
+            if Errno::from_io_error(&error) == Some(Errno::BUSY) {
+                return Err(PresentError::Directory(format!(
+                    "{} is busy: a process has a file open there or works in it; end it (`fuser -vm {}` lists them) and \
+                     unmount again",
+                    shown(&self.dir),
+                    shown(&self.dir)
+                )));
+            }
+            return Err(io_error("cannot unmount", &self.dir)(error));
+        }
+        self.end();
+        *stopped = true;
+        info!(dir = %self.dir.display(), "unmounted");
+        Ok(())
+    }
+
+    fn ended(&self) -> Option<String> {
+        let how = self.ending.how.lock();
+        match how.as_ref()? {
+            Ok(()) => Some(format!("{} was unmounted", shown(&self.dir))),
+            Err(error) => Some(format!("the session of {} ended: {error}", shown(&self.dir))),
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.stop().is_err() {
+            if let Err(error) = mountpoint::unmount(&self.dir, true) {
+                warn!(dir = %self.dir.display(), %error, "cannot unmount");
+            }
+            self.end();
+        }
+    }
+}
