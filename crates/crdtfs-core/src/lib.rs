@@ -6,6 +6,7 @@
 //! The words are those of `docs/ARCHITECTURE.md`: a share's *document* is a grow-only set of immutable [`record`]s; the
 //! *view* is the tree that such a set means; an *operation* ([`op::Op`]) is what a user did, and becomes records.
 
+pub mod chains;
 pub mod content;
 pub mod document;
 pub mod envelope;
@@ -18,10 +19,12 @@ pub mod node;
 pub mod op;
 pub mod port;
 pub mod record;
+pub mod replica;
 pub mod share;
+pub mod snapshot;
 pub mod sync;
-pub mod ticket;
 pub mod text;
+pub mod ticket;
 pub mod vector;
 pub mod view;
 pub mod wire;

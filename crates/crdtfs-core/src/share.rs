@@ -4,7 +4,6 @@ use minicbor::{Decode, Encode};
 use thiserror::Error;
 
 use crate::id::{DeviceId, ShareId};
-use crate::record::DEVICE_NAME_MAX;
 
 /// Version of the genesis encoding that this program writes, and the only one that it reads.
 pub const VERSION: u8 = 1;
@@ -110,22 +109,6 @@ impl Genesis {
     }
 }
 
-/// A device's name as records and conflict copies show it: no control characters, none of `/\()`, no white space at the
-/// ends, at most [`DEVICE_NAME_MAX`] bytes, never empty.
-pub fn clean_device_name(name: &str) -> String {
-    let mut clean = String::new();
-    for c in name.trim().chars() {
-        let c = if c.is_control() || matches!(c, '/' | '\\' | '(' | ')') { '-' } else { c };
-        if clean.len() + c.len_utf8() > DEVICE_NAME_MAX {
-            break;
-        }
-        clean.push(c);
-    }
-    let end = clean.trim_end().len();
-    clean.truncate(end);
-    if clean.is_empty() { "device".into() } else { clean }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,13 +140,5 @@ mod tests {
         let mut newer = bytes;
         newer[0] = 2;
         assert_eq!(Genesis::decode(&newer), Err(GenesisError::Version(2)));
-    }
-
-    #[test]
-    fn device_names_are_cleaned() {
-        assert_eq!(clean_device_name(" a/b\n(c) "), "a-b--c-");
-        assert_eq!(clean_device_name(""), "device");
-        assert_eq!(clean_device_name(&"ä".repeat(40)), "ä".repeat(16));
-        assert_eq!(clean_device_name(clean_device_name("x  ").as_str()), "x");
     }
 }

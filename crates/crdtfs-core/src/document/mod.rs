@@ -15,7 +15,7 @@ use automerge::{ActorId as AmActor, Automerge, Change, ChangeHash as AmHash, Exp
 use data_encoding::BASE64URL_NOPAD;
 use thiserror::Error;
 
-use crate::id::{ActorId, ChangeHash, RecordId, ShareId};
+use crate::id::{ActorId, ChangeHash, Hash, RecordId, ShareId};
 use crate::record::{Family, Record, RecordError};
 
 /// The most records in one change.
@@ -27,8 +27,8 @@ pub const RECORD_BYTES_MAX: usize = 512 * 1024;
 /// Maps of each family.
 const BUCKETS: u64 = 256;
 
-/// The last operation number of the first change.
-const GENESIS_OPS: u64 = 2 * BUCKETS;
+/// Number of the first change's last operation.
+pub const GENESIS_OPS: u64 = 2 * BUCKETS;
 
 /// No operation may be numbered higher: automerge counts in 32 bits.
 const OP_MAX: u64 = u32::MAX as u64 - 1;
@@ -85,6 +85,8 @@ pub struct Body {
     pub deps: Vec<ChangeHash>,
     /// The author's clock at the commit, milliseconds since 1970.
     pub time_ms: i64,
+    /// Digest of what the envelope says beside this: it is part of the change, so that one change has one envelope.
+    pub context: Hash,
     /// The records, one operation each.
     pub records: Vec<Filed>,
 }
@@ -120,12 +122,59 @@ impl Made {
     }
 }
 
-/// The records of a share.
-#[derive(Clone)]
+/// What follows from a share's id: how its document begins, and so how a change of it is made.
+#[derive(Clone, Debug)]
+pub struct Schema {
+    actor: AmActor,
+    genesis: ChangeHash,
+}
+
+impl Schema {
+    /// The schema of a share.
+    pub fn new(share: &ShareId) -> Self {
+        let change = genesis_change(share);
+        Self { actor: change.actor_id().clone(), genesis: own_hash(change.hash()) }
+    }
+
+    /// The first change, on which all others depend.
+    pub fn genesis(&self) -> ChangeHash {
+        self.genesis
+    }
+
+    /// Makes the change that a body says: a pure function of the share and the body. Fails if its operations' numbers are
+    /// over the limit.
+    pub fn make(&self, body: &Body) -> Result<Made, DocumentError> {
+        let start_op = NonZeroU64::new(body.start_op)
+            .filter(|start| start.get() <= OP_MAX - body.records.len() as u64)
+            .ok_or(DocumentError::Full)?;
+        let operations = body
+            .records
+            .iter()
+            .map(|record| put(OpId(record.bucket() + 1, self.actor.clone()), record.key(), record.bytes.clone()));
+        // A first byte of 0: automerge reads a 1 there as the mark of an author of its own.
+        let mut extra_bytes = vec![0];
+        extra_bytes.extend(body.context.0);
+        let change = Change::from(ExpandedChange {
+            operations: operations.collect(),
+            actor_id: AmActor::from(body.actor.0),
+            hash: None,
+            seq: body.seq,
+            start_op,
+            time: body.time_ms,
+            message: None,
+            deps: body.deps.iter().map(|dep| AmHash(dep.0)).collect(),
+            extra_bytes,
+            author: None,
+        });
+        let hash = own_hash(change.hash());
+        Ok(Made { change, hash })
+    }
+}
+
+/// The records of a share, in memory. Large: what a share needs all the time is kept by [`crate::chains::Chains`] and the
+/// view, and the document is only read and written as a whole.
 pub struct Document {
     automerge: Automerge,
-    genesis_actor: AmActor,
-    genesis: ChangeHash,
 }
 
 impl std::fmt::Debug for Document {
@@ -137,21 +186,18 @@ impl std::fmt::Debug for Document {
 impl Document {
     /// The document of a share before anything happened.
     pub fn new(share: &ShareId) -> Self {
-        let change = genesis_change(share);
-        let (genesis_actor, genesis) = (change.actor_id().clone(), own_hash(change.hash()));
         let mut automerge = Automerge::new();
-        automerge.apply_changes([change]).expect("the first change depends on nothing");
-        Self { automerge, genesis_actor, genesis }
+        automerge.apply_changes([genesis_change(share)]).expect("the first change depends on nothing");
+        Self { automerge }
     }
 
-    /// Reads what [`Document::save`] wrote on this device; hashes of all heads are checked.
+    /// Reads what [`Document::save`] wrote on this device; the hashes of its heads are checked.
     pub fn load(share: &ShareId, bytes: &[u8]) -> Result<Self, DocumentError> {
-        let first = genesis_change(share);
         let automerge = Automerge::load(bytes).map_err(|e| DocumentError::Load(e.to_string()))?;
-        if automerge.get_change_meta_by_hash(&first.hash()).is_none() {
+        if automerge.get_change_meta_by_hash(&genesis_change(share).hash()).is_none() {
             return Err(DocumentError::OtherShare);
         }
-        Ok(Self { automerge, genesis_actor: first.actor_id().clone(), genesis: own_hash(first.hash()) })
+        Ok(Self { automerge })
     }
 
     /// The whole document, compressed.
@@ -164,82 +210,30 @@ impl Document {
         self.automerge.get_heads().into_iter().map(own_hash).collect()
     }
 
-    /// The first change, which every share's document begins with.
-    pub fn genesis(&self) -> ChangeHash {
-        self.genesis
-    }
-
-    /// Number of the first change's last operation.
-    pub const fn genesis_max_op() -> u64 {
-        GENESIS_OPS
-    }
-
-    /// Makes the change that a body says. A pure function of the share and the body. Fails if its operations' numbers are
-    /// over the limit.
-    pub fn make(&self, body: &Body) -> Result<Made, DocumentError> {
-        let start_op = NonZeroU64::new(body.start_op)
-            .filter(|start| start.get() <= OP_MAX - body.records.len() as u64)
-            .ok_or(DocumentError::Full)?;
-        let operations = body.records.iter().map(|record| {
-            put(OpId(record.bucket() + 1, self.genesis_actor.clone()), record.key(), record.bytes.clone())
-        });
-        let expanded = ExpandedChange {
-            operations: operations.collect(),
-            actor_id: AmActor::from(body.actor.0),
-            hash: None,
-            seq: body.seq,
-            start_op,
-            time: body.time_ms,
-            message: None,
-            deps: body.deps.iter().map(|dep| AmHash(dep.0)).collect(),
-            extra_bytes: Vec::new(),
-            author: None,
-        };
-        let change = Change::from(expanded);
-        let hash = own_hash(change.hash());
-        Ok(Made { change, hash })
-    }
-
-    /// Adds a change, all of whose dependencies are here, and which is its actor's next.
-    pub fn apply(&mut self, made: Made) -> Result<(), DocumentError> {
-        self.apply_all(vec![made])
-    }
-
-    /// Adds changes, each of whose dependencies are here or before it.
-    pub fn apply_all(&mut self, made: Vec<Made>) -> Result<(), DocumentError> {
+    /// Adds changes, each of whose dependencies are here or among them, and each its actor's next. The cost is that of a
+    /// pass over the document, whatever their number.
+    pub fn apply(&mut self, made: Vec<Made>) -> Result<(), DocumentError> {
         let changes: Vec<Change> = made.into_iter().map(|made| made.change).collect();
         self.automerge.apply_changes(changes).map_err(|e| DocumentError::Refused(e.to_string()))
     }
 
-    /// What one change of this document says.
-    pub fn body(&self, hash: &ChangeHash) -> Option<Body> {
-        self.automerge.get_change_by_hash(&AmHash(hash.0)).and_then(|change| body_of(&change))
-    }
-
     /// What all changes after the first say, in causal order.
-    pub fn bodies(&self) -> impl Iterator<Item = Body> + use<> {
-        self.automerge.get_changes(&[]).into_iter().filter_map(|change| body_of(&change))
+    pub fn bodies(&self) -> impl Iterator<Item = (ChangeHash, Body)> + use<> {
+        let changes = self.automerge.get_changes(&[]).into_iter();
+        changes.filter_map(|change| Some((own_hash(change.hash()), body_of(&change)?)))
     }
 
-    /// The bytes of one record.
-    pub fn record(&self, family: Family, subject: &[u8; 16], id: &RecordId) -> Option<Vec<u8>> {
-        let filed = Filed { family, subject: *subject, id: *id, bytes: Vec::new() };
-        let bucket = self.automerge.import_obj(&format!("{}@{}", filed.bucket() + 1, self.genesis_actor.to_hex_string())).ok()?;
-        let (value, _) = self.automerge.get(&bucket, filed.key()).ok()??;
-        value.to_bytes().map(<[u8]>::to_vec)
+    /// Number of records (one that was published again counts once).
+    pub fn len(&self) -> usize {
+        let maps = self.automerge.keys(automerge::ROOT);
+        maps.filter_map(|map| self.automerge.get(automerge::ROOT, map).ok().flatten())
+            .map(|(_, id)| self.automerge.length(&id))
+            .sum()
     }
 
-    /// The actor and operation number of each change that brought one record (several if it was published again).
-    pub fn carriers(&self, family: Family, subject: &[u8; 16], id: &RecordId) -> Vec<(ActorId, u64)> {
-        let filed = Filed { family, subject: *subject, id: *id, bytes: Vec::new() };
-        let name = format!("{}@{}", filed.bucket() + 1, self.genesis_actor.to_hex_string());
-        let Ok(bucket) = self.automerge.import_obj(&name) else { return Vec::new() };
-        let values = self.automerge.get_all(&bucket, filed.key()).unwrap_or_default();
-        let carrier = |id: automerge::ObjId| match id {
-            automerge::ObjId::Id(counter, actor, _) => Some((ActorId::from_slice(actor.to_bytes())?, counter)),
-            automerge::ObjId::Root => None,
-        };
-        values.into_iter().filter_map(|(_, id)| carrier(id)).collect()
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -305,6 +299,7 @@ fn body_of(change: &Change) -> Option<Body> {
         start_op: expanded.start_op.get(),
         deps,
         time_ms: expanded.time,
+        context: expanded.extra_bytes.strip_prefix(&[0]).and_then(Hash::from_slice)?,
         records,
     })
 }

@@ -11,13 +11,14 @@ mod state;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use self::record::{MemberRecord, MembershipError, Statement, claim, claim_message};
 use self::record::{Admit, Cancel, Create, HEADS_MAX, Invite, Rename, Revoke, claim_holds, sign};
-use self::state::{Ranked, evaluate};
+pub use self::record::{MemberRecord, MembershipError, Statement, claim, claim_message};
 pub use self::state::{Cut, Invitation, Member, State};
+use self::state::{Ranked, evaluate};
 use crate::id::{ActorId, DeviceId, Hash, ShareId};
 use crate::key::{Key, SIGNATURE_LEN};
-use crate::share::{Genesis, Role, clean_device_name};
+use crate::record::clean_device_name;
+use crate::share::{Genesis, Role};
 use crate::wire::{Join, Refusal};
 
 /// The most records of one share.
@@ -220,13 +221,7 @@ impl Membership {
 
     /// Answers a device that wants to join with a ticket of this device. The record of its admission; `None` if it is a
     /// member already.
-    pub fn admit(
-        &mut self,
-        key: &Key,
-        join: &Join,
-        device: DeviceId,
-        now_ms: i64,
-    ) -> Result<Option<Vec<u8>>, Refusal> {
+    pub fn admit(&mut self, key: &Key, join: &Join, device: DeviceId, now_ms: i64) -> Result<Option<Vec<u8>>, Refusal> {
         let state = self.state.clone();
         let invitation = state.invitations.get(&join.invitation).filter(|i| i.issuer == key.id());
         let Some(Invitation { invite, admitted, cancelled, .. }) = invitation else { return Err(Refusal::Unknown) };

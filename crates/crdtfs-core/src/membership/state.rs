@@ -103,9 +103,7 @@ fn effective_revokes<'a>(
     for (rank, Ranked { record, .. }) in records.iter().enumerate() {
         let (device, role) = match &record.statement {
             Statement::Create(_) => (record.issuer, Role::Admin),
-            Statement::Admit(admit) => {
-                (admit.device, roles.get(&admit.invitation).copied().unwrap_or(Role::Read))
-            }
+            Statement::Admit(admit) => (admit.device, roles.get(&admit.invitation).copied().unwrap_or(Role::Read)),
             Statement::Invite(invite) => {
                 roles.insert(record.id, invite.role);
                 continue;
@@ -180,12 +178,8 @@ fn apply(
             }
         }
         Statement::Invite(invite) => {
-            let invitation = Invitation {
-                issuer: record.issuer,
-                invite: invite.clone(),
-                admitted: Vec::new(),
-                cancelled: false,
-            };
+            let invitation =
+                Invitation { issuer: record.issuer, invite: invite.clone(), admitted: Vec::new(), cancelled: false };
             state.invitations.insert(record.id, invitation);
         }
         Statement::Cancel(cancel) => {
