@@ -80,11 +80,7 @@ impl Talk {
 
     /// Sends an item; waits while the client is slow.
     pub async fn send(&mut self, item: Item) -> Result<(), Gone> {
-        let mut closed = self.closed.clone();
-        tokio::select! {
-            sent = self.items.send(item) => sent.map_err(|_| Gone),
-            _ = closed.wait_for(|closed| *closed) => Err(Gone),
-        }
+        self.items.send(item).await.map_err(|_| Gone)
     }
 
     /// Sends an item unless the client is slow: for progress, where only the latest counts.
@@ -230,16 +226,17 @@ async fn run(
     let ended = loop {
         let item = tokio::select! {
             biased;
-            Some(item) = queue.recv() => Some(item),
+            Some(item) = queue.recv() => item,
             Some(ended) = call.join_next() => break ended,
-            _ = alive.tick() => Some(Item::Alive),
+            _ = alive.tick() => Item::Alive,
             more = read.fill_buf(), if !quiet => {
-                // More bytes are the next request, which waits; none are the end of the client.
+                // More bytes are the next request, which waits. None: the client has hung up, or has nothing more to ask
+                // and still reads; the next line to it tells which.
                 quiet = true;
-                if more.is_ok_and(|bytes| !bytes.is_empty()) {
-                    continue;
+                if !more.is_ok_and(|bytes| !bytes.is_empty()) {
+                    close.send_replace(true);
                 }
-                None
+                continue;
             }
             _ = stopped.wait_for(|stopped| *stopped), if !told => {
                 told = true;
@@ -247,11 +244,7 @@ async fn run(
                 continue;
             }
         };
-        let passed_on = match item {
-            Some(item) => write.write_all(&line(&Answer::Item(item))).await.is_ok(),
-            None => false,
-        };
-        if !passed_on {
+        if write.write_all(&line(&Answer::Item(item))).await.is_err() {
             return abandon(close, queue, call).await;
         }
     };

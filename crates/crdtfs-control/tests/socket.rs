@@ -143,6 +143,20 @@ async fn a_request_hears_that_its_client_hung_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_nothing_more_to_ask_is_still_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = with_engine(dir.path(), Arc::default(), |dir| {
+        let mut stream = UnixStream::connect(socket_path(dir)).unwrap();
+        stream.write_all(b"{\"version\":1,\"request\":\"ls\",\"path\":\"1000\"}\n").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        BufReader::new(stream).lines().map(Result::unwrap).collect::<Vec<_>>()
+    })
+    .await;
+    assert_eq!(lines.len(), 1_001);
+    assert_eq!(lines[1_000], r#"{"reply":"listed","entries":1000}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_engine_ends_its_requests() {
     let dir = tempfile::tempdir().unwrap();
     let fake = Arc::<Fake>::default();
