@@ -64,7 +64,7 @@ pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a loser of the tie-break waits for the winner before it dials again.
 pub(crate) const TIE_WAIT: Duration = Duration::from_secs(1);
 /// How long a node waits at its end for the last packets.
-pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Devices that ask to join and are being answered.
 pub(crate) const MAX_JOINERS: usize = 16;

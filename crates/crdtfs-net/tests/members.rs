@@ -1,0 +1,178 @@
+//! Connections and sync between members.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::sync::atomic::Ordering;
+
+use crdtfs_net::PathKind;
+use world::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_there_and_what_comes_reaches_the_other_side() {
+    let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
+    let share = genesis(9).share();
+    (0..300).for_each(|_| a.make(&share, 1, 5000));
+    (0..3).for_each(|_| b.make(&share, 2, 50));
+    let (node_a, node_b) = (start(1, &a).await, start(2, &b).await);
+    introduce(&node_a, &node_b);
+    a.until("b's changes are at a", |a| a.has(&share, 2, 3)).await;
+    b.until("a's changes are at b", |b| b.has(&share, 1, 300)).await;
+    a.make(&share, 1, 10);
+    b.until("a new change is at b", |b| b.has(&share, 1, 301)).await;
+    b.make(&share, 2, 10);
+    a.until("a new change is at a", |a| a.has(&share, 2, 4)).await;
+    let all = a.shares.lock()[&share].vector.clone();
+    a.until("a knows what b has", |a| {
+        a.states.lock().get(&(share, device(2))).is_some_and(|state| {
+            state.vector.as_ref() == Some(&all) && state.holding.as_ref().is_some_and(|holding| holding.vector == all)
+        })
+    })
+    .await;
+
+    let peers = node_a.peers();
+    assert_eq!(peers.len(), 1);
+    assert_eq!((peers[0].device, peers[0].path), (device(2), PathKind::Direct));
+    assert_eq!(peers[0].addresses, node_b.bound());
+    assert_eq!(peers[0].shares, [share]);
+    assert!(peers[0].sent > 1_500_000 && peers[0].received > 0 && peers[0].rtt.is_some(), "{:?}", peers[0]);
+    assert!(peers[0].since.is_some() && peers[0].last_error.is_none());
+
+    node_a.shutdown().await;
+    b.until("b sees a leave", |b| b.disconnects.load(Ordering::SeqCst) == 1).await;
+    let peers = node_b.peers();
+    assert_eq!(peers[0].path, PathKind::None);
+    assert!(!peers[0].addresses.is_empty(), "remembered");
+    node_b.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dialling_from_both_ends_at_once_leaves_one_connection() {
+    for round in 0..8 {
+        let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
+        let share = genesis(9).share();
+        let (node_a, node_b) = (start(1, &a).await, start(2, &b).await);
+        introduce(&node_a, &node_b);
+        introduce(&node_b, &node_a);
+        for seq in 1..20 {
+            a.make(&share, 1, 100);
+            b.make(&share, 2, 100);
+            a.until("b's change is at a", |a| a.has(&share, 2, seq)).await;
+            b.until("a's change is at b", |b| b.has(&share, 1, seq)).await;
+        }
+        assert_eq!((node_a.connected(), node_b.connected()), (vec![device(2)], vec![device(1)]), "round {round}");
+        node_a.shutdown().await;
+        node_b.shutdown().await;
+        for (end, host) in [("a", &a), ("b", &b)] {
+            let (up, down) = (host.connects.load(Ordering::SeqCst), host.disconnects.load(Ordering::SeqCst));
+            // A connection that replaces another one is no disconnection.
+            assert!(up >= 1 && down <= up, "round {round}, {end}: {up} connections, {down} ends");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_middle_one_passes_on_what_the_others_wrote() {
+    let hosts = [host(9, &[1, 2, 3]), host(9, &[1, 2, 3]), host(9, &[1, 2, 3])];
+    let share = genesis(9).share();
+    let nodes = [start(1, &hosts[0]).await, start(2, &hosts[1]).await, start(3, &hosts[2]).await];
+    introduce(&nodes[1], &nodes[0]);
+    introduce(&nodes[1], &nodes[2]);
+    hosts[0].make(&share, 1, 100);
+    hosts[2].until("the third has the first one's change", |host| host.has(&share, 1, 1)).await;
+    hosts[2].make(&share, 3, 100);
+    hosts[0].until("the first has the third one's change", |host| host.has(&share, 3, 1)).await;
+    assert_eq!(nodes[0].connected(), [device(2)]);
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_starts_again_is_met_again_at_once() {
+    let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
+    let share = genesis(9).share();
+    let node_a = start(1, &a).await;
+    let first_life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let starting = b.clone();
+    let node_b = first_life.spawn(async move { start(2, &starting).await }).await.unwrap();
+    introduce(&node_a, &node_b);
+    in_session(&a, &share, device(2)).await;
+    let bound = node_b.bound()[0];
+    // It goes without a word: no packet tells a that the connection is dead.
+    first_life.shutdown_background();
+    let (b, node_b) = restart(2, &b, "127.0.0.1:0".parse().unwrap()).await;
+    introduce(&node_b, &node_a);
+    b.make(&share, 2, 10);
+    a.until("the change of b's second life is at a", |a| a.has(&share, 2, 1)).await;
+    assert_eq!(a.disconnects.load(Ordering::SeqCst), 0, "the new connection replaced the dead one");
+    node_b.shutdown().await;
+    // Elsewhere, and it is a that is told.
+    let (b, node_b) = restart(2, &b, "127.0.0.1:0".parse().unwrap()).await;
+    assert_ne!(node_b.bound()[0], bound);
+    introduce(&node_a, &node_b);
+    b.make(&share, 2, 10);
+    a.until("the change of b's third life is at a", |a| a.has(&share, 2, 2)).await;
+    node_a.shutdown().await;
+    node_b.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_comes_back_where_it_was_is_found_without_a_hint() {
+    let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
+    let share = genesis(9).share();
+    let (node_a, node_b) = (start(1, &a).await, start(2, &b).await);
+    introduce(&node_a, &node_b);
+    in_session(&a, &share, device(2)).await;
+    let bound = node_b.bound()[0];
+    node_b.shutdown().await;
+    a.until("a sees b leave", |a| a.disconnects.load(Ordering::SeqCst) == 1).await;
+    a.make(&share, 1, 10);
+    let (b, node_b) = restart(2, &b, bound).await;
+    assert_eq!(node_b.bound(), [bound]);
+    b.until("a's change is at b", |b| b.has(&share, 1, 1)).await;
+    node_a.shutdown().await;
+    node_b.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shares_and_members_come_and_go_on_a_living_connection() {
+    let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
+    let first = genesis(9).share();
+    let (node_a, node_b) = (start(1, &a).await, start(2, &b).await);
+    introduce(&node_a, &node_b);
+    in_session(&a, &first, device(2)).await;
+    // First one side has the second share, then both.
+    let second = add_share(&a, 8, &[1, 2]);
+    node_a.share_added(second);
+    a.make(&second, 1, 10);
+    add_share(&b, 8, &[1, 2]);
+    node_b.share_added(second);
+    b.until("the second share's change is at b", |b| b.has(&second, 1, 1)).await;
+    assert_eq!(a.connects.load(Ordering::SeqCst), 1, "on the same connection");
+    // One side drops the second share: the first one goes on.
+    b.shares.lock().remove(&second);
+    node_b.share_removed(second);
+    a.make(&second, 1, 10);
+    a.make(&first, 1, 10);
+    b.until("the first share's change is at b", |b| b.has(&first, 1, 1)).await;
+    assert!(!b.shares.lock().contains_key(&second));
+    // A member that is none any more is dropped.
+    a.shares.lock().remove(&second);
+    node_a.share_removed(second);
+    a.revoke(&first, device(2));
+    a.until("b is dropped", |a| a.disconnects.load(Ordering::SeqCst) == 1).await;
+    assert!(node_a.connected().is_empty());
+    node_a.shutdown().await;
+    node_b.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_is_no_obstacle() {
+    let (a, b) = (host(9, &[1]), host(9, &[2]));
+    let node_a = start(1, &a).await;
+    let node_b = start_at(2, &b, node_a.bound()[0]).await;
+    assert_ne!(node_a.bound()[0].port(), node_b.bound()[0].port());
+    node_a.shutdown().await;
+    node_b.shutdown().await;
+}
