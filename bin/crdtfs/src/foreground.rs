@@ -21,8 +21,8 @@ use crate::output::{Output, say};
 use crate::progress::Bar;
 use crate::settings::Settings;
 
-/// After a signal everything is flushed and unmounted within this; the contract says 10 s.
-pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(9);
+/// After a signal everything is flushed and unmounted within this. The contract says 10 s; closing the sockets comes after.
+pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(8);
 
 /// SIGINT and SIGTERM, from now on ours.
 #[derive(Debug)]
