@@ -15,7 +15,7 @@ use crate::host::blocking;
 use crate::link::Link;
 use crate::node::Inner;
 use crate::peers::Adopted;
-use crate::{join, serve, session};
+use crate::{introduce, join, serve, session};
 
 /// A connection that lived this long was a good one: the next attempt follows at once.
 const GOOD: Duration = Duration::from_secs(5);
@@ -23,7 +23,6 @@ const GOOD: Duration = Duration::from_secs(5);
 /// Keeps a member connected until it is a member no more.
 pub(crate) async fn keep(inner: Arc<Inner>, device: DeviceId) {
     let mut backoff = Backoff::default();
-    let wake = inner.peers.with(&device, |peer| peer.wake.clone());
     loop {
         // One lock for the look and the leave: who is wanted again meanwhile gets a new keeper, or keeps this one.
         let wanted = inner.peers.with(&device, |peer| {
@@ -37,25 +36,46 @@ pub(crate) async fn keep(inner: Arc<Inner>, device: DeviceId) {
             link.conn().closed().await;
             if link.tie().made.elapsed() >= GOOD {
                 backoff.reset();
+            } else if inner.peers.link(&device).is_none() {
+                // Whatever closed it at once will do so again.
+                pause(&inner, &device, &mut backoff, Duration::ZERO).await;
             }
             continue;
         }
-        let wait = match dial(&inner, &device).await {
+        let at_least = match dial(&inner, &device).await {
             Ok(()) => continue,
             Err(LinkError::Duplicate) => TIE_WAIT,
             Err(error) => {
                 tracing::debug!(%device, %error, "cannot connect");
-                let near = inner.peers.with(&device, |peer| {
-                    peer.last_error = Some(error.to_string());
-                    peer.addresses.near()
-                });
-                let shut_out = inner.roster.shut_out(&device, Instant::now());
-                shut_out.unwrap_or_default().max(backoff.failed(near, rand::random()))
+                inner.peers.with(&device, |peer| peer.last_error = Some(error.to_string()));
+                if matches!(error, LinkError::Refused) && introduce::ask(&inner, &device).await {
+                    continue;
+                }
+                inner.roster.shut_out(&device, Instant::now()).unwrap_or_default()
             }
         };
+        pause(&inner, &device, &mut backoff, at_least).await;
+    }
+}
+
+/// Waits before the next attempt, until there is a reason to look again.
+async fn pause(inner: &Arc<Inner>, device: &DeviceId, backoff: &mut Backoff, at_least: Duration) {
+    let (wake, near) = inner.peers.with(device, |peer| (peer.wake.clone(), peer.addresses.near()));
+    let until = tokio::time::Instant::now() + backoff.failed(near, rand::random()).max(at_least);
+    loop {
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = wake.notified() => backoff.reset(),
+            () = tokio::time::sleep_until(until) => return,
+            () = wake.notified() => {}
+        }
+        let (fresh, look) = inner.peers.with(device, |peer| {
+            let linked = peer.link.as_ref().is_some_and(|link| link.is_alive());
+            (std::mem::take(&mut peer.fresh), linked || !peer.wanted)
+        });
+        if fresh {
+            backoff.reset();
+        }
+        if fresh || look {
+            return;
         }
     }
 }
@@ -75,7 +95,10 @@ pub(crate) async fn connect(inner: &Arc<Inner>, device: &DeviceId, alpn: &[u8]) 
     let deadline = tokio::time::Instant::now() + DIAL_TIMEOUT;
     let wake = inner.peers.with(device, |peer| peer.wake.clone());
     loop {
-        let (known, generation) = inner.peers.with(device, |peer| (peer.addresses.clone(), peer.generation));
+        let (known, generation) = inner.peers.with(device, |peer| {
+            peer.fresh = false;
+            (peer.addresses.clone(), peer.generation)
+        });
         let to = dial_addr(inner.config.network, &own_sockets(&inner.endpoint), device, &known)
             .ok_or_else(|| LinkError::Dial("its id is no public key".into()))?;
         if to.is_empty() && (inner.config.network == Network::Local || !inner.config.relays.is_empty()) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crdtfs_core::id::{DeviceId, Hash, ShareId};
 use crdtfs_core::share::Genesis;
-use crdtfs_core::wire::{self, Join, JoinAnswer, Open, Refusal};
-use iroh::endpoint::Connection;
+use crdtfs_core::wire::{self, Handshake, Join, JoinAnswer, Open, Refusal};
+use iroh::endpoint::{Connection, SendStream};
 
 use crate::backoff::Backoff;
 use crate::config::{ALPN_JOIN, HANDSHAKE_TIMEOUT};
@@ -16,8 +16,12 @@ use crate::endpoint::{Code, device_id};
 use crate::error::{JoinError, LinkError};
 use crate::frame::{FrameError, Reader, write_frame};
 use crate::host::blocking;
+use crate::introduce;
 use crate::link::{close_for, hello, read_message};
 use crate::node::Inner;
+
+/// Streams that one connection of this protocol may open.
+const MAX_QUESTIONS: usize = 64;
 
 /// What is needed to join a share, from its ticket.
 #[derive(Clone, Debug)]
@@ -128,12 +132,34 @@ pub(crate) async fn answer(inner: &Arc<Inner>, conn: Connection) -> Result<(), L
 }
 
 async fn exchange(inner: &Arc<Inner>, conn: &Connection) -> Result<(), LinkError> {
-    let device = device_id(conn.remote_id());
     let (handshake, _) = hello(conn, inner.device, rand::random()).await?;
-    let (mut send, recv) = conn.accept_bi().await.map_err(|error| LinkError::closed(&error))?;
-    let Open::Join(join) = read_message::<Open>(&mut Reader::new(recv)).await? else {
-        return Err(LinkError::Fault("asked for something else than to join".into()));
-    };
+    // A member that introduces itself asks once a share; whoever joins asks once.
+    for _ in 0..MAX_QUESTIONS {
+        let Ok((send, recv)) = conn.accept_bi().await else { return Ok(()) };
+        let mut reader = Reader::new(recv);
+        match read_message::<Open>(&mut reader).await? {
+            Open::Join(join) => {
+                admit(inner, conn, handshake, join, send).await?;
+                break;
+            }
+            Open::Sync { share } => introduce::answer(inner, conn, handshake, share, send, reader).await?,
+            Open::Chunks { .. } => return Err(LinkError::Fault("asked for something else than to join".into())),
+        }
+    }
+    // The other side closes when it has read the answer; closing here could take the answer away from it.
+    conn.closed().await;
+    Ok(())
+}
+
+/// Has the host check a ticket, and answers.
+async fn admit(
+    inner: &Arc<Inner>,
+    conn: &Connection,
+    handshake: Handshake,
+    join: Join,
+    mut send: SendStream,
+) -> Result<(), LinkError> {
+    let device = device_id(conn.remote_id());
     let host = inner.host.clone();
     let admitted = blocking(&inner.tasks, move || {
         let share = host.shares().into_iter().find(|share| handshake.tag(share, &device) == join.share);
@@ -153,7 +179,5 @@ async fn exchange(inner: &Arc<Inner>, conn: &Connection) -> Result<(), LinkError
         inner.peers.learn(&device, crate::link::addresses(conn), [], true);
         inner.share_changed(share);
     }
-    // The joiner closes when it has read the answer; closing here could take the answer away from it.
-    conn.closed().await;
     Ok(())
 }

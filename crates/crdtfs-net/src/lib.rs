@@ -32,6 +32,7 @@ mod fetch;
 mod frame;
 mod host;
 mod info;
+mod introduce;
 mod join;
 mod link;
 mod node;

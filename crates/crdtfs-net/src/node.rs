@@ -77,7 +77,7 @@ impl Node {
             direct: Notify::new(),
             config,
         });
-        inner.start(|inner| dial::accept(inner));
+        inner.start(dial::accept);
         inner.start(|inner| async move { inner.fetcher.watch(&inner).await });
         inner.start(direct);
         if inner.config.discovery {

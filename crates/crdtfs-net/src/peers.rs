@@ -28,7 +28,9 @@ pub(crate) struct Peer {
     pub(crate) kept: bool,
     pub(crate) link: Option<Arc<Link>>,
     pub(crate) last_error: Option<String>,
-    /// There is a reason to look again: a connection, an address, a wish.
+    /// It was seen, or got a new address, since its keeper last looked: dial at once.
+    pub(crate) fresh: bool,
+    /// There is a reason for its keeper to look again.
     pub(crate) wake: Arc<Notify>,
 }
 
@@ -91,7 +93,8 @@ impl Peers {
         if new {
             peer.generation += 1;
         }
-        if peer.wanted && (new || seen) && !peer.link.as_ref().is_some_and(|link| link.is_alive()) {
+        if (new || seen) && !peer.link.as_ref().is_some_and(|link| link.is_alive()) {
+            peer.fresh = true;
             peer.wake.notify_one();
         }
     }
@@ -143,7 +146,6 @@ impl Peers {
         }
         peer.link = None;
         peer.last_error = error.or(peer.last_error.take());
-        peer.wake.notify_one();
         true
     }
 }

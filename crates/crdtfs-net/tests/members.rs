@@ -121,11 +121,16 @@ async fn a_peer_that_starts_again_is_met_again_at_once() {
 async fn a_peer_that_comes_back_where_it_was_is_found_without_a_hint() {
     let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
     let share = genesis(9).share();
-    let (node_a, node_b) = (start(1, &a).await, start(2, &b).await);
+    let node_a = start(1, &a).await;
+    let first_life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let starting = b.clone();
+    let node_b = first_life.spawn(async move { start(2, &starting).await }).await.unwrap();
     introduce(&node_a, &node_b);
     in_session(&a, &share, device(2)).await;
     let bound = node_b.bound()[0];
-    node_b.shutdown().await;
+    let ending = b.clone();
+    first_life.spawn(async move { end(node_b, &ending).await }).await.unwrap();
+    tokio::task::spawn_blocking(|| drop(first_life)).await.unwrap();
     a.until("a sees b leave", |a| a.disconnects.load(Ordering::SeqCst) == 1).await;
     a.make(&share, 1, 10);
     let (b, node_b) = restart(2, &b, bound).await;
@@ -133,6 +138,19 @@ async fn a_peer_that_comes_back_where_it_was_is_found_without_a_hint() {
     b.until("a's change is at b", |b| b.has(&share, 1, 1)).await;
     node_a.shutdown().await;
     node_b.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_the_other_has_not_heard_of_introduces_itself() {
+    // The second device knows that the third was admitted; the third's inviter is gone, and the first was away.
+    let (a, c) = (host(9, &[1, 2]), host(9, &[1, 2, 3]));
+    let share = genesis(9).share();
+    let (node_a, node_c) = (start(1, &a).await, start(3, &c).await);
+    introduce(&node_c, &node_a);
+    c.make(&share, 3, 10);
+    a.until("the newcomer's change is there", |a| a.has(&share, 3, 1)).await;
+    node_a.shutdown().await;
+    node_c.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

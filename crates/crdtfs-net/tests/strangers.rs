@@ -91,11 +91,11 @@ async fn a_stranger_gets_nothing_but_a_close() {
     let ConnectionError::ApplicationClosed(close) = conn.closed().await else { panic!("another end") };
     assert_eq!(close.error_code, 1_u32.into());
     assert!(node.connected().is_empty());
-    // Over the protocol for tickets it can say hello and ask to join, and nothing else.
+    // Over the protocol for tickets it can say hello and ask to join, but for no chunks.
     let conn = stranger.connect(&node, JOIN).await;
     let handshake = stranger.hello(&conn).await;
     let tag = handshake.tag(&genesis(9).share(), &device(7));
-    let (_, _, answer) = stranger.open(&conn, &Open::Sync { share: tag }).await;
+    let (_, _, answer) = stranger.open(&conn, &Open::Chunks { share: tag }).await;
     assert_eq!(answer, None);
     let ConnectionError::ApplicationClosed(close) = conn.closed().await else { panic!("another end") };
     assert_eq!(close.error_code, 3_u32.into());
@@ -134,6 +134,18 @@ async fn garbage_from_a_stranger_changes_nothing() {
     write(&mut send, &wire::encode(&join(handshake.tag(&share, &device(7))))).await;
     let answer: JoinAnswer = wire::decode(&read(&mut recv).await.unwrap()).unwrap();
     assert_eq!(answer, JoinAnswer::Refused { reason: Refusal::Unknown });
+    assert_eq!(a.shares.lock()[&share].members.len(), 2);
+    // An introduction by somebody who does not know the share, and one by somebody who knows it but has no records.
+    let conn = stranger.connect(&node, JOIN).await;
+    let handshake = stranger.hello(&conn).await;
+    let nowhere = handshake.tag(&genesis(77).share(), &device(7));
+    let (_, _, answer) = stranger.open(&conn, &Open::Sync { share: nowhere }).await;
+    assert_eq!(answer, Some(Opened::Unknown));
+    let (mut send, mut recv) = conn.open_bi().await.unwrap();
+    let open = Open::Sync { share: handshake.tag(&share, &device(7)) };
+    write(&mut send, &wire::encode(&open)).await;
+    write(&mut send, &wire::encode(&wire::Message::Membership { records: vec![b"bad".to_vec().into()] })).await;
+    assert_eq!(wire::decode::<Opened>(&read(&mut recv).await.unwrap()).unwrap(), Opened::Unknown);
     assert_eq!(a.shares.lock()[&share].members.len(), 2);
     // The node still works.
     let b = host(9, &[1, 2]);

@@ -297,10 +297,13 @@ async fn answers_in_any_order_are_taken() {
     serving.abort();
 }
 
+/// Makes an answer to the request of this number.
+type Answer = fn(u64) -> Vec<u8>;
+
 /// Wrong answers of every kind: nothing reaches the sink, and the peer is told off.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_are_none_end_the_connection_and_reach_no_one() {
-    let bad: Vec<(&str, fn(u64) -> Vec<u8>)> = vec![
+    let bad: [(&str, Answer); 4] = [
         ("garbage", |_| b"garbage".to_vec()),
         ("another request", |request| ChunkAnswer::Absent { request: request + 4, index: 0 }.encode()),
         ("an index out of range", |request| ChunkAnswer::Absent { request, index: 77 }.encode()),

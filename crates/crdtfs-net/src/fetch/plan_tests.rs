@@ -234,7 +234,7 @@ fn whatever_peers_do_each_chunk_comes_once() {
                 })
                 .collect();
             for want in &list {
-                peers.iter().for_each(|peer| drop(has.insert((*peer, want.hash), rng.random_bool(0.5))));
+                has.extend(peers.iter().map(|peer| ((*peer, want.hash), rng.random_bool(0.5))));
                 has.insert((peers[0], want.hash), true);
             }
             left += list.len();
@@ -254,6 +254,7 @@ fn whatever_peers_do_each_chunk_comes_once() {
             open.extend(drain(&mut plan, now));
             if open.is_empty() {
                 now += Duration::from_secs(3);
+                peers.iter().for_each(|peer| plan.peer_up(*peer, SHARE));
                 continue;
             }
             let assignment = open.swap_remove(rng.random_range(0..open.len()));

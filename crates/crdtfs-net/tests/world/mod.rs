@@ -1,10 +1,10 @@
 //! Nodes over loopback with hosts in memory, and peers that speak the protocol by hand in order to break it.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,7 +48,8 @@ pub struct Share {
 #[derive(Default)]
 pub struct FakeHost {
     pub shares: Mutex<BTreeMap<ShareId, Share>>,
-    pub node: OnceLock<Node>,
+    /// The node to tell of changes.
+    pub node: Mutex<Option<Node>>,
     pub states: Mutex<HashMap<(ShareId, DeviceId), PeerState>>,
     pub connects: AtomicUsize,
     pub disconnects: AtomicUsize,
@@ -98,7 +99,8 @@ impl FakeHost {
 
     pub fn changed(&self, share: &ShareId) {
         self.touch();
-        if let Some(node) = self.node.get() {
+        let node = self.node.lock().clone();
+        if let Some(node) = node {
             node.share_changed(*share);
         }
     }
@@ -299,9 +301,13 @@ pub async fn start(number: u8, host: &Arc<FakeHost>) -> Node {
 
 pub async fn start_at(number: u8, host: &Arc<FakeHost>, bind: SocketAddr) -> Node {
     let config = NetConfig { bind: Some(bind), discovery: false, ..NetConfig::local(secret(number)) };
+    start_with(number, host, config).await
+}
+
+pub async fn start_with(number: u8, host: &Arc<FakeHost>, config: NetConfig) -> Node {
     let node = Node::start(config, Arc::new(Shown(host.clone()))).await.unwrap();
     assert_eq!(node.device_id(), device(number));
-    let _ = host.node.set(node.clone());
+    *host.node.lock() = Some(node.clone());
     node
 }
 
@@ -311,6 +317,12 @@ pub async fn restart(number: u8, host: &Arc<FakeHost>, bind: SocketAddr) -> (Arc
     *again.shares.lock() = host.shares.lock().clone();
     let node = start_at(number, &again, bind).await;
     (again, node)
+}
+
+/// Ends a node for good: its sockets are closed and its port is free.
+pub async fn end(node: Node, host: &FakeHost) {
+    node.shutdown().await;
+    *host.node.lock() = None;
 }
 
 /// Tells one node where the other is.
