@@ -139,7 +139,10 @@ fn no_fuse_on_this_system() {
         "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && exec \"$@\"";
     let inner = a.crdtfs(&["mount", "--foreground", a.dir("s").to_str().unwrap()]);
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    command
+        .args(["--mount", "--propagation", "slave", "sh", "-c", script, "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
     let done = run(command, Duration::from_secs(30));
     assert_eq!(done.code, Some(1), "{done}");
     says(&done.stderr, &["fuse3"]);
