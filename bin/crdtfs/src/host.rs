@@ -36,8 +36,7 @@ impl Host {
             name: settings.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let presenters: Vec<Arc<dyn Presenter>> =
-            vec![Arc::new(MountPresenter::new()), Arc::new(FolderPresenter::new())];
+        let presenters: Vec<Arc<dyn Presenter>> = vec![Arc::new(MountPresenter::new()), Arc::new(FolderPresenter)];
         let engine = spawn_blocking(move || Engine::start(config, presenters)).await??;
         let stop_requested = Box::pin(engine.stop_requested());
         Ok(Self { engine, stop_requested })
