@@ -390,9 +390,6 @@ fn check_record(record: &Record) -> Result<(), &'static str> {
     if device.is_some_and(|name| clean_device_name(name) != *name) {
         return Err("its device name is not clean");
     }
-    if matches!(record, Record::Content(content) if content.mode & !0o7777 != 0) {
-        return Err("its mode has more than permissions");
-    }
     Ok(())
 }
 

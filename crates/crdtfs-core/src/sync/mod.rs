@@ -199,8 +199,11 @@ impl Session {
         let first = self.peer.vector.is_none();
         let theirs = self.peer.vector.get_or_insert_default();
         theirs.update(&have.vector);
+        for (actor, _) in have.vector.iter().filter(|(_, tip)| tip.seq == 0) {
+            theirs.remove(actor);
+        }
         check_actors(theirs)?;
-        for (actor, tip) in have.vector.iter() {
+        for (actor, tip) in have.vector.iter().filter(|(_, tip)| tip.seq > 0) {
             self.note(*actor, *tip, host);
         }
         if let Some(heads) = have.membership {
@@ -270,6 +273,12 @@ impl Session {
                 ..now
             },
         };
+        if let Some(said) = &self.said {
+            // A chain that was dropped as a whole is said to end at 0.
+            for (actor, _) in said.vector.iter().filter(|(actor, _)| now.vector.get(actor).is_none()) {
+                news.vector.set(*actor, Tip { seq: 0, hash: ChangeHash([0; 32]) });
+            }
+        }
         // A contested chain is said at the other's number, so that it sees where its own differs, and then as it is.
         news.vector.update(&contest);
         for (actor, _) in contest.iter() {

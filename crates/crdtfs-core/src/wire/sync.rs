@@ -43,7 +43,8 @@ pub struct Have {
     /// Epoch of its document.
     #[n(0)]
     pub epoch: u32,
-    /// Ends of the chains that it has; only those that moved since its last `Have` on this stream.
+    /// Ends of the chains that it has; only those that moved since its last `Have` on this stream
+    /// (one that is no more: number 0).
     #[n(1)]
     pub vector: Vector,
     /// Heads of its membership records; absent if they are as it last said.
