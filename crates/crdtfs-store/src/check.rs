@@ -114,6 +114,10 @@ impl Inner {
                 report.problem(&name, format!("{} chunks are not where the index has them", missing.len()));
             }
             if repair {
+                for (from, to) in &scanned.gaps {
+                    self.packs.void(id, *from, *to).map_err(StoreError::io("mend the packs in", &self.dir))?;
+                    report.repaired.push(format!("{name}: {} bytes at {from} are passed over from now on", to - from));
+                }
                 let mut index = self.index.write();
                 for (key, place) in &missing {
                     index.drop_place(key, place.container);

@@ -32,9 +32,13 @@ mod read;
 mod reader;
 mod recover;
 mod share;
+#[cfg(test)]
+mod share_tests;
 mod source;
 mod storage;
 mod store;
+#[cfg(test)]
+mod store_tests;
 mod text;
 mod write;
 

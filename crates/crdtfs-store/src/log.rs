@@ -154,6 +154,22 @@ impl Log {
         Ok(())
     }
 
+    /// Hands what was appended to the operating system: from then on it survives the end of this process, though not yet
+    /// that of the machine.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.inner.flush(&mut self.inner.state.lock())
+    }
+
+    /// Takes envelopes out of the index that no longer count (two changes of one actor and seq: the other one stands). Their
+    /// bytes stay, and whoever opens the log again finds out again.
+    pub fn forget(&self, dropped: &[(ActorId, u64)]) {
+        let mut state = self.inner.state.lock();
+        for (actor, seq) in dropped {
+            let Some(index) = state.actor_index.get(actor).copied() else { continue };
+            state.actors[index as usize].1.retain(|(other, _)| other != seq);
+        }
+    }
+
     /// Returns when all that was appended before the call is durable. Concurrent calls share one fsync.
     pub fn sync(&self) -> Result<(), StoreError> {
         let inner = &*self.inner;

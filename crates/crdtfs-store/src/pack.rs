@@ -32,6 +32,8 @@ const MAX_PAYLOAD: usize = 1 << 20;
 pub(crate) enum Kind {
     Chunk,
     Note,
+    /// A place that holds nothing: a crash or a rotten disk left it, and it was looked at.
+    Void,
 }
 
 /// How its payload is stored.
@@ -299,6 +301,10 @@ impl Packs {
                     if let Some(from) = gap.take() {
                         found.gaps.push((from, at));
                     }
+                    if header.kind == Kind::Void {
+                        at = next(&header);
+                        continue;
+                    }
                     bytes.resize(header.stored as usize, 0);
                     read_full(segment.file.as_ref(), &mut bytes, at + ENTRY_HEADER as u64)?;
                     let raw = header.payload(&bytes);
@@ -318,6 +324,27 @@ impl Packs {
             found.gaps.push((from, end));
         }
         Ok(found)
+    }
+
+    /// Marks a place that a scan found damaged as one that holds nothing.
+    pub(crate) fn void(&self, id: u32, from: u64, to: u64) -> io::Result<()> {
+        let segment = self.segment(id)?;
+        let header = Header {
+            kind: Kind::Void,
+            codec: Codec::Raw,
+            stored: u32::try_from(to - from - ENTRY_HEADER as u64).map_err(|_| io::ErrorKind::InvalidInput)?,
+            raw: 0,
+            hash: Hash([0; 32]),
+        };
+        segment.file.write_all_at(&header.encode(&segment.nonce, from), from)?;
+        segment.file.sync()
+    }
+
+    /// Cuts a finished segment to what is good of it.
+    pub(crate) fn cut(&self, id: u32, end: u64) -> io::Result<()> {
+        let segment = self.segment(id)?;
+        segment.file.set_len(end)?;
+        segment.file.sync()
     }
 
     /// The segment that is being written, if there is one.
@@ -353,7 +380,7 @@ impl Header {
     fn encode(&self, nonce: &[u8; 16], offset: u64) -> [u8; ENTRY_HEADER] {
         let mut out = [0; ENTRY_HEADER];
         out[..4].copy_from_slice(MAGIC);
-        out[4] = u8::from(self.kind == Kind::Note);
+        out[4] = self.kind as u8;
         out[5] = u8::from(self.codec == Codec::Zstd);
         out[8..12].copy_from_slice(&self.stored.to_le_bytes());
         out[12..16].copy_from_slice(&self.raw.to_le_bytes());
@@ -371,13 +398,18 @@ impl Header {
         }
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let header = Self {
-            kind: if head[4] == 0 { Kind::Chunk } else { Kind::Note },
+            kind: match head[4] {
+                0 => Kind::Chunk,
+                1 => Kind::Note,
+                _ => Kind::Void,
+            },
             codec: if head[5] == 0 { Codec::Raw } else { Codec::Zstd },
             stored: word(8),
             raw: word(12),
             hash: Hash::from_slice(&head[16..48])?,
         };
-        (header.stored as usize <= MAX_PAYLOAD && header.raw as usize <= MAX_PAYLOAD).then_some(header)
+        let limit = if header.kind == Kind::Void { u32::MAX as usize } else { MAX_PAYLOAD };
+        (header.stored as usize <= limit && header.raw as usize <= MAX_PAYLOAD).then_some(header)
     }
 
     /// The payload as it was before it was compressed, if it is good.

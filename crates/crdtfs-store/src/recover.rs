@@ -83,13 +83,22 @@ impl Inner {
                         (_, None) => {}
                         (Kind::Chunk, Some(_)) => index.add(key(&header.hash), Place::new(*id, offset, header.raw)),
                         (Kind::Note, Some(bytes)) => notes.extend(Note::decode(bytes)),
+                        (Kind::Void, Some(_)) => {}
                     });
                 let scanned = scanned.map_err(StoreError::io("read the packs in", &self.dir))?;
-                // A gap at the end is an append that a crash cut off.
-                end_of_last = match scanned.gaps.last() {
-                    Some((torn, end)) if *end == scanned.end => *torn,
-                    _ => *len,
-                };
+                // A gap at the end is an append that a crash cut off; one before is of writes that reached the disk in
+                // another order (or, hardly, of a disk that rots: then what was there is missing and fetched again).
+                end_of_last = *len;
+                for (from, to) in &scanned.gaps {
+                    tracing::warn!(segment = id, from, to, "passing over a part of a pack that holds nothing good");
+                    if *to == scanned.end {
+                        end_of_last = *from;
+                        self.packs.cut(*id, *from)
+                    } else {
+                        self.packs.void(*id, *from, *to)
+                    }
+                    .map_err(StoreError::io("mend the packs in", &self.dir))?;
+                }
             }
         }
         if let Some((id, _)) = segments.last()

@@ -149,6 +149,7 @@ impl Handle {
         let inner = &self.window.store.inner;
         let (frozen, version) = {
             let mut state = self.state.write();
+            state.refresh_size();
             if let Some((version, content)) = &state.sealed
                 && *version == state.version
             {
