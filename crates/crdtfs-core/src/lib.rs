@@ -10,6 +10,7 @@ pub mod chains;
 pub mod content;
 pub mod document;
 pub mod envelope;
+pub mod history;
 pub mod id;
 pub mod key;
 pub mod membership;

@@ -1,9 +1,37 @@
 //! What runs the shares of one state directory: their life, the scheduling of fetches, the budgets.
 //!
 //! Adapters ([`present::Presenter`]) show a share to the user; the engine gives them the share's ports and knows nothing
-//! of FUSE or of watched folders.
+//! of FUSE or of watched folders. [`Engine`] is what a program starts.
 
+mod checking;
+mod committer;
+mod convert;
+mod core;
+mod engine;
+mod fetcher;
+mod host;
 pub mod incarnation;
+mod invites;
+mod listing;
+mod load;
 pub mod present;
 pub mod registry;
+mod report;
+mod service;
+mod share;
+mod share_content;
+mod share_log;
+mod share_members;
+mod share_sync;
+mod share_tree;
+mod showing;
+mod shows;
+mod source;
+mod space;
 pub mod state;
+mod waiting;
+mod wants;
+
+pub use crdtfs_net::Network;
+pub use engine::{Engine, EngineConfig, EngineError};
+pub use share::ShareError;

@@ -82,7 +82,7 @@ impl StateDir {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_at("create", path))?;
         }
         let path = &path.canonicalize().map_err(io_at("open", path))?;
-        if !path.join("device.key").exists() && is_empty(path).map_err(io_at("read", path))? {
+        if !path.join("device.key").exists() {
             // A directory that the user made for us holds no secret yet.
             fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_at("protect", path))?;
         }
@@ -109,10 +109,6 @@ impl StateDir {
     pub fn shares(&self) -> PathBuf {
         self.path.join("shares")
     }
-}
-
-fn is_empty(dir: &Path) -> io::Result<bool> {
-    Ok(fs::read_dir(dir)?.next().is_none())
 }
 
 /// Refuses a file or directory that users other than the owner may use.

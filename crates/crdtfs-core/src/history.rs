@@ -1,0 +1,269 @@
+//! What happened in a share: its records as a list of events, oldest first, as people read it.
+//!
+//! A record says what is so from then on; an event says what became different for its author. Both are told apart by what
+//! came before in one causal order of the changes, so devices that have the same changes list the same events, though
+//! concurrent ones may stand in another order.
+
+use std::collections::HashMap;
+
+use crate::content::ContentRef;
+use crate::id::{DeviceId, InodeId, PlaceId, RecordId};
+use crate::name::Name;
+use crate::node::Kind;
+use crate::record::{self, Content, Place, PlaceState, Record, birth_id};
+
+/// Directories that a path is followed up through before it is taken for a cycle.
+const DEPTH_MAX: usize = 4096;
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// A new entry.
+    Create,
+    /// Other bytes or attributes.
+    Update,
+    /// Another name or directory.
+    Move,
+    /// Gone.
+    Delete,
+}
+
+/// One thing that somebody did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The author's clock, milliseconds since 1970.
+    pub time_ms: i64,
+    /// The author.
+    pub device: DeviceId,
+    /// Its name at that time.
+    pub device_name: String,
+    /// What.
+    pub action: Action,
+    /// Path below the root, of a move where it went.
+    pub path: Vec<u8>,
+    /// Of a move, where it was.
+    pub from: Option<Vec<u8>>,
+    /// The bytes from then on, of files.
+    pub content: Option<ContentRef>,
+    /// The record that did it.
+    pub version: RecordId,
+}
+
+impl Event {
+    /// Whether it is about this path or something below it, before or after. Everything is below the empty path.
+    pub fn concerns(&self, path: &[u8]) -> bool {
+        let below = |at: &[u8]| {
+            path.is_empty() || at.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        };
+        below(&self.path) || self.from.as_deref().is_some_and(below)
+    }
+}
+
+/// Where one name of an inode is.
+#[derive(Clone, Debug)]
+struct Known {
+    inode: InodeId,
+    parent: InodeId,
+    name: Name,
+    alive: bool,
+}
+
+/// Reads records one after the other.
+#[derive(Debug, Default)]
+pub struct History {
+    places: HashMap<PlaceId, Known>,
+    /// The name that an inode was last seen under.
+    name_of: HashMap<InodeId, PlaceId>,
+    contents: HashMap<InodeId, Content>,
+    events: Vec<Event>,
+}
+
+/// Who made the change that a record is in, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    /// The author.
+    pub device: DeviceId,
+    /// Its clock, milliseconds since 1970.
+    pub time_ms: i64,
+}
+
+impl History {
+    /// Takes the next record in a causal order.
+    pub fn take(&mut self, stamp: Stamp, id: RecordId, record: &Record) {
+        match record {
+            Record::Place(place) => self.take_place(stamp, id, place),
+            Record::Content(content) => self.take_content(stamp, id, content),
+            Record::Birth(birth) => {
+                let new = birth_id(&birth.origin, &birth.version);
+                if let Some(content) = self.contents.get(&birth.origin).cloned() {
+                    self.contents.insert(InodeId(new), content);
+                }
+            }
+            Record::Pin(pin) => self.take_pin(pin),
+        }
+    }
+
+    /// The events, in the order of the records.
+    pub fn into_events(self) -> Vec<Event> {
+        self.events
+    }
+
+    fn take_place(&mut self, stamp: Stamp, id: RecordId, place: &Place) {
+        let before = self.places.get(&place.place).cloned();
+        let from = before.as_ref().filter(|known| known.alive).and_then(|known| self.path(known));
+        let alive = matches!(place.state, PlaceState::Live);
+        let known = Known { inode: place.inode, parent: place.parent, name: place.name.clone(), alive };
+        self.places.insert(place.place, known.clone());
+        if alive {
+            self.name_of.insert(place.inode, place.place);
+        }
+        let path = self.path(&known).unwrap_or_default();
+        let content = self.contents.get(&place.inode).and_then(|content| content.bytes);
+        let action = match (&place.state, &from) {
+            (PlaceState::Merged { .. }, _) => return,
+            (PlaceState::Deleted { .. }, _) => Action::Delete,
+            (PlaceState::Live, Some(from)) if *from == path => return,
+            (PlaceState::Live, Some(_)) => Action::Move,
+            // A new inode's event comes with its bytes and attributes, the next record.
+            (PlaceState::Live, None) if !self.contents.contains_key(&place.inode) => return,
+            (PlaceState::Live, None) => Action::Create,
+        };
+        let from = if action == Action::Move { from } else { None };
+        let content = content.filter(|_| place.kind == Kind::File && action != Action::Delete);
+        self.push(stamp, id, &place.device, action, path, from, content);
+    }
+
+    fn take_content(&mut self, stamp: Stamp, id: RecordId, content: &Content) {
+        let before = self.contents.insert(content.inode, content.clone());
+        let known = self.name_of.get(&content.inode).and_then(|place| self.places.get(place));
+        let via = self.places.get(&content.via).or(known);
+        let Some(path) = via.and_then(|known| self.path(known)) else { return };
+        let action = if before.is_some() { Action::Update } else { Action::Create };
+        self.push(stamp, id, &content.device, action, path, None, content.bytes);
+    }
+
+    /// Nobody's doing: only where the entry is from then on.
+    fn take_pin(&mut self, pin: &record::Pin) {
+        let inode = self.places.get(&pin.place).map_or(InodeId(pin.place.0), |known| known.inode);
+        let known = Known { inode, parent: pin.parent, name: pin.name.clone(), alive: true };
+        self.places.insert(pin.place, known);
+        self.name_of.insert(inode, pin.place);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one for each field of the event")]
+    fn push(
+        &mut self,
+        stamp: Stamp,
+        version: RecordId,
+        device_name: &str,
+        action: Action,
+        path: Vec<u8>,
+        from: Option<Vec<u8>>,
+        content: Option<ContentRef>,
+    ) {
+        self.events.push(Event {
+            time_ms: stamp.time_ms,
+            device: stamp.device,
+            device_name: device_name.to_owned(),
+            action,
+            path,
+            from,
+            content,
+            version,
+        });
+    }
+
+    /// The path of a name; `None` if it does not lead to the root.
+    fn path(&self, known: &Known) -> Option<Vec<u8>> {
+        let mut names = vec![known.name.as_bytes()];
+        let mut at = known.parent;
+        while at != InodeId::ROOT {
+            if names.len() > DEPTH_MAX {
+                return None;
+            }
+            let known = self.places.get(self.name_of.get(&at)?)?;
+            names.push(known.name.as_bytes());
+            at = known.parent;
+        }
+        names.reverse();
+        Some(names.join(&b'/'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::node::{Time, Xattrs};
+    use crate::op::{NewNode, Op, RenameMode};
+    use crate::view::{Author, View};
+
+    struct World {
+        view: View,
+        history: History,
+        now: i64,
+    }
+
+    impl World {
+        fn act(&mut self, op: Op) {
+            self.now += 1;
+            let author = Author { device: "desk", now_ms: u64::try_from(self.now).unwrap() };
+            let outcome = self.view.apply(&op, &author).unwrap();
+            let stamp = Stamp { device: DeviceId([1; 32]), time_ms: self.now };
+            for (id, bytes) in outcome.records {
+                self.history.take(stamp, id, &Record::decode(&bytes).unwrap());
+            }
+        }
+
+        fn create(&mut self, dir: InodeId, name: &str, id: u8, kind: Kind) -> InodeId {
+            let node = NewNode {
+                kind,
+                mode: 0o644,
+                owner: None,
+                mtime: Time::default(),
+                xattrs: Xattrs::new(),
+                content: ContentRef::empty(),
+                target: Vec::new(),
+                rdev: 0,
+            };
+            let name = Name::try_from(name).unwrap();
+            self.act(Op::Create { dir, name, inode: InodeId([id; 16]), place: PlaceId([id; 16]), node });
+            InodeId([id; 16])
+        }
+    }
+
+    #[test]
+    fn a_life_is_told_in_order() {
+        let mut world = World { view: View::new(), history: History::default(), now: 0 };
+        let dir = world.create(InodeId::ROOT, "d", 1, Kind::Dir);
+        let file = world.create(dir, "f", 2, Kind::File);
+        let (name, other) = (Name::try_from("f").unwrap(), Name::try_from("g").unwrap());
+        let content = ContentRef::single(b"x");
+        world.act(Op::Edit { inode: file, via: None, basis: None, content, mtime: Time::default() });
+        world.act(Op::Rename {
+            from_dir: dir,
+            from: name,
+            to_dir: InodeId::ROOT,
+            to: other.clone(),
+            mode: RenameMode::Replace,
+        });
+        world.act(Op::Unlink { dir: InodeId::ROOT, name: other });
+        let events = world.history.into_events();
+        let told: Vec<_> =
+            events.iter().map(|e| (e.action, std::str::from_utf8(&e.path).unwrap(), e.time_ms)).collect();
+        assert_eq!(
+            told,
+            [
+                (Action::Create, "d", 1),
+                (Action::Create, "d/f", 2),
+                (Action::Update, "d/f", 3),
+                (Action::Move, "g", 4),
+                (Action::Delete, "g", 5),
+            ]
+        );
+        assert_eq!(events[3].from.as_deref(), Some(&b"d/f"[..]));
+        assert_eq!(events[2].content, Some(content));
+        assert!(events[3].concerns(b"d") && events[3].concerns(b"g") && !events[4].concerns(b"d"));
+        assert!(!events[1].concerns(b"d/") && events.iter().all(|event| event.concerns(b"")));
+    }
+}

@@ -1,0 +1,286 @@
+//! What the parts of an engine share: the state directory, the store, the network, the shares and their showings.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use crdtfs_core::id::{DeviceId, ShareId};
+use crdtfs_core::key::Key;
+use crdtfs_net::{NetConfig, Network, Node};
+use crdtfs_store::{Store, StoreOptions};
+use parking_lot::{Mutex, RwLock};
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
+
+use crate::committer::Committer;
+use crate::engine::{EngineConfig, EngineError};
+use crate::fetcher::Fetcher;
+use crate::host::EngineHost;
+use crate::present::{Mode, Presenter};
+use crate::registry::ShareDir;
+use crate::share::{Events, Parts, Share, now_ms};
+use crate::showing::Showing;
+use crate::source::NetSource;
+use crate::space::Space;
+use crate::state::{StateDir, StateError};
+
+/// How often what ends by itself is noticed and what is dirty is made durable.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// The parts of an engine.
+pub(crate) struct Core {
+    pub(crate) config: EngineConfig,
+    pub(crate) device: DeviceId,
+    pub(crate) started_ms: i64,
+    pub(crate) presenters: Vec<Arc<dyn Presenter>>,
+    pub(crate) showings: Mutex<Vec<Arc<Showing>>>,
+    /// Shows and hides one after the other.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    state: StateDir,
+    store: Store,
+    space: Arc<Space>,
+    node: OnceLock<Node>,
+    shares: RwLock<BTreeMap<ShareId, Arc<Share>>>,
+    fetchers: Mutex<Vec<Fetcher>>,
+    committer: Arc<Committer>,
+    /// Counts whatever a wait may look at.
+    progress: watch::Sender<u64>,
+    stop: watch::Sender<bool>,
+    closed: watch::Sender<bool>,
+    runtime: Handle,
+}
+
+impl Core {
+    /// Opens the state directory with all its shares, and starts the network.
+    pub(crate) fn open(
+        config: EngineConfig,
+        presenters: Vec<Arc<dyn Presenter>>,
+        runtime: &Runtime,
+    ) -> Result<Arc<Self>, EngineError> {
+        let state = StateDir::open(&config.state_dir)?;
+        let store = Store::open(&state.path().join("store"), StoreOptions::default())?;
+        let core = Arc::new(Self {
+            device: Key::new(state.key()).id(),
+            started_ms: now_ms(),
+            presenters,
+            showings: Mutex::default(),
+            changing: tokio::sync::Mutex::new(()),
+            space: Arc::new(Space::new(state.path().to_owned())),
+            store,
+            node: OnceLock::new(),
+            shares: RwLock::default(),
+            fetchers: Mutex::default(),
+            committer: Arc::new(Committer::default()),
+            progress: watch::channel(0).0,
+            stop: watch::channel(false).0,
+            closed: watch::channel(false).0,
+            runtime: runtime.handle().clone(),
+            state,
+            config,
+        });
+        for (id, dir) in ShareDir::list(&core.state.shares())? {
+            core.open_share(id, dir)?;
+        }
+        let net = NetConfig {
+            network: core.config.network,
+            relays: core.config.relays.clone(),
+            ..NetConfig::local(*core.state.key())
+        };
+        let host = Arc::new(EngineHost::new(Arc::downgrade(&core)));
+        let node = runtime.block_on(Node::start(net, host))?;
+        assert!(core.node.set(node).is_ok(), "the network starts once");
+        for share in core.shares() {
+            core.introduce(&share);
+        }
+        core.committer.start(Arc::downgrade(&core), HOUSEKEEPING).map_err(EngineError::Threads)?;
+        Ok(core)
+    }
+
+    pub(crate) fn state(&self) -> &StateDir {
+        &self.state
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
+    /// The network; there from the end of [`Core::open`] on.
+    pub(crate) fn node(&self) -> &Node {
+        self.node.get().expect("the network is started before anything asks for it")
+    }
+
+    pub(crate) fn network_word(&self) -> &'static str {
+        match self.config.network {
+            Network::Local => "local",
+            Network::Internet => "internet",
+        }
+    }
+
+    /// Reads a share from its directory and lets it run.
+    pub(crate) fn open_share(self: &Arc<Self>, id: ShareId, dir: ShareDir) -> Result<Arc<Share>, EngineError> {
+        let source = Arc::new(NetSource::new(Arc::downgrade(self), id, self.runtime.clone()));
+        let parts = Parts {
+            key: Key::new(self.state.key()),
+            name: self.config.name.clone(),
+            store: self.store.clone(),
+            source,
+            space: self.space.clone(),
+            events: Arc::new(CoreEvents { core: Arc::downgrade(self) }),
+        };
+        let share = Share::open(id, dir, parts)?;
+        self.fetchers.lock().push(Fetcher::start(share.clone()).map_err(EngineError::Threads)?);
+        self.shares.write().insert(id, share.clone());
+        Ok(share)
+    }
+
+    /// Makes the network know a share, and where its members were last seen.
+    pub(crate) fn introduce(&self, share: &Share) {
+        for (device, addresses) in share.known_addresses() {
+            self.node().remember(device, &addresses);
+        }
+        self.node().share_added(share.id());
+    }
+
+    pub(crate) fn share(&self, id: &ShareId) -> Option<Arc<Share>> {
+        self.shares.read().get(id).cloned()
+    }
+
+    pub(crate) fn shares(&self) -> Vec<Arc<Share>> {
+        self.shares.read().values().cloned().collect()
+    }
+
+    /// Counts whatever a wait may look at.
+    pub(crate) fn progress(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
+    pub(crate) fn progressed_now(&self) {
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    /// Follows whether the engine was asked to stop.
+    pub(crate) fn stop(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Asks the engine to stop; returns when everything is hidden and flushed.
+    pub(crate) async fn request_stop(&self) {
+        self.stop.send_replace(true);
+        // An error means that the engine is gone, which is what was asked for.
+        drop(self.closed.subscribe().wait_for(|closed| *closed).await);
+    }
+
+    /// A showing ended by itself: the next engine does not show it again.
+    fn deactivate(&self, showing: &Showing) {
+        let deactivate = || -> Result<(), StateError> {
+            let mut shown = showing.share.dir().shown()?;
+            shown.iter_mut().filter(|shown| shown.dir == showing.dir).for_each(|shown| shown.active = false);
+            showing.share.dir().write_shown(&shown)
+        };
+        if let Err(error) = deactivate() {
+            tracing::error!(dir = %showing.dir.display(), %error, "cannot remember that it is no longer shown");
+        }
+    }
+
+    /// A showing of the share caught up with the view, or fell behind, or ended.
+    pub(crate) fn showing_progressed(&self, share: &ShareId) {
+        let behind = self.showings_of(share).iter().any(|showing| showing.behind());
+        if let Some(share) = self.share(share) {
+            share.set_behind(behind);
+        }
+        self.progressed_now();
+    }
+
+    /// Finds out anew whether all content of a share is to be fetched, or a folder fetches for itself.
+    pub(crate) fn rethink_keeping(&self, share: &Share) {
+        let showings = self.showings_of(&share.id());
+        let mut mounts = showings.iter().filter(|showing| showing.mode == Mode::Mount && showing.is_alive()).peekable();
+        let mounted = mounts.peek().is_some();
+        let partial = mounted && mounts.all(|mount| mount.options.on_demand);
+        share.set_keeping(mounted && !partial, partial);
+    }
+
+    /// What is to be done every second.
+    pub(crate) fn chores(&self) {
+        let showings = self.showings.lock().clone();
+        for showing in showings {
+            if showing.notice_end() {
+                tracing::info!(dir = %showing.dir.display(), "no longer shown");
+                self.forget_showing(&showing);
+                self.deactivate(&showing);
+                self.progressed_now();
+            }
+        }
+        for share in self.shares() {
+            share.chores();
+        }
+    }
+
+    /// Ends everything: showings first, then commits, the network, fetches; what is here is durable at the end. Says what
+    /// could not be hidden.
+    pub(crate) fn close(&self, deadline: Instant) -> Vec<String> {
+        self.stop.send_replace(true);
+        let mut left = Vec::new();
+        let showings = std::mem::take(&mut *self.showings.lock());
+        for showing in showings {
+            showing.settle(deadline);
+            if let Err(error) = showing.stop() {
+                left.push(error.to_string());
+            }
+        }
+        self.committer.stop();
+        for share in self.shares() {
+            share.commit_all();
+        }
+        let rest = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500));
+        if let Some(node) = self.node.get() {
+            let ended = self.runtime.block_on(async { tokio::time::timeout(rest, node.shutdown()).await });
+            if ended.is_err() {
+                tracing::warn!("the network did not end in time");
+            }
+        }
+        for fetcher in std::mem::take(&mut *self.fetchers.lock()) {
+            fetcher.stop();
+        }
+        for share in self.shares() {
+            if let Err(error) = share.close() {
+                tracing::error!(share = %share.id(), %error, "not everything could be made durable");
+                left.push(error.to_string());
+            }
+        }
+        self.closed.send_replace(true);
+        left
+    }
+}
+
+/// What shares tell the engine, as long as it lives.
+struct CoreEvents {
+    core: Weak<Core>,
+}
+
+impl Events for CoreEvents {
+    fn uncommitted(&self, share: &Share) {
+        if let Some(core) = self.core.upgrade() {
+            core.committer.wake(share.id());
+        }
+    }
+
+    fn changed(&self, share: &Share) {
+        if let Some(core) = self.core.upgrade() {
+            if let Some(node) = core.node.get() {
+                node.share_changed(share.id());
+            }
+            core.progressed_now();
+        }
+    }
+
+    fn progressed(&self) {
+        if let Some(core) = self.core.upgrade() {
+            core.progressed_now();
+        }
+    }
+}

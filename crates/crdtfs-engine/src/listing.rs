@@ -1,0 +1,175 @@
+//! `crdtfs ls` and `crdtfs log`: the tree with what of it is here, and how it came about.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crdtfs_control::reply::{Action, Entry, Event, Listed, Local, Logged};
+use crdtfs_control::{Failure, FailureKind, FromText, Item, PathText, Reply, Talk, request};
+use crdtfs_core::history;
+use crdtfs_core::id::InodeId;
+use crdtfs_core::name::Name;
+use crdtfs_core::node::{Kind, Node, Shown};
+
+use crate::convert;
+use crate::core::Core;
+use crate::share::Share;
+use crate::shows::blocking;
+
+/// Entries that are read at a time.
+const PAGE: usize = 1024;
+
+impl Core {
+    pub(crate) async fn ls(self: &Arc<Self>, asked: request::Ls, talk: &mut Talk) -> Result<Reply, Failure> {
+        let core = self.clone();
+        let (share, start, path) = blocking(move || {
+            let found = core.find(&asked.path.to_path())?;
+            let inode = found.share.walk(&found.below).ok_or_else(|| not_found(&asked.path))?;
+            Ok((found.share, inode, found.below))
+        })
+        .await?;
+        let mut listed = 0;
+        let mut todo = vec![(start, path.as_os_str().as_bytes().to_vec(), None::<Name>)];
+        let node = share.read(|replica| replica.view().node(start));
+        if let Some(node) = node.filter(|node| node.kind != Kind::Dir) {
+            talk.send(Item::Entry(entry(&share, &node, &todo[0].1))).await?;
+            return Ok(Reply::Listed(Listed { entries: 1 }));
+        }
+        while let Some((dir, path, after)) = todo.pop() {
+            let page = page(&share, dir, after.as_ref());
+            if page.len() == PAGE {
+                todo.push((dir, path.clone(), page.last().map(|(name, _)| name.clone())));
+            }
+            let mut below = Vec::new();
+            for (name, node) in page {
+                let path = join(&path, &name);
+                if asked.recursive && node.kind == Kind::Dir {
+                    below.push((node.inode, path.clone(), None));
+                }
+                talk.send(Item::Entry(entry(&share, &node, &path))).await?;
+                listed += 1;
+            }
+            todo.extend(below.into_iter().rev());
+        }
+        Ok(Reply::Listed(Listed { entries: listed }))
+    }
+
+    pub(crate) async fn log(self: &Arc<Self>, asked: request::Log, talk: &mut Talk) -> Result<Reply, Failure> {
+        let core = self.clone();
+        let events = blocking(move || {
+            let found = core.find(&asked.path.to_path())?;
+            let events = found.share.history().map_err(|error| Failure::failed(error.to_string()))?;
+            let path = found.below.as_os_str().as_bytes().to_vec();
+            Ok(events.into_iter().filter(move |event| event.concerns(&path)))
+        })
+        .await?;
+        let mut logged = 0;
+        for event in events {
+            talk.send(Item::Event(self::event(event))).await?;
+            logged += 1;
+        }
+        Ok(Reply::Logged(Logged { events: logged }))
+    }
+}
+
+/// Entries of a directory with their nodes, from the first after `after` on.
+fn page(share: &Share, dir: InodeId, after: Option<&Name>) -> Vec<(Name, Node)> {
+    share.read(|replica| {
+        let view = replica.view();
+        let entries = view.entries(dir, after, PAGE).into_iter();
+        entries.filter_map(|entry| view.node(entry.inode).map(|node| (entry.name, node))).collect()
+    })
+}
+
+fn entry(share: &Share, node: &Node, path: &[u8]) -> Entry {
+    let file = node.kind == Kind::File;
+    Entry {
+        path: PathText::from_bytes(path),
+        kind: convert::kind_out(node.kind),
+        size: node.content.size,
+        mode: node.mode,
+        mtime_ms: convert::time_out(node.mtime),
+        local: share.local(node),
+        conflict: node.shown == Shown::ConflictCopy,
+        pending: node.shown == Shown::Pending,
+        blake3: file.then(|| node.content.hash.to_string()),
+    }
+}
+
+impl Share {
+    /// What of a node's bytes is here.
+    pub(crate) fn local(&self, node: &Node) -> Local {
+        if node.kind != Kind::File || self.has_whole(&node.content) {
+            return Local::Whole;
+        }
+        match self.store().missing(&node.content) {
+            Ok(missing) if missing.bytes == 0 && missing.manifest_nodes.is_empty() => Local::Whole,
+            Ok(missing) if missing.bytes < node.content.size => Local::Partly,
+            _ => Local::Absent,
+        }
+    }
+
+    /// The node at a path below the root.
+    pub(crate) fn walk(&self, below: &Path) -> Option<InodeId> {
+        self.read(|replica| {
+            let mut at = InodeId::ROOT;
+            for component in below.components() {
+                at = replica.view().child(at, component.as_os_str().as_bytes())?;
+            }
+            Some(at)
+        })
+    }
+
+    /// A path of a node below the root; empty for the root.
+    pub(crate) fn path_of(&self, inode: InodeId) -> Option<Vec<u8>> {
+        self.read(|replica| {
+            let mut names = Vec::new();
+            let mut at = inode;
+            while at != InodeId::ROOT {
+                let (dir, name) = replica.view().names(at).into_iter().next()?;
+                names.push(name);
+                at = dir;
+            }
+            let names: Vec<&[u8]> = names.iter().rev().map(Name::as_bytes).collect();
+            Some(names.join(&b'/'))
+        })
+    }
+
+    /// Some of the paths that lack bytes.
+    pub(crate) fn missing_paths(&self, limit: usize) -> Vec<PathText> {
+        let missing = self.missing_contents(limit).into_iter();
+        missing.filter_map(|(inode, _)| self.path_of(inode)).map(|path| PathText::from_bytes(&path)).collect()
+    }
+}
+
+fn join(dir: &[u8], name: &Name) -> Vec<u8> {
+    let mut path = dir.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name.as_bytes());
+    path
+}
+
+fn not_found(path: &PathText) -> Failure {
+    Failure::new(FailureKind::NotFound, format!("{path}: no such file or directory in the share"))
+}
+
+fn event(event: history::Event) -> Event {
+    Event {
+        time_ms: event.time_ms,
+        device: event.device_name,
+        device_id: event.device.to_string(),
+        event: match event.action {
+            history::Action::Create => Action::Create,
+            history::Action::Update => Action::Update,
+            history::Action::Move => Action::Move,
+            history::Action::Delete => Action::Delete,
+        },
+        path: PathText::from_bytes(&event.path),
+        from: event.from.as_deref().map(FromText::from_bytes),
+        blake3: event.content.map(|content| content.hash.to_string()),
+        size: event.content.map(|content| content.size),
+        version: event.version.to_string(),
+    }
+}

@@ -1,0 +1,97 @@
+//! A share's bytes as adapters see them: the store's window, watched so that what arrives for a folder is known.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use crdtfs_core::content::ContentRef;
+use crdtfs_core::id::InodeId;
+use crdtfs_core::port::{Content, FileOpener, FolderContent, Reader, WriteFile};
+
+use crate::share::Share;
+
+/// See the module.
+struct Watched {
+    share: Arc<Share>,
+}
+
+impl Share {
+    /// The ports of the share's bytes.
+    pub(crate) fn ports(self: &Arc<Self>) -> Arc<dyn FolderContent> {
+        Arc::new(Watched { share: self.clone() })
+    }
+}
+
+impl Watched {
+    fn inner(&self) -> &crdtfs_store::ShareContent {
+        self.share.content()
+    }
+}
+
+impl Content for Watched {
+    fn open(&self, content: &ContentRef) -> io::Result<Arc<dyn Reader>> {
+        // A merged text is in the view before the store has it.
+        if !self.inner().is_local(content)
+            && let Some(bytes) = self.share.read(|replica| replica.view().merged(&content.hash))
+        {
+            self.share.store().put_bytes(&bytes)?;
+        }
+        self.inner().open(content)
+    }
+
+    fn is_local(&self, content: &ContentRef) -> bool {
+        self.share.has_whole(content)
+    }
+
+    fn write_file(&self, base: Option<&ContentRef>) -> io::Result<Arc<dyn WriteFile>> {
+        self.inner().write_file(base)
+    }
+
+    fn seal(&self, file: &dyn WriteFile) -> io::Result<ContentRef> {
+        self.inner().seal(file)
+    }
+
+    fn put(&self, bytes: &[u8]) -> io::Result<ContentRef> {
+        self.inner().put(bytes)
+    }
+
+    fn discard(&self, file: Arc<dyn WriteFile>) {
+        self.inner().discard(file);
+    }
+
+    fn recover(&self) -> io::Result<Vec<(Vec<u8>, Arc<dyn WriteFile>)>> {
+        self.inner().recover()
+    }
+}
+
+impl FolderContent for Watched {
+    fn index_file(&self, key: InodeId, file: &File) -> io::Result<ContentRef> {
+        self.inner().index_file(key, file)
+    }
+
+    fn forget_file(&self, key: InodeId) -> io::Result<()> {
+        self.inner().forget_file(key)
+    }
+
+    fn fetch_into(&self, key: InodeId, content: &ContentRef, file: &File) -> io::Result<()> {
+        self.inner().fetch_into(key, content, file)?;
+        self.share.arrived(key, content);
+        self.share.told_progress();
+        Ok(())
+    }
+
+    fn fetch_many(&self, wanted: &[(InodeId, ContentRef, &File)]) -> Vec<io::Result<()>> {
+        let outcomes = self.inner().fetch_many(wanted);
+        for ((key, content, _), outcome) in wanted.iter().zip(&outcomes) {
+            if outcome.is_ok() {
+                self.share.arrived(*key, content);
+            }
+        }
+        self.share.told_progress();
+        outcomes
+    }
+
+    fn set_opener(&self, opener: Arc<dyn FileOpener>) {
+        self.inner().set_opener(opener);
+    }
+}

@@ -1,0 +1,314 @@
+//! What goes into a share's log and comes out of it: commits, changes of others, durability.
+
+use std::time::{Duration, Instant};
+
+use crdtfs_core::document::Schema;
+use crdtfs_core::envelope::{Envelope, Trust};
+use crdtfs_core::history::{self, History, Stamp};
+use crdtfs_core::id::{ActorId, DeviceId, Incarnation};
+use crdtfs_core::node::Delta;
+use crdtfs_core::replica::{CommitError, Received, Replica};
+use crdtfs_core::sync::{Fault, Numbered};
+use crdtfs_core::vector::Vector;
+use parking_lot::RwLockWriteGuard;
+
+use crate::incarnation::IncarnationFile;
+use crate::load::{self, LogEnvelopes};
+use crate::share::{Ordered, Share, ShareError, now_ms};
+
+/// What was not asked to be durable is so after this long at most.
+const DURABLE_AFTER: Duration = Duration::from_secs(5);
+
+/// A new snapshot is made after this many envelopes.
+const SNAPSHOT_AFTER: u64 = 2_000;
+
+impl Share {
+    /// Puts all operations into changes, those into the log, and tells others.
+    pub(crate) fn commit_all(&self) {
+        let mut order = self.order.lock();
+        if self.commit_ordered(&mut order) {
+            drop(order);
+            self.events.changed(self);
+        }
+    }
+
+    /// Commits what is queued; true if the log has more than before.
+    fn commit_ordered(&self, order: &mut Ordered) -> bool {
+        let mut more = self.retry_unlogged(order);
+        while order.unlogged.is_empty() {
+            // The lock is given back after each change: a mount's operations go on meanwhile.
+            let committed = self.replica.write().commit(now_ms());
+            match committed {
+                Ok(Some(change)) => {
+                    let tip = change.tip;
+                    let bytes = change.envelope;
+                    more |= self.log_one(order, Numbered { actor: change.actor, tip, bytes });
+                }
+                Ok(None) => break,
+                Err(CommitError::NeedsIncarnation) => {
+                    if let Err(error) = self.renew(order) {
+                        self.note_trouble(Some(error.to_string()));
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(share = %self.id(), %error, "operations cannot be committed");
+                    self.note_trouble(Some(format!("changes made here are not sent: {error}")));
+                    break;
+                }
+            }
+        }
+        self.flush_log(order);
+        more
+    }
+
+    /// Hands the log's buffer to the system; on a full disk it stays where it is and is tried again.
+    fn flush_log(&self, order: &mut Ordered) {
+        if let Err(error) = self.log().flush() {
+            tracing::warn!(share = %self.id(), %error, "the log cannot be written");
+            self.note_trouble(Some(error.to_string()));
+            order.unsynced = true;
+        }
+    }
+
+    /// Starts a new chain: somebody else writes this device's.
+    fn renew(&self, order: &mut Ordered) -> Result<(), ShareError> {
+        let file = self.dir().path().join("incarnation.json");
+        let incarnation: Incarnation = IncarnationFile::new(&file).renew()?;
+        tracing::warn!(share = %self.id(), "another copy of this device's state has made changes; going on as a new one");
+        self.replica.write().renew(incarnation);
+        order.incarnation = Some(incarnation);
+        Ok(())
+    }
+
+    /// Appends one envelope, or keeps it until there is room. True if it is in the log.
+    fn log_one(&self, order: &mut Ordered, envelope: Numbered) -> bool {
+        if !order.unlogged.is_empty() {
+            order.unlogged.push_back(envelope);
+            return false;
+        }
+        match self.log().append(&envelope.actor, envelope.tip.seq, &envelope.bytes) {
+            Ok(()) => {
+                order.logged.set(envelope.actor, envelope.tip);
+                order.unsynced = true;
+                order.since_snapshot += 1;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(share = %self.id(), %error, "a change waits until the log can be written");
+                self.note_trouble(Some(format!("{error}: changes wait in memory until there is room")));
+                order.unlogged.push_back(envelope);
+                false
+            }
+        }
+    }
+
+    /// Appends what had to wait; true if there was something and the log took some of it.
+    fn retry_unlogged(&self, order: &mut Ordered) -> bool {
+        let mut waiting = std::mem::take(&mut order.unlogged);
+        let had = !waiting.is_empty();
+        let mut more = false;
+        while let Some(envelope) = waiting.pop_front() {
+            if !self.log_one(order, envelope) {
+                order.unlogged.append(&mut waiting);
+                return more;
+            }
+            more = true;
+        }
+        if had {
+            self.note_trouble(None);
+        }
+        more
+    }
+
+    /// Takes changes of others.
+    pub(crate) fn receive(&self, from: &DeviceId, envelopes: Vec<Vec<u8>>) -> Result<(), Fault> {
+        if self.space.is_low() {
+            return Err(Fault::Local("its disk is full".into()));
+        }
+        let mut order = self.order.lock();
+        let mut replica = self.replica.write();
+        let received = replica.receive(envelopes, &LogEnvelopes(self.log()));
+        self.take_received(&mut order, replica, received, from)
+    }
+
+    /// Takes membership records of others.
+    pub(crate) fn receive_membership(&self, from: &DeviceId, records: Vec<Vec<u8>>) -> Result<(), Fault> {
+        let mut order = self.order.lock();
+        let mut replica = self.replica.write();
+        let received = replica.receive_membership(&records, &LogEnvelopes(self.log()));
+        let changed = !received.membership.is_empty();
+        let outcome = self.take_received(&mut order, replica, received, from);
+        drop(order);
+        if changed {
+            self.keep_membership().map_err(|error| Fault::Local(error.to_string()))?;
+            self.events.changed(self);
+        }
+        outcome
+    }
+
+    /// Announces and logs what was taken.
+    fn take_received(
+        &self,
+        order: &mut Ordered,
+        replica: RwLockWriteGuard<'_, Replica>,
+        received: Received,
+        from: &DeviceId,
+    ) -> Result<(), Fault> {
+        self.announce(&replica, None, &received.delta);
+        drop(replica);
+        if !received.dropped.is_empty() {
+            self.drop_logged(order, &received);
+        }
+        for accepted in received.accepted {
+            self.log_one(order, Numbered { actor: accepted.actor, tip: accepted.tip, bytes: accepted.envelope });
+        }
+        self.flush_log(order);
+        if received.republish {
+            self.events.uncommitted(self);
+        }
+        for refused in &received.refused {
+            tracing::warn!(share = %self.id(), peer = %from, %refused, "refused");
+        }
+        match received.blame {
+            Some(refused) => Err(refused.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Two changes had one actor and number, and those in the log lost.
+    fn drop_logged(&self, order: &mut Ordered, received: &Received) {
+        let dropped: Vec<(ActorId, u64)> = received.dropped.iter().map(|(actor, tip)| (*actor, tip.seq)).collect();
+        self.log().forget(&dropped);
+        for actor in dropped.iter().map(|(actor, _)| actor) {
+            order.logged.remove(actor);
+            if let Some(tip) = self.read(|replica| replica.vector().get(actor)) {
+                order.logged.set(*actor, tip);
+            }
+        }
+        if let Err(error) = load::void_snapshot(self.log()) {
+            tracing::error!(share = %self.id(), %error, "a snapshot with dropped changes stays");
+        }
+        order.since_snapshot = SNAPSHOT_AFTER;
+    }
+
+    /// Envelopes of the log that are not in `known`.
+    pub(crate) fn envelopes_after(&self, known: &Vector, max_bytes: usize) -> Vec<Numbered> {
+        let start = self.read(|replica| replica.start_after(known));
+        let entries = match self.log().read_after(&start, max_bytes) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::error!(share = %self.id(), %error, "the log cannot be read");
+                return Vec::new();
+            }
+        };
+        self.read(|replica| {
+            let numbered = entries.into_iter().filter_map(|entry| {
+                let hash = replica.chains().change(&entry.actor, entry.seq)?;
+                let tip = crdtfs_core::vector::Tip { seq: entry.seq, hash };
+                Some(Numbered { actor: entry.actor, tip, bytes: entry.bytes })
+            });
+            numbered.collect()
+        })
+    }
+
+    /// Returns when every operation so far, with the bytes that it speaks of, is durable.
+    pub(crate) fn make_durable(&self) -> Result<(), ShareError> {
+        // Bytes first, then the changes that speak of them.
+        self.store().sync()?;
+        let mut order = self.order.lock();
+        let more = self.commit_ordered(&mut order);
+        let waits = !order.unlogged.is_empty();
+        order.unsynced = false;
+        order.synced = Some(Instant::now());
+        drop(order);
+        let synced = self.log().sync();
+        if more {
+            self.events.changed(self);
+        }
+        if let Err(error) = synced {
+            self.order.lock().unsynced = true;
+            return Err(error.into());
+        }
+        if waits {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            let path = self.dir().path().to_owned();
+            return Err(crate::state::StateError::Io { what: "write the log in", path, source: full }.into());
+        }
+        Ok(())
+    }
+
+    /// What is to be done now and then: durability, retries, snapshots.
+    pub(crate) fn chores(&self) {
+        let (due, retry, snapshot) = {
+            let order = self.order.lock();
+            let old = order.synced.is_none_or(|synced| synced.elapsed() >= DURABLE_AFTER);
+            (order.unsynced && old, !order.unlogged.is_empty(), order.since_snapshot >= SNAPSHOT_AFTER)
+        };
+        if retry {
+            self.commit_all();
+        }
+        if due && let Err(error) = self.make_durable() {
+            tracing::warn!(share = %self.id(), %error, "not durable yet");
+        }
+        if snapshot {
+            self.order.lock().since_snapshot = 0;
+            if let Err(error) = load::write_snapshot(&self.id(), self.log()) {
+                tracing::warn!(share = %self.id(), %error, "no new snapshot");
+            }
+        }
+    }
+
+    /// Makes everything durable and says so: the next start goes on with the same chain.
+    pub(crate) fn close(&self) -> Result<(), ShareError> {
+        self.make_durable()?;
+        let (incarnation, snapshot) = {
+            let order = self.order.lock();
+            (order.incarnation, order.since_snapshot > 0)
+        };
+        if snapshot {
+            load::write_snapshot(&self.id(), self.log())?;
+        }
+        if let Some(incarnation) = incarnation {
+            IncarnationFile::new(&self.dir().path().join("incarnation.json")).close(&incarnation)?;
+        }
+        Ok(())
+    }
+
+    /// All that happened, by the log.
+    pub(crate) fn history(&self) -> Result<Vec<history::Event>, ShareError> {
+        self.commit_all();
+        let schema = Schema::new(&self.id());
+        let mut history = History::default();
+        let mut unread = None;
+        self.log().for_each(0, &mut |entry| {
+            match Envelope::decode(&self.id(), &schema, &entry.bytes, Trust::Stored) {
+                // One that lost against another of its number is told no more.
+                Ok(envelope) if !self.read(|replica| replica.chains().knows(&envelope.hash)) => {}
+                Ok(envelope) => {
+                    let stamp = Stamp { device: envelope.device, time_ms: envelope.body.time_ms };
+                    envelope.records.iter().for_each(|(id, record)| history.take(stamp, *id, record));
+                }
+                Err(error) => unread = Some(error.to_string()),
+            }
+            true
+        })?;
+        match unread {
+            Some(reason) => Err(ShareError::Damaged { share: self.id(), reason }),
+            None => Ok(history.into_events()),
+        }
+    }
+
+    /// Verifies the log, and that it means what is in memory.
+    pub(crate) fn check(&self) -> Result<Vec<String>, ShareError> {
+        let mut findings = self.log().check()?;
+        let problems = self.read(|replica| replica.view().problems());
+        findings.extend(problems.iter().map(|problem| format!("{problem:?}")));
+        Ok(findings)
+    }
+
+    /// Tells everyone of a change of the view that no operation made.
+    pub(crate) fn announce_all(&self, replica: &Replica, delta: &Delta) {
+        self.announce(replica, None, delta);
+    }
+}

@@ -1,0 +1,84 @@
+//! A share as adapters see its tree.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use crdtfs_core::id::InodeId;
+use crdtfs_core::name::Name;
+use crdtfs_core::node::{Delta, Entry, Node};
+use crdtfs_core::op::{Applied, Op, OpError};
+use crdtfs_core::port::{Adapter, Tree};
+use rand::RngCore;
+
+use crate::share::{Share, now_ms};
+
+impl Tree for Share {
+    fn node(&self, inode: InodeId) -> Option<Node> {
+        self.replica.read().view().node(inode)
+    }
+
+    fn child(&self, dir: InodeId, name: &Name) -> Option<Node> {
+        let replica = self.replica.read();
+        let inode = replica.view().child(dir, name.as_bytes())?;
+        replica.view().node(inode)
+    }
+
+    fn entries(&self, dir: InodeId, after: Option<&Name>, limit: usize) -> Vec<Entry> {
+        self.replica.read().view().entries(dir, after, limit)
+    }
+
+    fn names(&self, inode: InodeId) -> Vec<(InodeId, Name)> {
+        self.replica.read().view().names(inode)
+    }
+
+    fn apply(&self, by: Adapter, op: Op) -> Result<Applied, OpError> {
+        if needs_room(&op) && self.space.is_low() {
+            return Err(OpError::NoSpace);
+        }
+        let mut replica = self.replica.write();
+        let applied = replica.apply(&op, now_ms())?;
+        self.announce(&replica, Some(by), &applied.delta);
+        drop(replica);
+        self.events.uncommitted(self);
+        Ok(applied)
+    }
+
+    fn fresh_id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        rand::rng().fill_bytes(&mut id);
+        id
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.make_durable().map_err(|error| {
+            let kind = error.io_kind();
+            io::Error::new(kind, error.to_string())
+        })
+    }
+
+    fn subscribe(&self, by: Adapter) -> Receiver<Arc<Delta>> {
+        let (sender, receiver) = channel();
+        // With the replica locked, so that a look at the tree after this misses nothing.
+        let _replica = self.replica.read();
+        self.subscribers.lock().push((by, sender));
+        receiver
+    }
+
+    fn totals(&self) -> (u64, u64) {
+        self.replica.read().view().totals()
+    }
+
+    fn writable(&self) -> bool {
+        self.replica.read().writable()
+    }
+}
+
+/// Whether an operation is refused on a full disk: all but those by which a user makes room.
+fn needs_room(op: &Op) -> bool {
+    match op {
+        Op::Create { .. } | Op::Rename { .. } | Op::Link { .. } | Op::SetAttr { .. } => true,
+        Op::Edit { content, .. } => content.size > 0,
+        Op::Unlink { .. } | Op::Rmdir { .. } => false,
+    }
+}

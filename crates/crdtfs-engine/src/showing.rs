@@ -1,0 +1,128 @@
+//! One directory that shows a share, while it does.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::present::{Mode, PresentError, PresentOptions, Presented, Problem};
+use crate::share::Share;
+
+/// Where a showing stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Being set up.
+    Starting,
+    /// Can be used.
+    Ready,
+    /// Over; the reason, if nobody asked for it.
+    Ended(Option<String>),
+    /// Could not be shown.
+    Failed(String),
+}
+
+/// A share at a directory.
+pub(crate) struct Showing {
+    pub(crate) share: Arc<Share>,
+    pub(crate) dir: PathBuf,
+    pub(crate) mode: Mode,
+    pub(crate) options: PresentOptions,
+    presented: Mutex<Option<Arc<dyn Presented>>>,
+    state: watch::Sender<State>,
+}
+
+impl Showing {
+    pub(crate) fn new(share: Arc<Share>, dir: PathBuf, mode: Mode, options: PresentOptions) -> Arc<Self> {
+        let (state, _) = watch::channel(State::Starting);
+        Arc::new(Self { share, dir, mode, options, presented: Mutex::new(None), state })
+    }
+
+    /// It can be used from now on.
+    pub(crate) fn ready(&self, presented: Box<dyn Presented>) {
+        *self.presented.lock() = Some(Arc::from(presented));
+        self.state.send_replace(State::Ready);
+    }
+
+    /// It could not be shown.
+    pub(crate) fn failed(&self, why: String) {
+        self.state.send_replace(State::Failed(why));
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Follows the state.
+    pub(crate) fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Whether this directory is, or is about to be, shown.
+    pub(crate) fn is_alive(&self) -> bool {
+        matches!(self.state(), State::Starting | State::Ready)
+    }
+
+    /// The adapter's side, while it can be used.
+    pub(crate) fn presented(&self) -> Option<Arc<dyn Presented>> {
+        self.presented.lock().clone()
+    }
+
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.presented().map(|presented| presented.problems()).unwrap_or_default();
+        if let State::Failed(message) | State::Ended(Some(message)) = self.state() {
+            problems.push(Problem { path: String::new(), message });
+        }
+        problems
+    }
+
+    /// Whether something in the view is not shown yet.
+    pub(crate) fn behind(&self) -> bool {
+        match self.state() {
+            State::Ready => self.presented().is_some_and(|presented| presented.behind()),
+            State::Starting => true,
+            State::Ended(_) | State::Failed(_) => false,
+        }
+    }
+
+    /// See [`Presented::settle`]; a showing that is not alive is settled.
+    pub(crate) fn settle(&self, deadline: Instant) -> bool {
+        match self.presented() {
+            Some(presented) if self.is_alive() => presented.settle(deadline),
+            _ => true,
+        }
+    }
+
+    /// Ends it on request.
+    pub(crate) fn stop(&self) -> Result<(), PresentError> {
+        let presented = self.presented();
+        if let Some(presented) = presented {
+            presented.stop()?;
+            *self.presented.lock() = None;
+        }
+        self.state.send_replace(State::Ended(None));
+        Ok(())
+    }
+
+    /// Notices that it ended by itself (unmounted by hand); true if it did so since the last look.
+    pub(crate) fn notice_end(&self) -> bool {
+        if self.state() != State::Ready {
+            return false;
+        }
+        let Some(why) = self.presented().and_then(|presented| presented.ended()) else { return false };
+        // The adapter's threads are gone or going: this only waits for them.
+        if let Some(presented) = self.presented.lock().take()
+            && let Err(error) = presented.stop()
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "a showing that ended left something behind");
+        }
+        self.state.send_replace(State::Ended(Some(why)));
+        true
+    }
+
+    /// Whether `path` lies in this directory (or is it).
+    pub(crate) fn contains(&self, path: &Path) -> bool {
+        path.starts_with(&self.dir)
+    }
+}

@@ -1,0 +1,407 @@
+//! Showing and hiding shares: what `mount`, `watch` and `unmount` ask for.
+
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use crdtfs_control::request::{Hide, Show};
+use crdtfs_control::{DirText, Failure, FailureKind, Item, Reply, Talk, reply};
+use crdtfs_core::id::ShareId;
+
+use crate::convert;
+use crate::core::Core;
+use crate::present::{Mode, PresentError, PresentOptions, Presenter, SharePorts};
+use crate::registry::ShownDir;
+use crate::share::Share;
+use crate::showing::{Showing, State};
+
+/// A directory that is known, and the path below it.
+pub(crate) struct Found {
+    pub(crate) share: Arc<Share>,
+    pub(crate) shown: ShownDir,
+    /// The path's components below the directory.
+    pub(crate) below: PathBuf,
+}
+
+impl Core {
+    /// Shows a share at a directory.
+    pub(crate) async fn show(self: &Arc<Self>, asked: Show, talk: &mut Talk) -> Result<Reply, Failure> {
+        let attach = asked.attach;
+        let (showing, how) = {
+            let _one_at_a_time = self.changing.lock().await;
+            self.show_now(asked, talk).await?
+        };
+        let shown = reply::Shown {
+            share: showing.share.id().to_string(),
+            dir: DirText::from(&showing.dir),
+            mode: convert::mode_out(showing.mode),
+            how,
+            role: convert::role_out(showing.share.role()),
+        };
+        if attach {
+            talk.send(Item::Ready(shown.clone())).await?;
+            let mut state = showing.watch();
+            tokio::select! {
+                // The sender lives in the showing, which this task holds.
+                _ = state.wait_for(|state| matches!(state, State::Ended(_) | State::Failed(_))) => {}
+                () = talk.closed() => {}
+            }
+            if let State::Ended(Some(why)) | State::Failed(why) = showing.state() {
+                return Err(Failure::failed(why));
+            }
+        }
+        Ok(Reply::Shown(shown))
+    }
+
+    async fn show_now(self: &Arc<Self>, asked: Show, talk: &mut Talk) -> Result<(Arc<Showing>, reply::How), Failure> {
+        let core = self.clone();
+        let mode = convert::mode_in(asked.mode);
+        let options = convert::options_in(&asked.options);
+        let dir = blocking({
+            let dir = asked.dir.to_path();
+            move || resolve(&dir)
+        })
+        .await?;
+        let presenter = self.presenter(mode)?;
+        if let Some(showing) = self.alive_at(&dir) {
+            return already(&showing, mode, asked.ticket.is_some()).map(|()| (showing, reply::How::Already));
+        }
+        self.refuse_nested(&dir)?;
+        let ticket = asked.ticket.as_deref().map(|text| self.read_ticket(text)).transpose()?;
+        let known = if ticket.is_none() { self.known_at(&dir, mode)? } else { None };
+        let prepared = {
+            let (presenter, dir, options, known) = (presenter.clone(), dir.clone(), options.clone(), known.is_some());
+            blocking(move || presenter.prepare(&dir, &options, known).map_err(|e| present_failure(&e))).await
+        };
+        prepared?;
+        // What prepare made may have another name than what was asked for.
+        let dir = blocking(move || resolve(&dir)).await?;
+        let (share, how) = match (ticket, known) {
+            (Some(ticket), _) => {
+                let progress =
+                    reply::Progress { what: "joining".into(), done: 0, total: None, unit: reply::Unit::Items };
+                talk.offer(Item::Progress(progress));
+                (self.join(&ticket).await?, reply::How::Joined)
+            }
+            (None, Some(share)) => (share, reply::How::Resumed),
+            (None, None) => {
+                let core = core.clone();
+                (blocking(move || core.create_share()).await?, reply::How::Created)
+            }
+        };
+        let showing = blocking(move || core.present(&presenter, share, dir, &options)).await?;
+        Ok((showing, how))
+    }
+
+    /// Has the adapter show the share; remembers the directory.
+    fn present(
+        self: &Arc<Self>,
+        presenter: &Arc<dyn Presenter>,
+        share: Arc<Share>,
+        dir: PathBuf,
+        options: &PresentOptions,
+    ) -> Result<Arc<Showing>, Failure> {
+        let mode = presenter.mode();
+        let (state_name, state) = share.dir().adapter_dir(mode, &dir).map_err(|e| Failure::failed(e.to_string()))?;
+        let showing = Showing::new(share.clone(), dir.clone(), mode, options.clone());
+        self.showings.lock().push(showing.clone());
+        self.rethink_keeping(&share);
+        let weak = Arc::downgrade(self);
+        let progressed_share = share.id();
+        let ports = SharePorts {
+            share: share.id(),
+            adapter: share.new_adapter(),
+            tree: share.clone(),
+            content: share.ports(),
+            device_name: self.config.name.clone(),
+            state,
+            progressed: Arc::new(move || {
+                if let Some(core) = weak.upgrade() {
+                    core.showing_progressed(&progressed_share);
+                }
+            }),
+        };
+        let outcome = presenter.present(ports, &dir, options);
+        match outcome {
+            Ok(presented) => showing.ready(presented),
+            Err(error) => {
+                let failure = present_failure(&error);
+                showing.failed(failure.message.clone());
+                self.showings.lock().retain(|other| !Arc::ptr_eq(other, &showing));
+                self.remember(
+                    &share,
+                    ShownDir { mode, dir, options: options.clone(), active: false, state: state_name },
+                )?;
+                self.rethink_keeping(&share);
+                return Err(failure);
+            }
+        }
+        self.remember(&share, ShownDir { mode, dir, options: options.clone(), active: true, state: state_name })?;
+        self.showing_progressed(&share.id());
+        Ok(showing)
+    }
+
+    /// Keeps what is known of a directory of a share.
+    fn remember(&self, share: &Share, shown: ShownDir) -> Result<(), Failure> {
+        let keep = || -> Result<(), crate::state::StateError> {
+            let mut all = share.dir().shown()?;
+            all.retain(|other| other.dir != shown.dir);
+            all.push(shown);
+            share.dir().write_shown(&all)
+        };
+        keep().map_err(|e| Failure::failed(e.to_string()))
+    }
+
+    /// Shows a share no more.
+    pub(crate) async fn hide(self: &Arc<Self>, asked: Hide) -> Result<Reply, Failure> {
+        let _one_at_a_time = self.changing.lock().await;
+        let core = self.clone();
+        blocking(move || {
+            let found = core.find(&asked.dir.to_path())?;
+            let showing = core.alive_at(&found.shown.dir);
+            if let Some(showing) = showing {
+                showing.stop().map_err(|e| present_failure(&e))?;
+                core.forget_showing(&showing);
+            }
+            core.remember(&found.share, ShownDir { active: false, ..found.shown.clone() })?;
+            let dir = DirText::from(&found.shown.dir);
+            Ok(Reply::Hidden(reply::Hidden { share: found.share.id().to_string(), dir }))
+        })
+        .await
+    }
+
+    /// Takes a showing that ended out of the list.
+    pub(crate) fn forget_showing(&self, showing: &Arc<Showing>) {
+        self.showings.lock().retain(|other| !Arc::ptr_eq(other, showing));
+        self.rethink_keeping(&showing.share);
+    }
+
+    /// Shows again what was shown when the engine ended, each on a thread of its own; what fails is said in `status`.
+    pub(crate) fn resume_all(self: &Arc<Self>) {
+        for share in self.shares() {
+            let shown = share.dir().shown().unwrap_or_else(|error| {
+                tracing::error!(share = %share.id(), %error, "not resumed");
+                Vec::new()
+            });
+            for shown in shown.into_iter().filter(|shown| shown.active) {
+                let (core, share) = (self.clone(), share.clone());
+                // Mounts may take their time; the first request must not wait for all of them.
+                let resume = move || core.resume(share, &shown);
+                if let Err(error) = std::thread::Builder::new().name("crdtfs-resume".into()).spawn(resume) {
+                    tracing::error!(%error, "cannot start a thread to resume what was shown");
+                }
+            }
+        }
+    }
+
+    fn resume(self: &Arc<Self>, share: Arc<Share>, shown: &ShownDir) {
+        let _one_at_a_time = self.changing.blocking_lock();
+        if self.alive_at(&shown.dir).is_some() {
+            return;
+        }
+        let outcome = self.presenter(shown.mode).and_then(|presenter| {
+            presenter.prepare(&shown.dir, &shown.options, true).map_err(|e| present_failure(&e))?;
+            self.present(&presenter, share.clone(), shown.dir.clone(), &shown.options)
+        });
+        if let Err(failure) = outcome {
+            tracing::error!(dir = %shown.dir.display(), error = %failure.message, "cannot show the share again");
+            let showing = Showing::new(share.clone(), shown.dir.clone(), shown.mode, shown.options.clone());
+            showing.failed(failure.message);
+            self.showings.lock().push(showing);
+            // Not given up: the next engine tries again.
+            if let Err(failure) = self.remember(&share, shown.clone()) {
+                tracing::error!(error = %failure.message, "cannot remember what is to be shown");
+            }
+        }
+    }
+
+    /// The showing at exactly this directory, while it lives.
+    pub(crate) fn alive_at(&self, dir: &Path) -> Option<Arc<Showing>> {
+        self.showings.lock().iter().find(|showing| showing.dir == dir && showing.is_alive()).cloned()
+    }
+
+    /// The share that this directory showed before, in this way.
+    fn known_at(&self, dir: &Path, mode: Mode) -> Result<Option<Arc<Share>>, Failure> {
+        for share in self.shares() {
+            let shown = share.dir().shown().map_err(|e| Failure::failed(e.to_string()))?;
+            if let Some(shown) = shown.iter().find(|shown| shown.dir == dir) {
+                if shown.mode == mode {
+                    return Ok(Some(share));
+                }
+                let (was, now) = (convert::mode_word(shown.mode), convert::mode_word(mode));
+                return Err(Failure::failed(format!("{} belongs to a share that is shown by `{was}`", dir.display()))
+                    .with_hint(format!(
+                        "run `crdtfs {was} {dir}`, or choose another directory to {now}",
+                        dir = dir.display()
+                    )));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Shares do not lie in each other, nor in the state directory.
+    fn refuse_nested(&self, dir: &Path) -> Result<(), Failure> {
+        let state = self.state().path();
+        if dir.starts_with(state) || state.starts_with(dir) {
+            return Err(Failure::failed(format!(
+                "{} and the state directory {} lie in each other",
+                dir.display(),
+                state.display()
+            ))
+            .with_hint("choose another directory, or another --state-dir"));
+        }
+        let showings = self.showings.lock();
+        let other =
+            showings.iter().find(|s| s.is_alive() && s.dir != dir && (s.contains(dir) || s.dir.starts_with(dir)));
+        match other {
+            Some(other) => Err(Failure::failed(format!(
+                "{} and {}, which shows a share already, lie in each other",
+                dir.display(),
+                other.dir.display()
+            ))
+            .with_hint("choose a directory beside it")),
+            None => Ok(()),
+        }
+    }
+
+    fn presenter(&self, mode: Mode) -> Result<Arc<dyn Presenter>, Failure> {
+        self.presenters.iter().find(|presenter| presenter.mode() == mode).cloned().ok_or_else(|| {
+            Failure::new(FailureKind::Missing, format!("this crdtfs was built without `{}`", convert::mode_word(mode)))
+        })
+    }
+
+    /// The known directory that a path lies in. Blocks on the file system.
+    pub(crate) fn find(&self, path: &Path) -> Result<Found, Failure> {
+        let mut known = Vec::new();
+        for share in self.shares() {
+            let shown = share.dir().shown().map_err(|e| Failure::failed(e.to_string()))?;
+            known.extend(shown.into_iter().map(|shown| (share.clone(), shown)));
+        }
+        // By its words first: looking at a path inside a mount would come back to this very engine.
+        let mut candidates = vec![lexical(path)];
+        for attempt in 0..2 {
+            let candidate = &candidates[attempt];
+            let best = known
+                .iter()
+                .filter(|(_, shown)| candidate.starts_with(&shown.dir))
+                .max_by_key(|(_, shown)| (shown.dir.components().count(), shown.active));
+            if let Some((share, shown)) = best {
+                let below = candidate.strip_prefix(&shown.dir).unwrap_or(Path::new("")).to_owned();
+                return Ok(Found { share: share.clone(), shown: shown.clone(), below });
+            }
+            if attempt == 0 {
+                candidates.push(resolve(path)?);
+            }
+        }
+        Err(Failure::new(FailureKind::NotFound, format!("{} is not in a share of this device", path.display()))
+            .with_hint("run `crdtfs status` to see the shares, or `crdtfs mount DIR` to make one"))
+    }
+
+    /// The shares that a request is about: the one of `dir`, or all.
+    pub(crate) fn shares_of(&self, dir: Option<&DirText>) -> Result<Vec<Arc<Share>>, Failure> {
+        match dir {
+            Some(dir) => Ok(vec![self.find(&dir.to_path())?.share]),
+            None => Ok(self.shares()),
+        }
+    }
+
+    /// The showings of a share.
+    pub(crate) fn showings_of(&self, share: &ShareId) -> Vec<Arc<Showing>> {
+        self.showings.lock().iter().filter(|showing| showing.share.id() == *share).cloned().collect()
+    }
+}
+
+/// Whether asking for what is there already makes sense.
+fn already(showing: &Showing, mode: Mode, ticket: bool) -> Result<(), Failure> {
+    let dir = showing.dir.display();
+    if ticket {
+        return Err(Failure::new(FailureKind::Busy, format!("{dir} shows another share already"))
+            .with_hint(format!("choose another directory, or run `crdtfs unmount {dir}` first")));
+    }
+    if showing.mode != mode {
+        let word = convert::mode_word(showing.mode);
+        return Err(Failure::new(FailureKind::Busy, format!("{dir} is in use already, by `{word}`"))
+            .with_hint(format!("run `crdtfs unmount {dir}` first")));
+    }
+    Ok(())
+}
+
+/// An adapter's refusal for the user.
+pub(crate) fn present_failure(error: &PresentError) -> Failure {
+    let kind = match error {
+        PresentError::Directory(_) => FailureKind::Busy,
+        PresentError::Missing(_) => FailureKind::Missing,
+        PresentError::Io { .. } => FailureKind::Failed,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+/// Runs what may block away from the runtime's own threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Failure::failed("the engine failed while it worked on this (an error in the program)")
+            .with_hint("see log/engine.log in the state directory")),
+    }
+}
+
+/// An absolute path without `.` and `..`, by its words alone.
+fn lexical(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                out.pop();
+            }
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// An absolute path without links, of something that need not exist: its nearest ancestor that does is resolved. The last
+/// component is not followed into a mount that may be dead.
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf, Failure> {
+    if !path.is_absolute() {
+        return Err(Failure::new(FailureKind::Usage, format!("{} is not an absolute path", path.display())));
+    }
+    let path = lexical(path);
+    let mut rest: Vec<&OsStr> = Vec::new();
+    let mut known = path.as_path();
+    loop {
+        match known.canonicalize() {
+            Ok(real) => {
+                let mut real = real;
+                real.extend(rest.iter().rev());
+                return Ok(real);
+            }
+            Err(error) => match (known.parent(), known.file_name()) {
+                (Some(parent), Some(name)) => {
+                    rest.push(name);
+                    known = parent;
+                }
+                _ => return Err(Failure::failed(format!("cannot look at {}: {error}", path.display()))),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn paths_are_resolved_as_far_as_they_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(real.join("a")).unwrap();
+        std::os::unix::fs::symlink(real.join("a"), real.join("link")).unwrap();
+        assert_eq!(resolve(&real.join("link/x/../y")).unwrap(), real.join("a/y"));
+        assert_eq!(resolve(&real.join("none/b")).unwrap(), real.join("none/b"));
+        assert!(resolve(Path::new("relative")).is_err());
+    }
+}

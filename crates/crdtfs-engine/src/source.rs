@@ -1,0 +1,128 @@
+//! Chunks from the network for the store: the seam between its blocking calls and the node's asynchronous ones.
+
+use std::io;
+use std::sync::Weak;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crdtfs_core::id::ShareId;
+use crdtfs_net::FetchError;
+use crdtfs_store::{ChunkSink, ChunkSource, Urgency, Want};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use crate::core::Core;
+
+/// Chunks that wait to be kept: with 1 MiB each the most memory that one fetch takes.
+const QUEUE: usize = 32;
+
+/// Threads of one fetch that keep chunks: hashing and writing use both cores.
+const KEEPERS: usize = 2;
+
+/// The network as a source of one share's chunks.
+pub(crate) struct NetSource {
+    core: Weak<Core>,
+    share: ShareId,
+    runtime: Handle,
+}
+
+impl NetSource {
+    pub(crate) fn new(core: Weak<Core>, share: ShareId, runtime: Handle) -> Self {
+        Self { core, share, runtime }
+    }
+}
+
+impl ChunkSource for NetSource {
+    fn fetch(&self, want: &[Want], urgency: Urgency, sink: &dyn ChunkSink) -> io::Result<()> {
+        let Some(core) = self.core.upgrade() else { return Err(closed()) };
+        let (sender, receiver) = sync_channel::<(usize, Bytes)>(QUEUE);
+        let wants = want.iter().map(|want| crdtfs_net::Want { hash: want.hash, len: known(want.len) }).collect();
+        let (urgency, patience) = translate(urgency);
+        let (node, share) = (core.node().clone(), self.share);
+        drop(core);
+        let fetched = self.runtime.spawn(async move {
+            let sink = move |index, bytes| send(&sender, index, bytes);
+            node.fetch(share, wants, urgency, patience, sink).await
+        });
+        let outcome = keep(&receiver_of(receiver), want.len(), sink);
+        if outcome.is_err() {
+            fetched.abort();
+        }
+        outcome?;
+        match self.runtime.block_on(fetched) {
+            Ok(fetched) => fetched.map_err(|error| as_io(&error)),
+            Err(_) => Err(closed()),
+        }
+    }
+}
+
+/// What a store's length of 0 means.
+fn known(len: u32) -> Option<u32> {
+    (len > 0).then_some(len)
+}
+
+/// The network's words for an urgency, and how long somebody who has the chunks may take to appear.
+fn translate(urgency: Urgency) -> (crdtfs_net::Urgency, Duration) {
+    match urgency {
+        Urgency::Read => (crdtfs_net::Urgency::Waiting, Duration::from_secs(10)),
+        Urgency::Merge => (crdtfs_net::Urgency::Soon, Duration::from_secs(1)),
+        Urgency::Apply => (crdtfs_net::Urgency::Background, Duration::from_secs(5)),
+        Urgency::Prefetch => (crdtfs_net::Urgency::Background, Duration::from_secs(1)),
+    }
+}
+
+fn send(sender: &SyncSender<(usize, Bytes)>, index: usize, bytes: Bytes) -> io::Result<()> {
+    // Nobody receives any more: keeping a chunk failed, and that error is the one to be returned.
+    sender.send((index, bytes)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+}
+
+type Queue = Mutex<Option<Receiver<(usize, Bytes)>>>;
+
+fn receiver_of(receiver: Receiver<(usize, Bytes)>) -> Queue {
+    Mutex::new(Some(receiver))
+}
+
+/// Hands over what arrives until nothing more can, on several threads where there is much.
+fn keep(queue: &Queue, wanted: usize, sink: &dyn ChunkSink) -> io::Result<()> {
+    if wanted <= KEEPERS {
+        return keep_some(queue, sink);
+    }
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..KEEPERS).map(|_| scope.spawn(|| keep_some(queue, sink))).collect();
+        let mut outcome = keep_some(queue, sink);
+        for other in others {
+            let theirs = other.join().unwrap_or_else(|_| Err(io::Error::other("a thread that keeps chunks panicked")));
+            outcome = outcome.and(theirs);
+        }
+        outcome
+    })
+}
+
+fn keep_some(queue: &Queue, sink: &dyn ChunkSink) -> io::Result<()> {
+    loop {
+        // The lock is held while waiting: the others wait for it as they would for the queue.
+        let next = match &*queue.lock() {
+            Some(receiver) => receiver.recv(),
+            None => return Ok(()),
+        };
+        let Ok((index, bytes)) = next else { return Ok(()) };
+        if let Err(error) = sink.accept(index, &bytes) {
+            // With the receiver gone, the network's side fails at its next chunk instead of waiting for room.
+            *queue.lock() = None;
+            return Err(error);
+        }
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::HostUnreachable, "the engine is stopping")
+}
+
+fn as_io(error: &FetchError) -> io::Error {
+    let kind = match error {
+        FetchError::Unavailable { .. } | FetchError::Closed => io::ErrorKind::HostUnreachable,
+        FetchError::Sink(error) => error.kind(),
+    };
+    io::Error::new(kind, error.to_string())
+}

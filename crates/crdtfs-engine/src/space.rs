@@ -1,0 +1,61 @@
+//! Room on the state directory's disk, looked at before something is taken that would have to be written down.
+//!
+//! What frees room is always allowed; everything else is refused early, so that the log and the index keep the reserve
+//! that they need to write down what was already accepted.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Kept free for the log, the index and snapshots.
+const RESERVE: u64 = 4 << 20;
+
+/// How long a look is good for.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// The disk below the state directory.
+#[derive(Debug)]
+pub(crate) struct Space {
+    dir: PathBuf,
+    looked: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Space {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir, looked: Mutex::new(None) }
+    }
+
+    /// Bytes that may still be used, at most [`FRESH`] old. A filesystem that cannot tell has enough.
+    pub(crate) fn free(&self) -> u64 {
+        let mut looked = self.looked.lock();
+        if let Some((when, free)) = *looked
+            && when.elapsed() < FRESH
+        {
+            return free;
+        }
+        let free = rustix::fs::statvfs(&self.dir).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        *looked = Some((Instant::now(), free));
+        free
+    }
+
+    /// Whether only what frees room may be taken.
+    pub(crate) fn is_low(&self) -> bool {
+        self.free() < RESERVE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_real_filesystem_tells_its_room() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let space = Space::new(dir.path().to_owned());
+        let free = space.free();
+        assert!(free > 0 && free < u64::MAX);
+        assert_eq!(space.is_low(), free < RESERVE);
+        assert_eq!(Space::new("/nonexistent/dir".into()).free(), u64::MAX, "unknown is enough");
+    }
+}

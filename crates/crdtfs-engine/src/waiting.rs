@@ -1,0 +1,152 @@
+//! `crdtfs wait`: until this device and others hold the same heads and the content that they want.
+//!
+//! It is judged on what the others say that they hold, never on what was sent to them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crdtfs_control::reply::{Lacking, Waited};
+use crdtfs_control::request::{Wait, WaitFor};
+use crdtfs_control::status::Missing;
+use crdtfs_control::{Failure, PathText, Reply, Talk};
+
+use crate::core::Core;
+use crate::share::Share;
+use crate::shows::blocking;
+
+/// Paths that a timed-out wait names for each device.
+const PATHS: usize = 5;
+
+impl Core {
+    pub(crate) async fn wait(self: &Arc<Self>, asked: Wait, talk: &mut Talk) -> Result<Reply, Failure> {
+        let deadline = Instant::now() + Duration::from_millis(asked.timeout_ms);
+        let core = self.clone();
+        let dir = asked.dir.clone();
+        let (shares, settled) = blocking(move || {
+            let shares = core.shares_of(dir.as_ref())?;
+            let settled = core.settle(&shares, deadline);
+            Ok((shares, settled))
+        })
+        .await?;
+        let mut progress = self.progress();
+        loop {
+            progress.mark_unchanged();
+            let devices: Vec<Vec<Lacking>> = shares.iter().map(|share| self.lacking(share)).collect();
+            let done = settled && devices.iter().all(|devices| is_done(devices, asked.devices));
+            if done || Instant::now() >= deadline {
+                return Ok(Reply::Waited(Waited { done, devices: devices.into_iter().flatten().collect() }));
+            }
+            tokio::select! {
+                // The sender lives as long as the engine.
+                _ = progress.changed() => {}
+                () = tokio::time::sleep_until(deadline.into()) => {}
+                () = talk.closed() => return Err(Failure::failed("the wait was given up")),
+            }
+        }
+    }
+
+    /// What the user did so far is in the log of each share, and what is in the view is shown.
+    pub(crate) fn settle(&self, shares: &[Arc<Share>], deadline: Instant) -> bool {
+        let mut settled = true;
+        for share in shares {
+            for showing in self.showings_of(&share.id()) {
+                settled &= showing.settle(deadline);
+            }
+            share.commit_all();
+        }
+        settled
+    }
+
+    /// What every member of a share lacks, this device first.
+    pub(crate) fn lacking(&self, share: &Share) -> Vec<Lacking> {
+        let own_vector = share.vector();
+        let own_holding = share.holding();
+        let connected = self.connected(&share.id());
+        let mut devices: Vec<Lacking> = share
+            .members()
+            .into_iter()
+            .filter(|member| !member.revoked)
+            .map(|member| {
+                let me = member.device == share.device();
+                let (same_heads, missing, known) = if me {
+                    (true, (own_holding.missing_files, own_holding.missing_bytes), true)
+                } else {
+                    let state = share.peer_state(&member.device);
+                    let same = state.as_ref().is_some_and(|state| state.vector.as_ref() == Some(&own_vector));
+                    let counted = state.and_then(|state| state.holding);
+                    let current = counted.as_ref().is_some_and(|holding| holding.vector == own_vector);
+                    (same, counted.map_or((0, 0), |h| (h.missing_files, h.missing_bytes)), current)
+                };
+                Lacking {
+                    share: share.id().to_string(),
+                    device: member.device.to_string(),
+                    name: member.name,
+                    me,
+                    connected: me || connected.contains(&member.device),
+                    same_heads: same_heads && known,
+                    missing: Missing { files: missing.0, bytes: missing.1 },
+                    paths: if me { share.missing_paths(PATHS) } else { Vec::<PathText>::new() },
+                }
+            })
+            .collect();
+        devices.sort_by_key(|device| !device.me);
+        devices
+    }
+}
+
+/// Whether enough of these devices, this one among them, hold what they want.
+fn is_done(devices: &[Lacking], wanted: WaitFor) -> bool {
+    let holds = |device: &&Lacking| device.same_heads && device.missing.files == 0;
+    let others = || devices.iter().filter(|device| !device.me);
+    if !devices.iter().filter(|device| device.me).all(|me| holds(&me)) {
+        return false;
+    }
+    match wanted {
+        WaitFor::All => others().all(|device| device.connected && holds(&device)),
+        WaitFor::Connected => {
+            let mut connected = others().filter(|device| device.connected).peekable();
+            connected.peek().is_some() && connected.all(|device| holds(&device))
+        }
+        WaitFor::Count(count) => others().filter(|d| d.connected && holds(d)).count() >= count as usize,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(me: bool, connected: bool, same_heads: bool, files: u64) -> Lacking {
+        Lacking {
+            share: String::new(),
+            device: String::new(),
+            name: String::new(),
+            me,
+            connected,
+            same_heads,
+            missing: Missing { files, bytes: files },
+            paths: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_is_waited_for() {
+        let me = device(true, true, true, 0);
+        let synced = device(false, true, true, 0);
+        let behind = device(false, true, false, 0);
+        let lacking = device(false, true, true, 1);
+        let away = device(false, false, true, 0);
+        for (devices, all, connected, one) in [
+            (vec![me.clone()], true, false, false),
+            (vec![me.clone(), synced.clone()], true, true, true),
+            (vec![me.clone(), behind], false, false, false),
+            (vec![me.clone(), lacking], false, false, false),
+            (vec![me.clone(), synced.clone(), away.clone()], false, true, true),
+            (vec![me, away], false, false, false),
+            (vec![device(true, true, true, 2), synced], false, false, false),
+        ] {
+            assert_eq!(is_done(&devices, WaitFor::All), all, "{devices:?}");
+            assert_eq!(is_done(&devices, WaitFor::Connected), connected, "{devices:?}");
+            assert_eq!(is_done(&devices, WaitFor::Count(1)), one, "{devices:?}");
+        }
+    }
+}
