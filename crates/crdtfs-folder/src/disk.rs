@@ -82,6 +82,8 @@ pub(crate) struct Root {
     fd: OwnedFd,
     dev: (u32, u32),
     path: PathBuf,
+    #[cfg(test)]
+    fuse: crash::Fuse,
 }
 
 /// A directory beneath the root, open as a place to resolve names in.
@@ -89,6 +91,8 @@ pub(crate) struct Root {
 pub(crate) struct Dir {
     fd: OwnedFd,
     dev: (u32, u32),
+    #[cfg(test)]
+    fuse: crash::Fuse,
 }
 
 const STAT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
@@ -133,7 +137,13 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
         let stat = stat_fd(fd.as_fd())?;
-        Ok(Self { fd, dev: (stat.stx_dev_major, stat.stx_dev_minor), path: path.to_owned() })
+        Ok(Self {
+            fd,
+            dev: (stat.stx_dev_major, stat.stx_dev_minor),
+            path: path.to_owned(),
+            #[cfg(test)]
+            fuse: crash::fuse_of(path),
+        })
     }
 
     /// Where it was opened.
@@ -168,6 +178,12 @@ impl Root {
         }
     }
 
+    /// Lets go of the lock, though the root stays open (the store may still read from the folder).
+    pub(crate) fn unlock(&self) {
+        // It cannot fail for a descriptor that is open.
+        let _ = rustix::fs::flock(&self.fd, rustix::fs::FlockOperation::Unlock);
+    }
+
     /// Opens a directory by its path's components.
     pub(crate) fn dir(&self, path: &[Name]) -> io::Result<Dir> {
         let mut at: Option<OwnedFd> = None;
@@ -194,7 +210,12 @@ impl Root {
             }
         }
         let fd = at.expect("the loop ran once");
-        Ok(Dir { fd, dev: self.dev })
+        Ok(Dir {
+            fd,
+            dev: self.dev,
+            #[cfg(test)]
+            fuse: self.fuse.clone(),
+        })
     }
 
     fn descend(&self, from: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
@@ -274,17 +295,20 @@ impl Dir {
 
     /// Makes a new file, open for reading and writing, for its owner only.
     pub(crate) fn create(&self, name: &Name) -> io::Result<File> {
+        self.crash_point();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.fd, os(name), flags, Mode::from_raw_mode(0o600))?.into())
     }
 
     /// Makes a directory.
     pub(crate) fn mkdir(&self, name: &Name) -> io::Result<()> {
+        self.crash_point();
         Ok(rustix::fs::mkdirat(&self.fd, os(name), Mode::from_raw_mode(0o700))?)
     }
 
     /// Makes a symbolic link.
     pub(crate) fn symlink(&self, name: &Name, target: &[u8]) -> io::Result<()> {
+        self.crash_point();
         Ok(rustix::fs::symlinkat(OsStr::from_bytes(target), &self.fd, os(name))?)
     }
 
@@ -295,31 +319,37 @@ impl Dir {
 
     /// Gives a file one more name, if that is free.
     pub(crate) fn link(&self, name: &Name, to: &Dir, to_name: &Name) -> io::Result<()> {
+        self.crash_point();
         Ok(rustix::fs::linkat(&self.fd, os(name), &to.fd, os(to_name), AtFlags::empty())?)
     }
 
     /// Moves an entry to a name that is free (`EEXIST` if it is not).
     pub(crate) fn rename(&self, name: &Name, to: &Dir, to_name: &Name) -> io::Result<()> {
+        self.crash_point();
         Ok(rustix::fs::renameat_with(&self.fd, os(name), &to.fd, os(to_name), RenameFlags::NOREPLACE)?)
     }
 
     /// Swaps two entries.
     pub(crate) fn exchange(&self, name: &Name, to: &Dir, to_name: &Name) -> io::Result<()> {
+        self.crash_point();
         Ok(rustix::fs::renameat_with(&self.fd, os(name), &to.fd, os(to_name), RenameFlags::EXCHANGE)?)
     }
 
     /// Removes a name that is no directory.
     pub(crate) fn unlink(&self, name: &Name) -> io::Result<()> {
+        self.crash_point();
         Ok(rustix::fs::unlinkat(&self.fd, os(name), AtFlags::empty())?)
     }
 
     /// Removes an empty directory.
     pub(crate) fn rmdir(&self, name: &Name) -> io::Result<()> {
+        self.crash_point();
         Ok(rustix::fs::unlinkat(&self.fd, os(name), AtFlags::REMOVEDIR)?)
     }
 
     /// Sets the permission bits of a directory or file that is no link.
     pub(crate) fn chmod(&self, name: &Name, mode: u32) -> io::Result<()> {
+        self.crash_point();
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, os(name), flags, Mode::empty())?;
         if meta(&stat_fd(fd.as_fd())?, self.dev).kind == Kind::Symlink {
@@ -332,6 +362,45 @@ impl Dir {
     /// Sets the time of modification, without following a link.
     pub(crate) fn set_mtime(&self, name: &Name, mtime: Time) -> io::Result<()> {
         Ok(rustix::fs::utimensat(&self.fd, os(name), &times(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+}
+
+impl Dir {
+    /// Where a test may have the process end.
+    fn crash_point(&self) {
+        #[cfg(test)]
+        crash::point(&self.fuse);
+    }
+}
+
+/// Ends of the process that tests arrange: before the n-th change that is made in a folder, its thread panics.
+#[cfg(test)]
+pub(crate) mod crash {
+    use std::collections::HashMap;
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::sync::{Arc, LazyLock};
+
+    use parking_lot::Mutex;
+
+    /// Changes left until the end; negative: no end.
+    pub(crate) type Fuse = Arc<AtomicI64>;
+
+    static FUSES: LazyLock<Mutex<HashMap<PathBuf, Fuse>>> = LazyLock::new(Mutex::default);
+
+    /// The fuse of the folder at a path.
+    pub(crate) fn fuse_of(path: &Path) -> Fuse {
+        FUSES.lock().entry(path.to_owned()).or_insert_with(|| Arc::new(AtomicI64::new(-1))).clone()
+    }
+
+    pub(super) fn point(fuse: &Fuse) {
+        let left = fuse.load(Ordering::SeqCst);
+        if left == 0 {
+            panic!("the end that the test arranged");
+        }
+        if left > 0 {
+            fuse.store(left - 1, Ordering::SeqCst);
+        }
     }
 }
 

@@ -14,6 +14,8 @@ mod apply;
 mod conflict;
 mod crew;
 mod disk;
+#[cfg(test)]
+mod folder_test;
 mod ignores;
 mod local;
 mod mailbox;

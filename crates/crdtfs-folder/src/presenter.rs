@@ -174,12 +174,13 @@ fn start(
     read_only: bool,
 ) -> io::Result<Box<dyn Presented>> {
     let mailbox = Arc::new(Mailbox::new()?);
-    let shown = Arc::new(Shown::default());
+    let shown = Arc::new(Shown::new(ports.progressed.clone()));
     let changes = ports.tree.subscribe(ports.adapter);
-    let forward = mailbox.clone();
+    let (forward, heard) = (mailbox.clone(), shown.clone());
     // It ends with the tree, or at the first change after the worker: a channel cannot be waited for together with files.
     std::thread::Builder::new().name("folder-view".into()).spawn(move || {
         while let Ok(delta) = changes.recv() {
+            heard.hear();
             if forward.send(Mail::View(delta)).is_err() {
                 return;
             }
@@ -210,6 +211,10 @@ struct Folder {
 impl Presented for Folder {
     fn problems(&self) -> Vec<Problem> {
         self.shown.problems()
+    }
+
+    fn behind(&self) -> bool {
+        self.shown.behind()
     }
 
     fn settle(&self, deadline: Instant) -> bool {

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -52,15 +53,51 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 pub(crate) type Problems = Arc<Mutex<BTreeMap<Vec<u8>, String>>>;
 
 /// What a handle shares with the worker.
-#[derive(Debug, Default)]
 pub(crate) struct Shown {
     /// By path.
     pub(crate) problems: Problems,
     /// Why the folder is not kept in sync any more.
     pub(crate) ended: Mutex<Option<String>>,
+    /// Changes of the view that the worker has not heard of yet.
+    unheard: AtomicUsize,
+    /// The worker has something of the view to apply.
+    applying: AtomicBool,
+    /// What was told last.
+    told: AtomicBool,
+    progressed: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Shown {
+    /// Of a folder that was not compared with the view yet.
+    pub(crate) fn new(progressed: Arc<dyn Fn() + Send + Sync>) -> Self {
+        Self {
+            problems: Problems::default(),
+            ended: Mutex::default(),
+            unheard: AtomicUsize::new(0),
+            applying: AtomicBool::new(true),
+            told: AtomicBool::new(true),
+            progressed,
+        }
+    }
+
+    /// Whether something in the view is not in the folder.
+    pub(crate) fn behind(&self) -> bool {
+        self.unheard.load(Ordering::SeqCst) > 0 || self.applying.load(Ordering::SeqCst)
+    }
+
+    /// A change of the view is on its way to the worker.
+    pub(crate) fn hear(&self) {
+        self.unheard.fetch_add(1, Ordering::SeqCst);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let behind = self.behind();
+        if self.told.swap(behind, Ordering::SeqCst) != behind {
+            (self.progressed)();
+        }
+    }
+
     /// The problems as the engine reports them.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let problems = self.problems.lock();
@@ -84,11 +121,21 @@ struct Retry {
     due: Instant,
 }
 
+/// Lets go of the folder's lock however the worker ends.
+struct Locked(Arc<Root>);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.0.unlock();
+    }
+}
+
 /// All that the worker owns.
 pub(crate) struct Worker {
     ports: SharePorts,
     read_only: bool,
     root: Arc<Root>,
+    _locked: Locked,
     synced: Arc<RwLock<SyncedTree>>,
     db: StateDb,
     bench: Arc<Bench>,
@@ -161,6 +208,7 @@ impl Worker {
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         Ok(Self {
             read_only,
+            _locked: Locked(root.clone()),
             root,
             synced,
             db,
@@ -238,6 +286,8 @@ impl Worker {
             self.recheck_waiting();
         }
         self.answer();
+        self.shown.applying.store(self.first_scan || !self.shows_all(), Ordering::SeqCst);
+        self.shown.tell();
         Ok(())
     }
 
@@ -271,7 +321,11 @@ impl Worker {
 
     fn read_mail(&mut self, mail: Mail) {
         match mail {
-            Mail::View(delta) => self.view.note(&delta),
+            Mail::View(delta) => {
+                self.view.note(&delta);
+                self.shown.applying.store(true, Ordering::SeqCst);
+                self.shown.unheard.fetch_sub(1, Ordering::SeqCst);
+            }
             Mail::Report(Report::Read(job, result)) => self.was_read(job, result),
             Mail::Report(Report::Fetched(fetched)) => self.was_fetched(fetched),
             Mail::Settle(answer) => self.settling.push(Settling { answer, looked: false }),
@@ -406,6 +460,11 @@ impl Worker {
         self.db.save(&mut self.synced.write()).map_err(|e| e.to_string())
     }
 
+    /// Whether the folder has all of the view that the worker has heard of.
+    fn shows_all(&self) -> bool {
+        self.view.is_empty() && self.wanted.is_empty() && self.staged.is_empty() && self.retries.is_empty()
+    }
+
     /// Answers those who wait for everything to be done.
     fn answer(&mut self) {
         if self.settling.is_empty() || self.first_scan {
@@ -415,8 +474,7 @@ impl Worker {
             settling.looked = true;
         }
         let local = self.local.is_empty() && self.reading.is_empty() && self.later.is_empty();
-        let view = self.view.is_empty() && self.wanted.is_empty() && self.staged.is_empty() && self.retries.is_empty();
-        if local && view && self.save() {
+        if local && self.shows_all() && self.save() {
             for settling in std::mem::take(&mut self.settling) {
                 // Who gave up waiting needs no answer.
                 let _ = settling.answer.send(());
