@@ -72,7 +72,5 @@ pub(crate) const MAX_JOINERS: usize = 16;
 pub(crate) const MAX_HANDSHAKES: usize = 64;
 /// Streams of one connection that are being opened or served.
 pub(crate) const MAX_STREAMS: usize = 64;
-/// The largest chunk: the chunker's maximum. Manifest nodes are chunks, too.
-pub(crate) const MAX_CHUNK: usize = 1 << 20;
 /// Chunks asked for in one request.
 pub(crate) const MAX_REQUEST: usize = 2048;

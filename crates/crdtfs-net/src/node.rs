@@ -155,8 +155,8 @@ impl Node {
     }
 
     /// Fetches chunks of a share from all connected members that have them, and hands each to `sink` once, verified, in
-    /// any order, on threads that may block. Returns when the last one was taken, or when for `patience` none came (peers may come
-    /// back meanwhile), or when `sink` failed. Dropping the future ends the fetch; chunks may still arrive at `sink` for a moment.
+    /// any order, on threads that may block. Returns when the last one was taken, or when for `patience` none came and nobody
+    /// was left to ask (peers may come back meanwhile), or when `sink` failed. Dropping the future ends the fetch; chunks may still arrive at `sink` for a moment.
     pub async fn fetch(
         &self,
         share: ShareId,

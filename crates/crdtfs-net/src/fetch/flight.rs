@@ -8,7 +8,7 @@ use crdtfs_core::id::Hash;
 use crdtfs_core::wire::{self, ChunkAnswer, ChunkRequest, FRAME_MAX, Open, Opened, Wire};
 use tokio::task::JoinHandle;
 
-use super::plan::{Assignment, Landing, plausible};
+use super::request::{Assignment, Landing};
 use crate::config::HANDSHAKE_TIMEOUT;
 use crate::endpoint::Code;
 use crate::error::LinkError;
@@ -129,7 +129,7 @@ fn verify(inner: &Arc<Inner>, assignment: &Assignment, number: u64, group: &[Byt
         match answer {
             ChunkAnswer::Absent { .. } => inner.fetcher.absent(assignment.flight, position),
             ChunkAnswer::Chunk { bytes, .. } => {
-                if !plausible(want, bytes.len()) || Hash::of(bytes) != want.hash {
+                if !want.plausible(bytes.len()) || Hash::of(bytes) != want.hash {
                     return Verdict::Lie;
                 }
                 inner.fetcher.arrived(assignment.flight, position, *slot, frame.slice_ref(bytes));

@@ -8,6 +8,7 @@ mod flight;
 mod plan;
 #[cfg(test)]
 mod plan_tests;
+mod request;
 
 use std::collections::HashMap;
 use std::io;
@@ -20,9 +21,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub use self::plan::{Urgency, Want};
+pub use self::request::{Urgency, Want};
 
-use self::plan::{Assignment, Claim, Ended, FlightId, JobId, Landing, Plan, Slot};
+use self::plan::Plan;
+use self::request::{Assignment, Claim, Ended, FlightId, JobId, Landing, Slot};
 use crate::error::FetchError;
 use crate::node::Inner;
 

@@ -11,91 +11,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use crdtfs_core::id::{DeviceId, Hash, ShareId};
+use crdtfs_core::id::{DeviceId, ShareId};
 
-use crate::config::{MAX_CHUNK, MAX_REQUEST};
-
-/// A chunk that is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Want {
-    /// Its blake3.
-    pub hash: Hash,
-    /// Its length in bytes, where known: an answer of another length is a lie.
-    pub len: Option<u32>,
-}
-
-/// How urgent a fetch is: all chunks of a more urgent one are asked for first, and answered first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Urgency {
-    /// Somebody waits in a read.
-    Waiting,
-    /// It will be read soon (read-ahead), or everything hangs on it (manifests).
-    Soon,
-    /// It is to be here one day.
-    Background,
-}
-
-/// One call of `fetch`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct JobId(u64);
-
-/// One request to one peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct FlightId(u64);
-
-impl FlightId {
-    /// The flight's number, unique in this run of the program.
-    pub(crate) fn number(self) -> u64 {
-        self.0
-    }
-}
-
-/// A chunk of a job.
-pub(crate) type Slot = (JobId, u32);
-
-/// A request that is to be sent.
-#[derive(Clone, Debug)]
-pub(crate) struct Assignment {
-    pub(crate) flight: FlightId,
-    pub(crate) device: DeviceId,
-    pub(crate) share: ShareId,
-    pub(crate) urgency: Urgency,
-    pub(crate) slots: Vec<Slot>,
-    pub(crate) wants: Vec<Want>,
-}
-
-/// What became of a chunk that arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Claim {
-    /// It is the first: deliver it.
-    First,
-    /// Somebody else was faster, or nobody wants it any more.
-    Late,
-}
-
-/// How a flight ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Landing {
-    /// All was answered.
-    Complete,
-    /// The connection or the stream broke, or the peer refused.
-    Broken,
-    /// Nothing came for too long.
-    Stalled,
-    /// The peer sent wrong bytes.
-    Lied,
-    /// It was ended because nobody needed it any more.
-    Needless,
-}
-
-/// Jobs and flights that ended by what was just said, for the caller to tell.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ended {
-    /// Jobs that have all their chunks.
-    pub(crate) done: Vec<JobId>,
-    /// Flights whose answers nobody needs any more.
-    pub(crate) needless: Vec<FlightId>,
-}
+use super::request::{Assignment, Claim, Ended, FlightId, JobId, Landing, Slot, Urgency, Want};
+use crate::config::MAX_REQUEST;
 
 const TARGET_FIRST: u64 = 512 << 10;
 const TARGET_MIN: u64 = 128 << 10;
@@ -208,7 +127,7 @@ impl Plan {
             progress: now,
             asked_again: now,
         };
-        let id = JobId(self.fresh());
+        let id = JobId::new(self.fresh());
         self.jobs.insert(id, job);
         Some(id)
     }
@@ -219,7 +138,7 @@ impl Plan {
         Ended { done: Vec::new(), needless: self.needless() }
     }
 
-    /// Chunks of a job that did not arrive, and since when nothing did.
+    /// Chunks of a job that did not arrive, and since when nothing did and nobody could be asked either.
     pub(crate) fn state(&self, job: JobId) -> Option<(usize, Instant)> {
         self.jobs.get(&job).map(|job| (job.left, job.progress))
     }
@@ -289,6 +208,15 @@ impl Plan {
             self.renew(device);
         }
         for job in self.jobs.values_mut() {
+            // What waits only for its turn is not waited for in vain.
+            let asks = |(device, peer): (&DeviceId, &Peer)| {
+                peer.shares.contains(&job.share)
+                    && !job.exhausted.contains(device)
+                    && peer.avoid_until.is_none_or(|until| now >= until)
+            };
+            if job.flying_bytes > 0 || self.peers.iter().any(asks) {
+                job.progress = now;
+            }
             if !job.queue.is_empty() && job.flying_bytes == 0 && now >= job.asked_again + ASK_AGAIN {
                 job.asked_again = now;
                 job.exhausted.clear();
@@ -453,7 +381,7 @@ impl Plan {
         bytes: u64,
         now: Instant,
     ) -> Assignment {
-        let flight = FlightId(self.fresh());
+        let flight = FlightId::new(self.fresh());
         let wants = slots
             .iter()
             .filter_map(|(id, index)| self.jobs.get(id).map(|job| job.items[*index as usize].want))
@@ -609,12 +537,4 @@ fn has_room(peer: &Peer, all: u64, urgency: Urgency) -> bool {
         Urgency::Background => (8, PEER_BYTES),
     };
     peer.flights < flights && peer.bytes < bytes && (all < ALL_BYTES || urgency == Urgency::Waiting)
-}
-
-/// Whether a peer's answer of this length can be the wanted chunk.
-pub(crate) fn plausible(want: &Want, len: usize) -> bool {
-    match want.len {
-        Some(wanted) => wanted as usize == len,
-        None => len <= MAX_CHUNK,
-    }
 }

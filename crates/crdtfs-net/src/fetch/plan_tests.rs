@@ -8,7 +8,8 @@ use crdtfs_core::id::{DeviceId, Hash, ShareId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::plan::*;
+use super::plan::Plan;
+use super::request::*;
 
 const SHARE: ShareId = ShareId([1; 32]);
 const A: DeviceId = DeviceId([1; 32]);
@@ -214,88 +215,140 @@ fn a_caller_that_goes_away_leaves_nothing_behind() {
     assert!(plan.is_idle());
 }
 
-/// Random peers that have random chunks, lie, stall, leave and come back: every chunk that somebody has is delivered exactly
-/// once, and nothing is left in flight.
+/// What waits for its turn behind others does not lose patience; what nobody has does.
+#[test]
+fn waiting_for_a_turn_is_no_waiting_in_vain() {
+    let (mut plan, now) = (plan(&[A]), Instant::now());
+    plan.add(SHARE, wants(1000, 1024 * KIB), Urgency::Background, now).unwrap();
+    let behind = plan.add(SHARE, wants(1, 1024 * KIB), Urgency::Background, now).unwrap();
+    let flights = drain(&mut plan, now);
+    let later = now + Duration::from_secs(5);
+    plan.tick(later);
+    assert_eq!(plan.state(behind).unwrap().1, later);
+    plan.peer_down(A, None);
+    flights.iter().for_each(|flight| plan.landed(flight.flight, Landing::Broken, later));
+    plan.tick(later + Duration::from_secs(5));
+    assert_eq!(plan.state(behind).unwrap().1, later, "nobody is there");
+}
+
+/// A world of peers that have random chunks, lie, stall, leave and come back.
+struct World {
+    rng: StdRng,
+    seed: u64,
+    plan: Plan,
+    now: Instant,
+    peers: Vec<DeviceId>,
+    has: HashMap<(DeviceId, Hash), bool>,
+    open: Vec<Assignment>,
+    delivered: BTreeSet<Slot>,
+    left: usize,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let peers: Vec<DeviceId> = (1..=rng.random_range(1..=4)).map(|i| DeviceId([i; 32])).collect();
+        let (plan, now) = (plan(&peers), Instant::now());
+        let mut world = Self {
+            rng,
+            seed,
+            plan,
+            now,
+            peers,
+            has: HashMap::new(),
+            open: Vec::new(),
+            delivered: BTreeSet::new(),
+            left: 0,
+        };
+        (0..world.rng.random_range(1..4)).for_each(|job| world.add(job));
+        world
+    }
+
+    /// A job; the first peer has all of it.
+    fn add(&mut self, job: u32) {
+        let list: Vec<Want> = (0..self.rng.random_range(1..200))
+            .map(|i| Want {
+                hash: Hash::of(&[job, i].map(u32::to_le_bytes).concat()),
+                len: Some(self.rng.random_range(1..1 << 20)),
+            })
+            .collect();
+        for want in &list {
+            for (at, peer) in self.peers.iter().enumerate() {
+                self.has.insert((*peer, want.hash), at == 0 || self.rng.random_bool(0.5));
+            }
+        }
+        self.left += list.len();
+        self.plan.add(SHARE, list, Urgency::Soon, self.now).unwrap();
+    }
+
+    fn land(&mut self, flight: FlightId, landing: Landing) {
+        self.open.retain(|assignment| assignment.flight != flight);
+        self.plan.landed(flight, landing, self.now);
+    }
+
+    fn all_up(&mut self) {
+        self.peers.iter().for_each(|peer| self.plan.peer_up(*peer, SHARE));
+    }
+
+    /// One flight is answered, in part or whole.
+    fn step(&mut self) {
+        self.now += Duration::from_millis(self.rng.random_range(0..50));
+        for flight in self.plan.tick(self.now) {
+            self.land(flight, Landing::Stalled);
+        }
+        self.open.extend(drain(&mut self.plan, self.now));
+        if self.open.is_empty() {
+            self.now += Duration::from_secs(3);
+            return self.all_up();
+        }
+        let assignment = self.open.swap_remove(self.rng.random_range(0..self.open.len()));
+        let all = assignment.slots.len();
+        let answered = if self.rng.random_bool(0.8) { all } else { self.rng.random_range(0..=all) };
+        (0..answered).for_each(|position| self.answer(&assignment, position));
+        let landing = match (answered == all, self.rng.random_range(0..4)) {
+            (true, _) => Landing::Complete,
+            (_, 0) => Landing::Lied,
+            (_, 1) => Landing::Stalled,
+            _ => Landing::Broken,
+        };
+        self.land(assignment.flight, landing);
+        match self.rng.random_range(0..20) {
+            0 => self.plan.peer_down(assignment.device, None),
+            1 | 2 => self.all_up(),
+            3 => self.plan.news(assignment.device, self.now),
+            _ => {}
+        }
+    }
+
+    fn answer(&mut self, assignment: &Assignment, position: usize) {
+        let slot = assignment.slots[position];
+        if !self.has[&(assignment.device, assignment.wants[position].hash)] {
+            return self.plan.absent(assignment.flight, position, self.now);
+        }
+        if self.plan.arrived(assignment.flight, position, self.now) == Claim::First {
+            assert!(self.delivered.insert(slot), "seed {}: {slot:?} came twice", self.seed);
+            self.left -= 1;
+            for needless in self.plan.delivered(slot, self.now).needless {
+                self.land(needless, Landing::Needless);
+            }
+        }
+    }
+}
+
+/// Every chunk that somebody has is delivered exactly once, and nothing is left in flight.
 #[test]
 fn whatever_peers_do_each_chunk_comes_once() {
     for seed in 0..300 {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let peers: Vec<DeviceId> = (1..=rng.random_range(1..=4)).map(|i| DeviceId([i; 32])).collect();
-        let mut plan = plan(&peers);
-        let mut now = Instant::now();
-        let mut has: HashMap<(DeviceId, Hash), bool> = HashMap::new();
-        let mut left = 0;
-        for job in 0..rng.random_range(1..4_u32) {
-            let count = rng.random_range(1..200);
-            let list: Vec<Want> = (0..count)
-                .map(|i| Want {
-                    hash: Hash::of(&[job, i].map(u32::to_le_bytes).concat()),
-                    len: Some(rng.random_range(1..1 << 20)),
-                })
-                .collect();
-            for want in &list {
-                has.extend(peers.iter().map(|peer| ((*peer, want.hash), rng.random_bool(0.5))));
-                has.insert((peers[0], want.hash), true);
-            }
-            left += list.len();
-            plan.add(SHARE, list, Urgency::Soon, now).unwrap();
-        }
-        let mut delivered = BTreeSet::new();
-        let mut open: Vec<Assignment> = Vec::new();
+        let mut world = World::new(seed);
         let mut steps = 0;
-        while left > 0 {
+        while world.left > 0 {
+            world.step();
             steps += 1;
-            assert!(steps < 20_000, "seed {seed}: {left} chunks never come");
-            now += Duration::from_millis(rng.random_range(0..50));
-            for flight in plan.tick(now) {
-                open.retain(|assignment| assignment.flight != flight);
-                plan.landed(flight, Landing::Stalled, now);
-            }
-            open.extend(drain(&mut plan, now));
-            if open.is_empty() {
-                now += Duration::from_secs(3);
-                peers.iter().for_each(|peer| plan.peer_up(*peer, SHARE));
-                continue;
-            }
-            let assignment = open.swap_remove(rng.random_range(0..open.len()));
-            let answered = if rng.random_bool(0.8) {
-                assignment.slots.len()
-            } else {
-                rng.random_range(0..=assignment.slots.len())
-            };
-            for position in 0..answered {
-                let slot = assignment.slots[position];
-                if !has[&(assignment.device, assignment.wants[position].hash)] {
-                    plan.absent(assignment.flight, position, now);
-                } else if plan.arrived(assignment.flight, position, now) == Claim::First {
-                    assert!(delivered.insert(slot), "seed {seed}: {slot:?} came twice");
-                    left -= 1;
-                    for needless in plan.delivered(slot, now).needless {
-                        open.retain(|assignment| assignment.flight != needless);
-                        plan.landed(needless, Landing::Needless, now);
-                    }
-                }
-            }
-            let landing = match (answered == assignment.slots.len(), rng.random_range(0..4)) {
-                (true, _) => Landing::Complete,
-                (_, 0) => Landing::Lied,
-                (_, 1) => Landing::Stalled,
-                _ => Landing::Broken,
-            };
-            plan.landed(assignment.flight, landing, now);
-            match rng.random_range(0..20) {
-                0 => plan.peer_down(assignment.device, None),
-                1 => peers.iter().for_each(|peer| plan.peer_up(*peer, SHARE)),
-                2 => plan.news(assignment.device, now),
-                _ => {}
-            }
-            if rng.random_bool(0.05) {
-                peers.iter().for_each(|peer| plan.peer_up(*peer, SHARE));
-            }
+            assert!(steps < 20_000, "seed {seed}: {} chunks never come", world.left);
         }
-        for assignment in open {
-            plan.landed(assignment.flight, Landing::Needless, now);
+        for assignment in std::mem::take(&mut world.open) {
+            world.land(assignment.flight, Landing::Needless);
         }
-        assert!(plan.is_idle(), "seed {seed}");
+        assert!(world.plan.is_idle(), "seed {seed}");
     }
 }

@@ -1,0 +1,103 @@
+//! What is wanted, what is asked of whom, and what became of it.
+
+use crdtfs_core::id::{DeviceId, Hash, ShareId};
+use crdtfs_core::wire::CHUNK_MAX;
+
+/// A chunk that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Its blake3.
+    pub hash: Hash,
+    /// Its length in bytes, where known: an answer of another length is a lie.
+    pub len: Option<u32>,
+}
+
+impl Want {
+    /// Whether an answer of this length can be the chunk.
+    pub(super) fn plausible(&self, len: usize) -> bool {
+        self.len.map_or(len <= CHUNK_MAX, |wanted| wanted as usize == len)
+    }
+}
+
+/// How urgent a fetch is: all chunks of a more urgent one are asked for first, and answered first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Urgency {
+    /// Somebody waits in a read.
+    Waiting,
+    /// It will be read soon (read-ahead), or everything hangs on it (manifests).
+    Soon,
+    /// It is to be here one day.
+    Background,
+}
+
+/// One call of `fetch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct JobId(u64);
+
+impl JobId {
+    pub(super) fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// One request to one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FlightId(u64);
+
+impl FlightId {
+    pub(super) fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The flight's number, unique in this run of the program.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// A chunk of a job.
+pub(crate) type Slot = (JobId, u32);
+
+/// A request that is to be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Assignment {
+    pub(crate) flight: FlightId,
+    pub(crate) device: DeviceId,
+    pub(crate) share: ShareId,
+    pub(crate) urgency: Urgency,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) wants: Vec<Want>,
+}
+
+/// What became of a chunk that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It is the first: deliver it.
+    First,
+    /// Somebody else was faster, or nobody wants it any more.
+    Late,
+}
+
+/// How a flight ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Landing {
+    /// All was answered.
+    Complete,
+    /// The connection or the stream broke, or the peer refused.
+    Broken,
+    /// Nothing came for too long.
+    Stalled,
+    /// The peer sent wrong bytes.
+    Lied,
+    /// It was ended because nobody needed it any more.
+    Needless,
+}
+
+/// Jobs and flights that ended by what was just said, for the caller to tell.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Jobs that have all their chunks.
+    pub(crate) done: Vec<JobId>,
+    /// Flights whose answers nobody needs any more.
+    pub(crate) needless: Vec<FlightId>,
+}
