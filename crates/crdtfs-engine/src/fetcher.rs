@@ -76,7 +76,7 @@ fn fetch(share: &Share, batch: &[(InodeId, ContentRef)]) {
     let outcomes = share.content().fetch(&contents, Urgency::Prefetch);
     for ((inode, content), outcome) in batch.iter().zip(outcomes) {
         match outcome {
-            Ok(()) => share.arrived(*inode, content),
+            Ok(()) => share.arrived(content),
             Err(error) => {
                 tracing::debug!(content = %content.hash, %error, "not fetched");
                 share.put_aside(*inode, content);

@@ -334,8 +334,8 @@ impl Share {
     }
 
     /// A content is here now.
-    pub(crate) fn arrived(&self, inode: InodeId, content: &ContentRef) {
-        self.work.lock().wants.arrived(inode, &content.hash);
+    pub(crate) fn arrived(&self, content: &ContentRef) {
+        self.work.lock().wants.arrived(&content.hash);
     }
 
     /// Nobody has a content now.

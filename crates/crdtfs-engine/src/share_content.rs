@@ -26,6 +26,11 @@ impl Watched {
     fn inner(&self) -> &crdtfs_store::ShareContent {
         self.share.content()
     }
+
+    /// What is kept here may be what another file lacks.
+    fn noted(&self, kept: io::Result<ContentRef>) -> io::Result<ContentRef> {
+        kept.inspect(|content| self.share.arrived(content))
+    }
 }
 
 impl Content for Watched {
@@ -48,11 +53,11 @@ impl Content for Watched {
     }
 
     fn seal(&self, file: &dyn WriteFile) -> io::Result<ContentRef> {
-        self.inner().seal(file)
+        self.noted(self.inner().seal(file))
     }
 
     fn put(&self, bytes: &[u8]) -> io::Result<ContentRef> {
-        self.inner().put(bytes)
+        self.noted(self.inner().put(bytes))
     }
 
     fn discard(&self, file: Arc<dyn WriteFile>) {
@@ -66,7 +71,7 @@ impl Content for Watched {
 
 impl FolderContent for Watched {
     fn index_file(&self, key: InodeId, file: &File) -> io::Result<ContentRef> {
-        self.inner().index_file(key, file)
+        self.noted(self.inner().index_file(key, file))
     }
 
     fn forget_file(&self, key: InodeId) -> io::Result<()> {
@@ -75,16 +80,16 @@ impl FolderContent for Watched {
 
     fn fetch_into(&self, key: InodeId, content: &ContentRef, file: &File) -> io::Result<()> {
         self.inner().fetch_into(key, content, file)?;
-        self.share.arrived(key, content);
+        self.share.arrived(content);
         self.share.told_progress();
         Ok(())
     }
 
     fn fetch_many(&self, wanted: &[(InodeId, ContentRef, &File)]) -> Vec<io::Result<()>> {
         let outcomes = self.inner().fetch_many(wanted);
-        for ((key, content, _), outcome) in wanted.iter().zip(&outcomes) {
+        for ((_, content, _), outcome) in wanted.iter().zip(&outcomes) {
             if outcome.is_ok() {
-                self.share.arrived(*key, content);
+                self.share.arrived(content);
             }
         }
         self.share.told_progress();

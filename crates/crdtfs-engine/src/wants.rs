@@ -12,6 +12,8 @@ use crdtfs_core::id::{Hash, InodeId};
 #[derive(Debug, Default)]
 pub(crate) struct Wants {
     missing: BTreeMap<InodeId, ContentRef>,
+    /// The same by content: what arrives serves all that show it.
+    by_hash: BTreeSet<(Hash, InodeId)>,
     bytes: u64,
     /// By (size, inode): to be fetched.
     ready: BTreeSet<(u64, InodeId)>,
@@ -24,6 +26,7 @@ impl Wants {
     pub(crate) fn note(&mut self, inode: InodeId, content: Option<&ContentRef>, local: bool) {
         if let Some(old) = self.missing.remove(&inode) {
             self.bytes -= old.size;
+            self.by_hash.remove(&(old.hash, inode));
             self.ready.remove(&(old.size, inode));
             self.aside.remove(&(old.size, inode));
         }
@@ -32,13 +35,16 @@ impl Wants {
         {
             self.missing.insert(inode, *content);
             self.bytes += content.size;
+            self.by_hash.insert((content.hash, inode));
             self.ready.insert((content.size, inode));
         }
     }
 
     /// A content is here: whatever shows it lacks it no more.
-    pub(crate) fn arrived(&mut self, inode: InodeId, hash: &Hash) {
-        if self.missing.get(&inode).is_some_and(|content| content.hash == *hash) {
+    pub(crate) fn arrived(&mut self, hash: &Hash) {
+        let all = (*hash, InodeId([0; 16]))..=(*hash, InodeId([0xff; 16]));
+        let inodes: Vec<InodeId> = self.by_hash.range(all).map(|(_, inode)| *inode).collect();
+        for inode in inodes {
             self.note(inode, None, true);
         }
     }
@@ -105,9 +111,12 @@ mod tests {
         assert_eq!(wants.totals(), (3, 1030));
         assert_eq!(wants.batch(9, 40), [(id(2), content(2, 10)), (id(3), content(3, 20))]);
         assert_eq!(wants.batch(1, 40), [(id(2), content(2, 10))]);
-        wants.arrived(id(2), &content(2, 10).hash);
-        wants.arrived(id(3), &content(3, 20).hash);
+        wants.arrived(&content(2, 10).hash);
+        wants.arrived(&content(3, 20).hash);
         assert_eq!(wants.batch(9, 40), [(id(1), content(1, 1000))]);
+        wants.note(id(5), Some(&content(1, 1000)), false);
+        wants.arrived(&content(1, 1000).hash);
+        assert_eq!(wants.totals(), (0, 0), "both that show it have it");
     }
 
     #[test]
@@ -115,7 +124,7 @@ mod tests {
         let mut wants = Wants::default();
         wants.note(id(1), Some(&content(1, 10)), false);
         wants.note(id(1), Some(&content(2, 30)), false);
-        wants.arrived(id(1), &content(1, 10).hash);
+        wants.arrived(&content(1, 10).hash);
         assert_eq!(wants.totals(), (1, 30));
         wants.note(id(1), None, false);
         assert_eq!(wants.totals(), (0, 0));
