@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::content::{ContentRef, SINGLE_CHUNK_MAX};
+use crate::content::ContentRef;
 use crate::id::Hash;
 use crate::text;
 
@@ -15,7 +15,7 @@ pub enum Merge {
     Clean(ContentRef),
     /// No text, or the same lines: both are kept.
     Refused,
-    /// It cannot be decided without the bytes of these.
+    /// It cannot be decided without the bytes of these, all of which are to be kept until it is.
     Wants(Vec<ContentRef>),
 }
 
@@ -43,19 +43,28 @@ impl MergeCache {
         if let Some(done) = self.done.get(&key) {
             return done.map_or(Merge::Refused, Merge::Clean);
         }
-        let missing: BTreeSet<_> = sides.into_iter().filter(|side| self.bytes(side).is_none()).copied().collect();
-        if !missing.is_empty() {
-            return Merge::Wants(missing.into_iter().collect());
+        if sides.into_iter().any(|side| self.bytes(side).is_none()) {
+            let needed: BTreeSet<_> = sides.into_iter().filter(|side| !self.is_own(side)).copied().collect();
+            return Merge::Wants(needed.into_iter().collect());
         }
         let [base, ours, theirs] = sides.map(|side| self.bytes(side).expect("none is missing"));
         let merged = text::merge(&base, &ours, &theirs).map(|bytes| {
             let content = ContentRef { hash: Hash::of(&bytes), size: bytes.len() as u64, manifest: None };
-            debug_assert!(content.manifest.is_none() || content.size > SINGLE_CHUNK_MAX);
             self.results.insert(content.hash, bytes.into());
             content
         });
         self.done.insert(key, merged);
         merged.map_or(Merge::Refused, Merge::Clean)
+    }
+
+    /// Whether the bytes of a content are known without anybody giving them.
+    fn is_own(&self, content: &ContentRef) -> bool {
+        content.size == 0 || self.results.contains_key(&content.hash)
+    }
+
+    /// Whether the bytes of a content were given and are kept.
+    pub fn is_given(&self, hash: &Hash) -> bool {
+        self.given.contains_key(hash)
     }
 
     fn bytes(&self, content: &ContentRef) -> Option<Arc<[u8]>> {

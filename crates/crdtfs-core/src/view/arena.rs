@@ -62,7 +62,12 @@ pub(super) struct Links {
 pub(super) enum Body {
     Place(Box<PlaceRec>),
     Content(Box<ContentRec>),
-    Birth { origin: NodeIx, version: RecIx, node: NodeIx, place: PlaceIx },
+    Birth {
+        origin: NodeIx,
+        version: RecIx,
+        node: NodeIx,
+        place: PlaceIx,
+    },
     Pin(Box<PinRec>),
     /// Means nothing; kept because others may refer to it.
     Void,

@@ -72,7 +72,9 @@ impl View {
         self.after_change(place, &claim, node);
         let parent = &mut self.nodes[claim.parent.at()];
         parent.below += 1;
-        if parent.below == 1 && let Some(above) = self.primary(claim.parent) {
+        if parent.below == 1
+            && let Some(above) = self.primary(claim.parent)
+        {
             self.dirty.claims.insert(above);
         }
     }
@@ -100,7 +102,9 @@ impl View {
         self.after_change(place, &claim, node);
         let parent = &mut self.nodes[claim.parent.at()];
         parent.below -= 1;
-        if parent.below == 0 && let Some(above) = self.primary(claim.parent) {
+        if parent.below == 0
+            && let Some(above) = self.primary(claim.parent)
+        {
             self.dirty.claims.insert(above);
         }
         Some((claim.dir, name))
@@ -152,7 +156,10 @@ impl View {
                 Slot::Many(many) => &many.claims,
             })
         });
-        claims.copied().filter(|place| matches!(&self.places[place.at()].claim, Some(claim) if claim.parent == dir)).collect()
+        claims
+            .copied()
+            .filter(|place| matches!(&self.places[place.at()].claim, Some(claim) if claim.parent == dir))
+            .collect()
     }
 
     /// Puts the conflict copies of a node where they stand now.

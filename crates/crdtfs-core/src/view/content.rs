@@ -88,9 +88,7 @@ impl View {
             let promoted = |ix: &RecIx| members.iter().any(|member| self.is_promoted(*member, *ix));
             let born = state.extra.as_ref().and_then(|extra| extra.root).filter(|_| self.has_birth(*member));
             let own = state.recs.iter().copied().filter(|ix| !promoted(ix));
-            heads.extend(
-                own.chain(born).filter(|ix| !self.masked.contains(ix) && !self.is_replaced(*ix, &in_class)),
-            );
+            heads.extend(own.chain(born).filter(|ix| !self.masked.contains(ix) && !self.is_replaced(*ix, &in_class)));
         }
         heads.sort_unstable();
         heads.dedup();
@@ -196,7 +194,8 @@ impl View {
             let copied: BTreeSet<_> = many.copies.iter().flat_map(|copy| copy.heads.iter().copied()).collect();
             many.heads.retain(|head| !copied.contains(head));
         }
-        for (i, field) in [Field::Bytes, Field::Mode, Field::Owner, Field::Mtime, Field::Xattrs].into_iter().enumerate() {
+        for (i, field) in [Field::Bytes, Field::Mode, Field::Owner, Field::Mtime, Field::Xattrs].into_iter().enumerate()
+        {
             let stamps: Vec<_> = many.heads.iter().map(|head| (self.stamp(*head, field), *head)).collect();
             many.fields[i] = self.winning_stamp(&stamps);
         }
@@ -234,7 +233,9 @@ impl View {
                 versions.push(Version { stamps: vec![stamp], content, heads: vec![head] });
             }
         }
-        if versions.is_empty() && let Some(&(head, stamp, content)) = dropped.first() {
+        if versions.is_empty()
+            && let Some(&(head, stamp, content)) = dropped.first()
+        {
             versions.push(Version { stamps: vec![stamp], content, heads: vec![head] });
         }
         versions
@@ -242,7 +243,12 @@ impl View {
 
     /// Merges versions into the first, in order: the bytes, the indices of those that cannot be merged, and what is
     /// wanted to decide.
-    fn fold(&self, class: NodeIx, versions: &[Version], merges: &mut MergeCache) -> (ContentRef, Vec<usize>, Vec<ContentRef>) {
+    fn fold(
+        &self,
+        class: NodeIx,
+        versions: &[Version],
+        merges: &mut MergeCache,
+    ) -> (ContentRef, Vec<usize>, Vec<ContentRef>) {
         let equals = self.equals(class);
         let mut stamps = versions[0].stamps.clone();
         let mut heads = versions[0].heads.clone();
@@ -250,7 +256,8 @@ impl View {
         let (mut left, mut wanted) = (Vec::new(), Vec::new());
         let none = Equals::new();
         for (i, version) in versions.iter().enumerate().skip(1) {
-            let settled = heads.iter().any(|head| version.heads.iter().any(|other| self.descends(*head, *other, &none)));
+            let settled =
+                heads.iter().any(|head| version.heads.iter().any(|other| self.descends(*head, *other, &none)));
             let merge = if settled {
                 Merge::Refused
             } else {
@@ -303,7 +310,8 @@ impl View {
         let stamp = version.stamps[0];
         // A version that an inode was born from is filed under its origin; the copy is of the inode itself.
         let born = self.node_members(class).into_iter().find(|member| {
-            self.nodes[member.at()].extra.as_ref().is_some_and(|extra| extra.root == Some(stamp)) && self.has_birth(*member)
+            self.nodes[member.at()].extra.as_ref().is_some_and(|extra| extra.root == Some(stamp))
+                && self.has_birth(*member)
         });
         let origin = born.or_else(|| self.content_rec(stamp).map(|rec| rec.node)).unwrap_or(class);
         let id = InodeId(birth_id(&self.nodes[origin.at()].id, &self.rec(stamp).id));

@@ -14,9 +14,10 @@ impl View {
         match places[..] {
             [] => None,
             [place] => Some(place),
-            _ => places.into_iter().find(|place| self.is_live(*place)).or_else(|| {
-                self.place_classes(dir).into_iter().find(|place| self.places[place.at()].eval.is_some())
-            }),
+            _ => places
+                .into_iter()
+                .find(|place| self.is_live(*place))
+                .or_else(|| self.place_classes(dir).into_iter().find(|place| self.places[place.at()].eval.is_some())),
         }
     }
 
@@ -109,7 +110,8 @@ impl View {
         let candidates = self.place_records(place).into_iter().filter_map(|ix: RecIx| {
             let rec = self.place_rec(ix)?;
             let parent = self.as_dir(rec.parent);
-            let fits = !matches!(rec.state, State::Merged { .. }) && !cycle.contains(&parent) && !tried.contains(&parent);
+            let fits =
+                !matches!(rec.state, State::Merged { .. }) && !cycle.contains(&parent) && !tried.contains(&parent);
             fits.then(|| (self.rec(ix).depth, self.rec(ix).id, parent))
         });
         candidates.max_by_key(|(depth, id, _)| (*depth, *id)).map_or(NodeIx::ROOT, |(_, _, parent)| parent)

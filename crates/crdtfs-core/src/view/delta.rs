@@ -104,7 +104,9 @@ impl View {
     }
 
     /// Names whose meaning differs from what was noted.
-    pub(super) fn changed_entries(&self) -> Vec<(InodeId, Name, Option<(InodeId, Claimant)>, Option<(InodeId, Claimant)>)> {
+    pub(super) fn changed_entries(
+        &self,
+    ) -> Vec<(InodeId, Name, Option<(InodeId, Claimant)>, Option<(InodeId, Claimant)>)> {
         let changed = self.changes.entries.iter().filter_map(|((dir, name), before)| {
             let after = self.node_index.get(dir).and_then(|dir| self.lookup(*dir, name.as_bytes()));
             (after != *before).then(|| (*dir, name.clone(), *before, after))

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::View;
 use super::arena::{
-    Body, Claim, ContentRec, Links, NodeEval, NodeIx, NodeState, PinRec, PlaceIx, PlaceRec, PlaceState, Rare, Rec, RecIx,
-    State,
+    Body, Claim, ContentRec, Links, NodeEval, NodeIx, NodeState, PinRec, PlaceIx, PlaceRec, PlaceState, Rare, Rec,
+    RecIx, State,
 };
 use super::query::ProblemKind;
 use crate::id::{InodeId, PlaceId, RecordId};

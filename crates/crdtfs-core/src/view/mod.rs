@@ -11,8 +11,8 @@
 
 mod arena;
 mod claim;
-mod content;
 mod class;
+mod content;
 mod cycle;
 mod delta;
 mod graph;
@@ -87,7 +87,7 @@ pub struct View {
     former_homes: BTreeMap<NodeIx, BTreeSet<NodeIx>>,
     copies_of: BTreeMap<NodeIx, Vec<InodeId>>,
     suffix_names: BTreeMap<Claimant, (NodeIx, Name)>,
-    /// Nodes whose merge waits for bytes, by the hash of these.
+    /// Nodes with a merge that waits for bytes, by the hash of all bytes that go into it.
     wanted: BTreeMap<Hash, BTreeSet<NodeIx>>,
     wanted_refs: BTreeMap<Hash, ContentRef>,
     merges: MergeCache,
@@ -155,7 +155,7 @@ impl View {
 
     /// The contents whose bytes a merge needs that is not decided yet.
     pub fn wanted(&self) -> Vec<ContentRef> {
-        self.wanted_refs.values().copied().collect()
+        self.wanted_refs.values().filter(|content| !self.merges.is_given(&content.hash)).copied().collect()
     }
 
     /// Gives the bytes of a wanted content, which the caller has verified. Others are passed over.

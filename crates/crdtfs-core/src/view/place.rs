@@ -92,9 +92,10 @@ impl View {
         }
         if heads.live.is_empty() && heads.deleted.is_empty() {
             // Only merges into nowhere: the last statement of a user stands.
-            let said = recs.iter().copied().filter(|ix| {
-                matches!(self.place_rec(*ix), Some(rec) if !matches!(rec.state, State::Merged { .. }))
-            });
+            let said = recs
+                .iter()
+                .copied()
+                .filter(|ix| matches!(self.place_rec(*ix), Some(rec) if !matches!(rec.state, State::Merged { .. })));
             let last = said.max_by_key(|ix| (self.rec(*ix).depth, self.rec(*ix).id));
             heads.live.extend(last);
         }
@@ -141,7 +142,8 @@ impl View {
 
     /// Where the pin that counts shows the place: one that covers all of the user's heads, and that no other such saw.
     fn valid_pin(&self, recs: &[RecIx], heads: &PlaceHeads) -> Option<(NodeIx, Name)> {
-        let said: Vec<_> = heads.live.iter().chain(&heads.deleted).filter(|ix| self.place_rec(**ix).is_some()).collect();
+        let said: Vec<_> =
+            heads.live.iter().chain(&heads.deleted).filter(|ix| self.place_rec(**ix).is_some()).collect();
         let pins: Vec<_> = recs
             .iter()
             .copied()
@@ -167,6 +169,9 @@ impl View {
         };
         let device = self.content_rec(version).map_or(0, |rec| rec.device);
         let base = Name::try_from("recovered").expect("a legal name");
-        (NodeIx::ROOT, super::suffix::suffixed(&base, &self.devices[device as usize], &self.rec(version).id.to_string()[..8]))
+        (
+            NodeIx::ROOT,
+            super::suffix::suffixed(&base, &self.devices[device as usize], &self.rec(version).id.to_string()[..8]),
+        )
     }
 }

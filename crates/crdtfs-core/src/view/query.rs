@@ -159,9 +159,11 @@ impl View {
         let mut places = Vec::new();
         let mut add = |member: NodeIx| {
             let classes = self.place_classes(member);
-            places.extend(classes.into_iter().filter(|place| {
-                matches!(self.places[place.at()].claim, Some(claim) if !claim.hidden)
-            }));
+            places.extend(
+                classes
+                    .into_iter()
+                    .filter(|place| matches!(self.places[place.at()].claim, Some(claim) if !claim.hidden)),
+            );
         };
         if self.bonds.contains_key(&node) {
             self.bonded(node).into_iter().for_each(&mut add);
@@ -212,7 +214,11 @@ impl View {
         let Some(dir) = self.node_index.get(&dir).map(|dir| self.home(*dir)) else { return Vec::new() };
         let Some(data) = &self.nodes[dir.at()].dir else { return Vec::new() };
         let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let mut plain = data.slots.range::<Name, _>(from).filter_map(|(name, slot)| Some((name, Claimant::Place(slot.holder()?)))).peekable();
+        let mut plain = data
+            .slots
+            .range::<Name, _>(from)
+            .filter_map(|(name, slot)| Some((name, Claimant::Place(slot.holder()?))))
+            .peekable();
         let empty = BTreeMap::new();
         let suffixed = data.suffixed.as_ref().map_or(&empty, |suffixed| &suffixed.shown);
         let mut suffixed = suffixed.range::<Name, _>(from).map(|(name, claimant)| (name, *claimant)).peekable();
@@ -240,7 +246,12 @@ impl View {
     /// The shown names of a node: (directory, name), in order. Of the root none.
     pub fn names(&self, inode: InodeId) -> Vec<(InodeId, Name)> {
         let mut names: Vec<(InodeId, Name)> = match self.copies.contains_key(&inode) {
-            true => self.suffix_names.get(&Claimant::Copy(inode)).map(|(dir, name)| (self.nodes[dir.at()].id, name.clone())).into_iter().collect(),
+            true => self
+                .suffix_names
+                .get(&Claimant::Copy(inode))
+                .map(|(dir, name)| (self.nodes[dir.at()].id, name.clone()))
+                .into_iter()
+                .collect(),
             false => {
                 let Some(node) = self.node_index.get(&inode).map(|node| self.home(*node)) else { return Vec::new() };
                 let shown = self.shown_places(node).into_iter().filter_map(|place| self.shown_name(place));
@@ -342,7 +353,9 @@ impl View {
             Some(ProblemKind::MissingParent)
         } else if parent.kind != Some(Kind::Dir) {
             Some(ProblemKind::BelowAFile)
-        } else if self.nodes[rec.node.at()].recs.is_empty() && self.content_heads(self.nodes[rec.node.at()].class).is_empty() {
+        } else if self.nodes[rec.node.at()].recs.is_empty()
+            && self.content_heads(self.nodes[rec.node.at()].class).is_empty()
+        {
             Some(ProblemKind::NoContent)
         } else {
             self.foreign_replaces(ix)

@@ -48,7 +48,10 @@ impl View {
 
     pub(super) fn drop_want(&mut self, dir: NodeIx, claimant: Claimant) {
         let data = self.nodes[dir.at()].dir.as_mut();
-        if data.and_then(|data| data.suffixed.as_mut()).is_some_and(|suffixed| suffixed.wants.remove(&claimant).is_some()) {
+        if data
+            .and_then(|data| data.suffixed.as_mut())
+            .is_some_and(|suffixed| suffixed.wants.remove(&claimant).is_some())
+        {
             self.dirty.suffixes.insert(dir);
         }
     }
