@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crdtfs_core::id::ShareId;
-use crdtfs_core::port::Adapter;
+use crdtfs_core::id::{InodeId, ShareId};
+use crdtfs_core::node::Kind;
+use crdtfs_core::port::{Adapter, Tree};
 use crdtfs_engine::present::{PresentError, PresentOptions, Presented, Presenter, SharePorts};
 use crdtfs_testkit::MemoryShare;
 use rand::seq::IndexedRandom;
@@ -125,6 +126,28 @@ fn tree(root: &Path) -> BTreeMap<String, String> {
     found
 }
 
+/// Everything in the view: path to what is there.
+fn viewed(side: &Side) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut todo = vec![(InodeId::ROOT, String::new())];
+    while let Some((dir, prefix)) = todo.pop() {
+        for entry in side.share.entries(dir, None, usize::MAX) {
+            let path = format!("{prefix}{}", entry.name);
+            let node = side.share.node(entry.inode).unwrap();
+            let what = match node.kind {
+                Kind::Dir => {
+                    todo.push((entry.inode, format!("{path}/")));
+                    "dir".to_owned()
+                }
+                Kind::Symlink => format!("link {}", String::from_utf8_lossy(&node.target)),
+                _ => format!("file {}", String::from_utf8_lossy(&side.share.bytes(&node.content).unwrap())),
+            };
+            found.insert(path, what);
+        }
+    }
+    found
+}
+
 /// Until both have all and show it.
 fn meet(a: &Side, b: &Side) {
     for _ in 0..4 {
@@ -137,6 +160,14 @@ fn meet(a: &Side, b: &Side) {
         if before == (a.records(), b.records()) && a.records() == b.records() {
             break;
         }
+    }
+    assert_eq!(viewed(a), viewed(b), "the views agree");
+    for side in [a, b] {
+        let shown: BTreeMap<String, String> =
+            tree(&side.dir()).into_iter().map(|(p, v)| (p, v.rsplit_once(") ").map_or(v.clone(), |v| v.1.into()))).collect();
+        let viewed = viewed(side);
+        let differ: Vec<_> = viewed.iter().filter(|(p, v)| v.starts_with("file ") && shown.get(*p) != Some(&v[5..].to_owned())).collect();
+        assert!(differ.is_empty() && shown.keys().eq(viewed.keys()), "{} {differ:?} shown {shown:#?} viewed {viewed:#?}", side.dir().display());
     }
     assert_eq!(tree(&a.dir()), tree(&b.dir()));
     assert!(!tree(&a.dir()).keys().any(|p| p.contains(".crdtfs-")), "{:#?}", tree(&a.dir()));

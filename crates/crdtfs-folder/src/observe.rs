@@ -289,7 +289,9 @@ impl Observer<'_> {
         let gone =
             [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()));
         if gone || error.kind() == io::ErrorKind::NotFound {
-            look.stick(ready.dir, ready.job);
+            // It, or a directory above it, may have been found elsewhere in the same round.
+            let elsewhere = obs.path(self.synced, ready.dir).is_some_and(|path| path != ready.path);
+            if elsewhere { look.again(ready.dir, ready.job) } else { look.stick(ready.dir, ready.job) }
         } else {
             let why = format!("cannot be read ({error}); what lies in it counts as unchanged. Make it readable");
             obs.problems.push((ready.path, why));
@@ -462,10 +464,14 @@ impl Look {
     /// A directory was found: those that were not may be below it.
     fn retry(&mut self) {
         for (dir, job) in std::mem::take(&mut self.stuck) {
-            let again = self.jobs.entry(dir).or_default();
-            again.list |= job.list;
-            again.names.extend(job.names);
+            self.again(dir, job);
         }
+    }
+
+    fn again(&mut self, dir: InodeId, job: Job) {
+        let again = self.jobs.entry(dir).or_default();
+        again.list |= job.list;
+        again.names.extend(job.names);
     }
 
     /// Looks at names that were not looked at.

@@ -69,8 +69,6 @@ pub(crate) struct Want {
 /// What is to be done in the folder.
 #[derive(Debug, Default)]
 pub(crate) struct RemotePlan {
-    /// Nodes that go by another identity: the same file or directory, united in the view.
-    pub(crate) rekeys: Vec<(InodeId, InodeId)>,
     /// Names that come, go and move.
     pub(crate) steps: Vec<Step>,
     /// Files whose new bytes are ready.
@@ -101,31 +99,41 @@ pub(crate) struct Inputs<'a> {
     pub(crate) ignores: &'a Ignores,
 }
 
+/// A node, if the view shows it under its own identity, and not as part of another.
+fn shown(tree: &dyn Tree, inode: InodeId) -> Option<Node> {
+    tree.node(inode).filter(|node| node.inode == inode)
+}
+
 /// Nodes that the view shows under other identities than the folder: the union of two directories that were made under
 /// one name, or of two files with equal bytes. To be done before [`plan`], which expects none.
 pub(crate) fn rekeys(inputs: &Inputs<'_>) -> Vec<(InodeId, InodeId)> {
-    let (synced, tree) = (inputs.synced, inputs.tree);
+    let (synced, tree, dirty) = (inputs.synced, inputs.tree, inputs.dirty);
     let mut rekeys = Vec::new();
     let mut done = HashSet::new();
-    let mut todo: Vec<(Place, Place)> =
-        inputs.dirty.places.iter().map(|place| (place.clone(), place.clone())).collect();
-    while let Some((here, there)) = todo.pop() {
-        let (Some(old), Some(node)) = (synced.child(&here), tree.child(there.0, &there.1)) else { continue };
-        let new = node.inode;
-        if old == new || tree.node(old).is_some() || synced.node(new).is_some() {
-            continue;
+    let mut united = |old: InodeId, new: InodeId| {
+        let fits = old != new && synced.node(old).is_some() && synced.node(new).is_none();
+        if fits && done.insert(old) && done.insert(new) {
+            rekeys.push((old, new));
         }
-        let Some(state) = synced.node(old) else { continue };
+    };
+    let places = dirty.places.iter().filter_map(|place| synced.child(place));
+    let below = dirty.dirs.iter().flat_map(|dir| synced.children(*dir).map(|(_, id)| id));
+    let all = synced.nodes().filter(|_| dirty.all).map(|(id, _)| *id);
+    for old in places.chain(below).chain(dirty.nodes.iter().copied()).chain(all) {
+        if let Some(node) = tree.node(old) {
+            united(old, node.inode);
+        }
+    }
+    for place in &dirty.places {
+        let (Some(old), Some(node)) = (synced.child(place), tree.child(place.0, &place.1)) else { continue };
+        let Some(state) = synced.node(old).filter(|_| tree.node(old).is_none()) else { continue };
         let same = match state.kind {
             Kind::Dir => node.kind == Kind::Dir,
             Kind::File => node.kind == Kind::File && node.content.hash == state.content.hash,
             _ => node.kind == state.kind && node.target == state.target,
         };
-        if same && done.insert(old) && done.insert(new) {
-            rekeys.push((old, new));
-            if state.kind == Kind::Dir {
-                todo.extend(synced.children(old).map(|(name, _)| ((old, name.clone()), (new, name.clone()))));
-            }
+        if same {
+            united(old, node.inode);
         }
     }
     rekeys
@@ -280,7 +288,7 @@ impl Diff<'_> {
     }
 
     fn going(&mut self, place: &Place, here: InodeId) {
-        if self.inputs.tree.node(here).is_some() {
+        if shown(self.inputs.tree, here).is_some() {
             for name in self.inputs.tree.names(here) {
                 self.ask_way(&name);
                 self.ask(name);
@@ -342,7 +350,7 @@ impl Diff<'_> {
 
     fn look_at_nodes(&mut self) {
         for id in std::mem::take(&mut self.nodes) {
-            let (Some(state), Some(node)) = (self.inputs.synced.node(id), self.inputs.tree.node(id)) else { continue };
+            let (Some(state), Some(node)) = (self.inputs.synced.node(id), shown(self.inputs.tree, id)) else { continue };
             if node.kind != state.kind {
                 continue;
             }
@@ -378,8 +386,8 @@ impl Diff<'_> {
             |id: &InodeId| synced.node(*id).is_some_and(|n| n.kind == Kind::File && wanted.contains(&n.content.hash));
         self.changes.removed.retain(|(place, id)| {
             // Shown elsewhere, at no place that this folder has: its bytes may be the only ones.
-            let lost = tree.node(*id).is_some() && !tree.names(*id).iter().any(|n| synced.child(n) == Some(*id));
-            let gone = tree.node(*id).is_none();
+            let lost = shown(tree, *id).is_some() && !tree.names(*id).iter().any(|n| synced.child(n) == Some(*id));
+            let gone = shown(tree, *id).is_none();
             let keep = !added.contains(id) && (lost || waiting.places.contains(place) || (gone && needed(id)));
             if keep {
                 waiting.places.insert(place.clone());

@@ -31,7 +31,7 @@ impl Worker {
         if dirty.all {
             self.view_waiting = ViewDirty::default();
         }
-        self.rekey(&mut dirty);
+        self.unite(&mut dirty);
         self.drop_unwanted();
         let staged: HashMap<InodeId, ContentRef> = self.staged.iter().map(|(id, s)| (*id, s.content)).collect();
         let plan = {
@@ -45,6 +45,10 @@ impl Worker {
             };
             remote::plan(&inputs)
         };
+        #[cfg(test)]
+        if std::env::var_os("FOLDER_DEBUG").is_some() {
+            eprintln!("{:?} GIVE {dirty:?} PLAN {plan:?}", self.root.path());
+        }
         for (place, why) in &plan.unshown {
             self.problem(&self.path_of(place), why.clone());
         }
@@ -82,7 +86,8 @@ impl Worker {
         self.view.merge(again);
     }
 
-    fn rekey(&mut self, dirty: &mut ViewDirty) {
+    /// Takes over identities from the view.
+    pub(super) fn unite(&mut self, dirty: &mut ViewDirty) {
         let staged = HashMap::new();
         let rekeys = {
             let synced = self.synced.read();
@@ -91,8 +96,9 @@ impl Worker {
             remote::rekeys(&inputs)
         };
         for (from, to) in rekeys {
+            tracing::debug!(%from, %to, "united");
             self.synced.write().rekey(from, to);
-            self.watcher.rekey(from, to);
+            self.goes_by(from, to);
             dirty.dirs.insert(to);
             dirty.nodes.insert(to);
             self.save_soon();

@@ -474,11 +474,39 @@ impl Worker {
             settling.looked = true;
         }
         let local = self.local.is_empty() && self.reading.is_empty() && self.later.is_empty();
+        #[cfg(test)]
+        if std::env::var_os("FOLDER_DEBUG").is_some() {
+            eprintln!("{:?} local {:?} reading {} later {:?} view {:?} wanted {:?} staged {:?} retries {:?} waiting {:?}", self.root.path(), self.local, self.reading.len(), self.later, self.view, self.wanted, self.staged.keys(), self.retries, self.view_waiting);
+        }
         if local && self.shows_all() && self.save() {
             for settling in std::mem::take(&mut self.settling) {
                 // Who gave up waiting needs no answer.
                 let _ = settling.answer.send(());
             }
+        }
+    }
+
+    /// A node has another identity from now on.
+    fn goes_by(&mut self, from: InodeId, to: InodeId) {
+        self.watcher.rekey(from, to);
+        let names: Vec<Place> = self.local.names.iter().filter(|p| p.0 == from).cloned().collect();
+        for place in names {
+            self.local.names.remove(&place);
+            self.local.names.insert((to, place.1));
+        }
+        if self.local.dirs.remove(&from) {
+            self.local.dirs.insert(to);
+        }
+        let later: Vec<Place> = self.later.keys().filter(|p| p.0 == from).cloned().collect();
+        for place in later {
+            if let Some(due) = self.later.remove(&place) {
+                self.later.insert((to, place.1), due);
+            }
+        }
+        let written: Vec<Place> = self.written.iter().filter(|p| p.0 == from).cloned().collect();
+        for place in written {
+            self.written.remove(&place);
+            self.written.insert((to, place.1));
         }
     }
 

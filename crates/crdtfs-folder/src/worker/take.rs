@@ -32,6 +32,9 @@ impl Worker {
         if self.first_scan {
             self.recover_parked();
         }
+        let mut view = std::mem::take(&mut self.view);
+        self.unite(&mut view);
+        self.view = view;
         let dirty = std::mem::take(&mut self.local);
         (self.first_event, self.last_event) = (None, None);
         let obs = self.observe(&dirty);
@@ -46,6 +49,10 @@ impl Worker {
         self.report(&obs);
         self.read_files(&obs);
         let plan = local::plan(&self.synced.read(), &obs, &self.indexed, &self.written);
+        #[cfg(test)]
+        if std::env::var_os("FOLDER_DEBUG").is_some() && !plan.is_empty() {
+            eprintln!("{:?} TAKE {plan:?}", self.root.path());
+        }
         // Gone as a whole in the time it took to look: not deleted.
         if !plan.is_empty() && !self.check_root() {
             return;
@@ -82,7 +89,7 @@ impl Worker {
         self.ops_open |= publisher.done > 0;
         self.view.merge(view);
         for (from, to) in rekeyed {
-            self.watcher.rekey(from, to);
+            self.goes_by(from, to);
         }
         for (place, why) in refused {
             self.problem(&self.path_of(&place), why);
