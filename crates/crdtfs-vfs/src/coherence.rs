@@ -41,7 +41,7 @@ pub trait Invalidate: Send + Sync + 'static {
 }
 
 /// How often the listener looks whether it is to end.
-const LISTEN: Duration = Duration::from_millis(500);
+const LISTEN: Duration = Duration::from_millis(200);
 
 impl Vfs {
     /// Passes on what other devices change, until the filesystem stops.

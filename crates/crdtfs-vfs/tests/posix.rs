@@ -103,7 +103,8 @@ impl Mounted {
     fn remote_edit(&self, name: &str, bytes: &[u8]) {
         use crdtfs_core::port::Content;
         let content = self.share.contents.put(bytes).unwrap();
-        let op = Op::Edit { inode: self.inode(name), via: None, basis: None, content, mtime: Time { secs: 9, nanos: 0 } };
+        let op =
+            Op::Edit { inode: self.inode(name), via: None, basis: None, content, mtime: Time { secs: 9, nanos: 0 } };
         self.share.remote(op).unwrap();
     }
 
@@ -251,10 +252,13 @@ fn the_caches_are_told_what_changed_elsewhere_and_nothing_else() {
     let wait = Duration::from_secs(60);
     assert_eq!(mount.told.recv_timeout(wait).unwrap(), [Invalidation::Inode { ino, data: true }]);
     remote_create(&mount.share, "new", ContentRef::empty());
-    assert_eq!(mount.told.recv_timeout(wait).unwrap(), [
-        Invalidation::Inode { ino: ROOT, data: true },
-        Invalidation::Name { dir: ROOT, name: Name::try_from("new").unwrap() },
-    ]);
+    assert_eq!(
+        mount.told.recv_timeout(wait).unwrap(),
+        [
+            Invalidation::Inode { ino: ROOT, data: true },
+            Invalidation::Name { dir: ROOT, name: Name::try_from("new").unwrap() },
+        ]
+    );
     // What the kernel never saw needs no forgetting.
     let unseen = InodeId(mount.share.fresh_id());
     assert!(mount.share.node(unseen).is_none());

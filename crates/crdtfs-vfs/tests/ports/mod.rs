@@ -25,18 +25,18 @@ struct Maps {
 
 /// One share, in memory.
 #[derive(Default)]
-pub struct FakeShare {
+pub(crate) struct FakeShare {
     maps: Mutex<Maps>,
     ids: AtomicU64,
-    pub read_only: AtomicBool,
-    pub edits: AtomicUsize,
-    pub operations: AtomicUsize,
-    pub syncs: AtomicUsize,
-    pub contents: Arc<FakeContent>,
+    pub(crate) read_only: AtomicBool,
+    pub(crate) edits: AtomicUsize,
+    pub(crate) operations: AtomicUsize,
+    pub(crate) syncs: AtomicUsize,
+    pub(crate) contents: Arc<FakeContent>,
 }
 
 impl FakeShare {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let share = Self::default();
         let root = Node {
             inode: InodeId::ROOT,
@@ -60,11 +60,11 @@ impl FakeShare {
     }
 
     /// Does an operation as another device would.
-    pub fn remote(&self, op: Op) -> Result<Applied, OpError> {
+    pub(crate) fn remote(&self, op: Op) -> Result<Applied, OpError> {
         self.apply(Adapter(u32::MAX), op)
     }
 
-    pub fn bytes(&self, path: &str) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(&self, path: &str) -> Option<Vec<u8>> {
         let mut at = InodeId::ROOT;
         for part in path.split('/') {
             at = self.child(at, &Name::try_from(part).unwrap())?.inode;
@@ -117,7 +117,8 @@ impl Maps {
 
     fn inside(&self, mut dir: InodeId, ancestor: InodeId) -> bool {
         while dir != ancestor {
-            let Some((parent, _)) = self.dirs.iter().find(|(_, names)| names.values().any(|named| *named == dir)) else {
+            let Some((parent, _)) = self.dirs.iter().find(|(_, names)| names.values().any(|named| *named == dir))
+            else {
                 return false;
             };
             dir = *parent;
@@ -141,14 +142,12 @@ impl Maps {
                 return Ok(delta);
             }
             (_, Some(target)) if target == source => return Ok(delta),
-            (_, Some(target)) => {
-                match (self.nodes[&source].kind == Kind::Dir, self.nodes[&target].kind == Kind::Dir) {
-                    (true, false) => return Err(OpError::NotDir),
-                    (false, true) => return Err(OpError::IsDir),
-                    (true, true) if !self.dirs[&target].is_empty() => return Err(OpError::NotEmpty),
-                    _ => self.take(to.0, to.1, &mut delta),
-                }
-            }
+            (_, Some(target)) => match (self.nodes[&source].kind == Kind::Dir, self.nodes[&target].kind == Kind::Dir) {
+                (true, false) => return Err(OpError::NotDir),
+                (false, true) => return Err(OpError::IsDir),
+                (true, true) if !self.dirs[&target].is_empty() => return Err(OpError::NotEmpty),
+                _ => self.take(to.0, to.1, &mut delta),
+            },
             (_, None) => {}
         }
         self.dirs.get_mut(&from.0).unwrap().remove(from.1);
@@ -335,17 +334,17 @@ type Synced = Mutex<Option<(Vec<u8>, Vec<u8>)>>;
 
 /// Contents in memory.
 #[derive(Default)]
-pub struct FakeContent {
+pub(crate) struct FakeContent {
     kept: Mutex<HashMap<Hash, Vec<u8>>>,
     away: Mutex<HashSet<Hash>>,
     arrived: Condvar,
-    pub full: AtomicBool,
+    pub(crate) full: AtomicBool,
     files: Mutex<Vec<Arc<FakeFile>>>,
     left: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
 }
 
 impl FakeContent {
-    pub fn bytes(&self, hash: &Hash) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(&self, hash: &Hash) -> Option<Vec<u8>> {
         if *hash == ContentRef::empty().hash {
             return Some(Vec::new());
         }
@@ -353,31 +352,31 @@ impl FakeContent {
     }
 
     /// Keeps a content that is on another device until [`FakeContent::arrive`].
-    pub fn put_away(&self, bytes: &[u8]) -> ContentRef {
+    pub(crate) fn put_away(&self, bytes: &[u8]) -> ContentRef {
         let content = self.put(bytes).unwrap();
         self.away.lock().unwrap().insert(content.hash);
         content
     }
 
-    pub fn arrive(&self, content: &ContentRef) {
+    pub(crate) fn arrive(&self, content: &ContentRef) {
         self.away.lock().unwrap().remove(&content.hash);
         self.arrived.notify_all();
     }
 
     /// What a crash leaves: the synced state of every write file.
-    pub fn crash(&self) {
+    pub(crate) fn crash(&self) {
         let mut left = self.left.lock().unwrap();
         for file in std::mem::take(&mut *self.files.lock().unwrap()) {
             left.extend(file.synced.lock().unwrap().take());
         }
     }
 
-    pub fn open_write_files(&self) -> usize {
+    pub(crate) fn open_write_files(&self) -> usize {
         self.files.lock().unwrap().len()
     }
 }
 
-pub struct FakeFile {
+pub(crate) struct FakeFile {
     bytes: Mutex<Vec<u8>>,
     synced: Synced,
 }
@@ -464,7 +463,7 @@ impl Reader for FakeReader {
 }
 
 /// The content port of a [`FakeContent`].
-pub struct FakePort(pub Arc<FakeContent>);
+pub(crate) struct FakePort(pub(crate) Arc<FakeContent>);
 
 impl Content for FakeContent {
     fn open(&self, _content: &ContentRef) -> io::Result<Arc<dyn Reader>> {
