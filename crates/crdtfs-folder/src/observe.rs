@@ -152,8 +152,7 @@ fn moved_away() -> io::Error {
 impl Observer<'_> {
     /// Looks at everything that may have changed.
     pub(crate) fn observe(mut self, dirty: &Dirty) -> Observation {
-        let mut look =
-            Look { jobs: BTreeMap::new(), stuck: BTreeMap::new(), new: HashMap::new(), idents: HashMap::new() };
+        let mut look = Look::default();
         let mut obs = Observation::default();
         if dirty.all {
             look.jobs.entry(InodeId::ROOT).or_default().list = true;
@@ -199,10 +198,10 @@ impl Observer<'_> {
         loop {
             let ready = self.ready(look, obs);
             if ready.is_empty() {
-                if !look.unstick(self.synced, obs) {
-                    return;
+                if look.unstick(self.synced, obs) || self.check_links(look, obs) {
+                    continue;
                 }
-                continue;
+                return;
             }
             let outcomes = self.run(&ready);
             for (ready, outcome) in ready.into_iter().zip(outcomes) {
@@ -212,6 +211,29 @@ impl Observer<'_> {
                 }
             }
         }
+    }
+
+    /// A file with several names may have been changed by one that is gone or that changed: all of them are looked at.
+    /// Whether there is anything new to do.
+    fn check_links(&self, look: &mut Look, obs: &Observation) -> bool {
+        let mut todo: Vec<InodeId> = Vec::new();
+        for (place, found) in &obs.places {
+            let Some(before) = self.synced.child(place) else { continue };
+            let here = found.as_ref().is_some_and(|f| f.id == before);
+            let unmoved = !obs.moved.contains_key(&before);
+            if !self.synced.is_dir(before) || (!here && unmoved && look.walked.insert(before)) {
+                todo.push(before);
+            }
+        }
+        while let Some(id) = todo.pop() {
+            if self.synced.is_dir(id) {
+                let below = self.synced.children(id).map(|(_, id)| id);
+                todo.extend(below.filter(|id| !obs.moved.contains_key(id)));
+            } else if self.synced.names(id).len() > 1 {
+                look.check(self.synced.names(id), obs);
+            }
+        }
+        !look.jobs.is_empty()
     }
 
     /// The jobs whose directories we know the way to; the others wait.
@@ -444,12 +466,17 @@ fn unwatched(error: &io::Error) -> String {
 }
 
 /// The state of one observation.
+#[derive(Default)]
 struct Look {
     jobs: BTreeMap<InodeId, Job>,
     /// Jobs in directories that we do not find where they were.
     stuck: BTreeMap<InodeId, Job>,
     /// Fresh identities, by file.
     new: HashMap<Ident, InodeId>,
+    /// Directories that are gone, and were searched for names of files that have others.
+    walked: HashSet<InodeId>,
+    /// Names that something that was found led to.
+    asked: HashSet<Place>,
     /// Directories found, by identity.
     idents: HashMap<InodeId, Ident>,
 }
@@ -477,7 +504,9 @@ impl Look {
     /// Looks at names that were not looked at.
     fn check(&mut self, places: &[Place], obs: &Observation) {
         for place in places.iter().filter(|p| !obs.places.contains_key(*p)) {
-            self.jobs.entry(place.0).or_default().names.insert(place.1.clone());
+            if self.asked.insert(place.clone()) {
+                self.jobs.entry(place.0).or_default().names.insert(place.1.clone());
+            }
         }
     }
 
