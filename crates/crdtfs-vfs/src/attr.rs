@@ -76,6 +76,8 @@ pub(crate) struct Times {
     pub(crate) ctime: Option<Time>,
     /// Of directories: when entries last came or went.
     pub(crate) mtime: Option<Time>,
+    /// Of the root, which no record speaks of: its permission bits.
+    pub(crate) mode: Option<u32>,
 }
 
 /// The times that this mount saw or was told, for as long as it is mounted. Lost at unmount: they fall back to what the
@@ -116,7 +118,7 @@ impl LocalTimes {
         Attr {
             ino,
             kind: node.kind,
-            mode: node.mode,
+            mode: times.mode.unwrap_or(node.mode),
             nlink: node.nlink,
             owner: owners.shown(node.owner),
             rdev: node.rdev,

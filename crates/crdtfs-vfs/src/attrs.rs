@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crdtfs_core::id::InodeId;
 use crdtfs_core::node::{Kind, Node, Owner, Time, Xattrs};
 use crdtfs_core::op::Op;
 
@@ -180,6 +181,11 @@ impl Vfs {
                 return Ok(());
             }
         }
+        if inode.id == InodeId::ROOT && xattrs.is_none() {
+            // No record speaks of the root: it belongs to each device. `cp -a` and `rsync` set its mode, and go on.
+            self.times.update(inode.id, |times| times.mode = mode.or(times.mode));
+            return Ok(());
+        }
         let applied = self.apply(Op::SetAttr { inode: inode.id, mode, owner, mtime: None, xattrs })?;
         self.side_effects(&applied.delta, &[], &[inode.id]);
         Ok(())
@@ -193,6 +199,9 @@ impl Vfs {
         let Some(mtime) = set.mtime.map(SetTime::resolve) else { return Ok(()) };
         if node.kind == Kind::Dir {
             self.times.update(inode.id, |times| times.mtime = Some(mtime));
+            if inode.id == InodeId::ROOT {
+                return Ok(());
+            }
         }
         let version = match set.handle {
             Some(handle) => Some(self.handle(handle)?.version.clone()),
