@@ -105,10 +105,10 @@ impl Vfs {
 
     /// The name that a file is written through.
     fn via(&self, inode: &Inode, node: &Node) -> Option<(crdtfs_core::id::InodeId, crdtfs_core::name::Name)> {
-        if node.nlink > 1 {
-            if let Some(via) = inode.state.lock().via.as_deref() {
-                return Some(via.clone());
-            }
+        if node.nlink > 1
+            && let Some(via) = inode.state.lock().via.as_deref()
+        {
+            return Some(via.clone());
         }
         self.tree.names(inode.id).into_iter().next()
     }

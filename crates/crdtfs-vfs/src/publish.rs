@@ -521,11 +521,14 @@ impl Vfs {
             };
             // Published already, but for the last word of it.
             let known = self.tree.node(inode.id).is_some_and(|node| node.content == content);
-            if !known {
-                if let Err(error) = self.publish_content(&inode, &snapshot) {
-                    warn!(path = self.path(inode.id, snapshot.via.as_ref()), %error, "cannot publish what was synced");
-                    return Err(io::Error::other(error));
-                }
+            if !known && let Err(error) = self.publish_content(&inode, &snapshot) {
+                let path = self.path(inode.id, snapshot.via.as_ref());
+                warn!(path, %error, "cannot publish what was synced; kept for the next start");
+                let message = format!("what was written before the last end cannot be published: {error}; it is kept");
+                self.problems.lock().insert(inode.id, (path, message));
+                // Dropped, it would be taken for done with; so it is given again at the next start.
+                std::mem::forget(file);
+                continue;
             }
             self.inodes.sweep(&inode);
             self.tree.sync()?;

@@ -324,7 +324,10 @@ impl World {
                 let modelled = self.modelled_file(from, *part).and_then(|id| Ok((id, self.model.dir(to)?)));
                 let modelled = modelled.and_then(|(id, dir)| match self.model.find(dir, *new) {
                     Ok(_) => Err(Error::Exists),
-                    Err(_) => Ok(self.model.names_mut(dir).insert(*new, id)).map(drop),
+                    Err(_) => {
+                        self.model.names_mut(dir).insert(*new, id);
+                        Ok(())
+                    }
                 });
                 (done, modelled)
             }
