@@ -281,10 +281,8 @@ impl Session {
         }
         // A contested chain is said at the other's number, so that it sees where its own differs, and then as it is.
         news.vector.update(&contest);
-        for (actor, _) in contest.iter() {
-            now.vector.remove(actor);
-            self.look.have = true;
-        }
+        self.look.have |= !contest.is_empty();
+        now.vector.update(&contest);
         self.said = Some(now);
         Some(news)
     }
