@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -347,7 +348,11 @@ fn work(bench: &Bench, mailbox: &Mailbox, receiver: &Mutex<Receiver<Work>>) {
                 let result = bench.index(&job);
                 Report::Read(job, result)
             }
-            Ok(Work::Fetch(jobs)) => Report::Fetched(bench.fetch(&jobs)),
+            Ok(Work::Fetch(jobs)) => {
+                // What fails so must not leave the worker waiting for an answer.
+                let fetched = std::panic::catch_unwind(AssertUnwindSafe(|| bench.fetch(&jobs)));
+                Report::Fetched(fetched.unwrap_or_else(|_| failed(&jobs)))
+            }
             Err(_) => return,
         };
         if let Err(Mail::Report(Report::Fetched(unread))) = mailbox.send(Mail::Report(report)) {
@@ -357,6 +362,15 @@ fn work(bench: &Bench, mailbox: &Mailbox, receiver: &Mutex<Receiver<Work>>) {
             }
         }
     }
+}
+
+fn failed(jobs: &[FetchJob]) -> Vec<Fetched> {
+    let failed = jobs.iter().map(|job| Fetched {
+        inode: job.inode,
+        content: job.node.content,
+        result: Err(io::Error::other("fetching failed inside crdtfs; please report it with the log")),
+    });
+    failed.collect()
 }
 
 /// Which files were read in which state.

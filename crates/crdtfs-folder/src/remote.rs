@@ -350,7 +350,9 @@ impl Diff<'_> {
 
     fn look_at_nodes(&mut self) {
         for id in std::mem::take(&mut self.nodes) {
-            let (Some(state), Some(node)) = (self.inputs.synced.node(id), shown(self.inputs.tree, id)) else { continue };
+            let (Some(state), Some(node)) = (self.inputs.synced.node(id), shown(self.inputs.tree, id)) else {
+                continue;
+            };
             if node.kind != state.kind {
                 continue;
             }

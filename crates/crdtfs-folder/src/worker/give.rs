@@ -45,10 +45,6 @@ impl Worker {
             };
             remote::plan(&inputs)
         };
-        #[cfg(test)]
-        if std::env::var_os("FOLDER_DEBUG").is_some() {
-            eprintln!("{:?} GIVE {dirty:?} PLAN {plan:?}", self.root.path());
-        }
         for (place, why) in &plan.unshown {
             self.problem(&self.path_of(place), why.clone());
         }

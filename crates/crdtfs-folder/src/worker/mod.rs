@@ -474,10 +474,6 @@ impl Worker {
             settling.looked = true;
         }
         let local = self.local.is_empty() && self.reading.is_empty() && self.later.is_empty();
-        #[cfg(test)]
-        if std::env::var_os("FOLDER_DEBUG").is_some() {
-            eprintln!("{:?} local {:?} reading {} later {:?} view {:?} wanted {:?} staged {:?} retries {:?} waiting {:?}", self.root.path(), self.local, self.reading.len(), self.later, self.view, self.wanted, self.staged.keys(), self.retries, self.view_waiting);
-        }
         if local && self.shows_all() && self.save() {
             for settling in std::mem::take(&mut self.settling) {
                 // Who gave up waiting needs no answer.

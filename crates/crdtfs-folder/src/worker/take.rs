@@ -49,10 +49,6 @@ impl Worker {
         self.report(&obs);
         self.read_files(&obs);
         let plan = local::plan(&self.synced.read(), &obs, &self.indexed, &self.written);
-        #[cfg(test)]
-        if std::env::var_os("FOLDER_DEBUG").is_some() && !plan.is_empty() {
-            eprintln!("{:?} TAKE {plan:?}", self.root.path());
-        }
         // Gone as a whole in the time it took to look: not deleted.
         if !plan.is_empty() && !self.check_root() {
             return;
