@@ -86,7 +86,8 @@ fn a_bomb_is_refused_before_it_inflates() {
 
 #[test]
 fn whoever_signs_cannot_say_what_the_change_does_not() {
-    let cases: [(&str, Box<dyn FnOnce(&mut Signed)>); 9] = [
+    type Alter = Box<dyn FnOnce(&mut Signed)>;
+    let cases: [(&str, Alter); 9] = [
         ("share", Box::new(|s| s.share = ShareId([1; 32]))),
         ("epoch", Box::new(|s| s.epoch = 1)),
         ("incarnation", Box::new(|s| s.incarnation = Incarnation([9; 16]))),

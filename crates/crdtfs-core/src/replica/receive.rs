@@ -92,10 +92,13 @@ pub struct Received {
     pub blame: Option<Refused>,
 }
 
+/// An envelope with its encoded form.
+type Waiter = (Envelope, Vec<u8>);
+
 /// Envelopes that wait, by what they wait for: a change's hash or a membership record's id.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Waiting {
-    by_missing: BTreeMap<[u8; 32], BTreeMap<ChangeHash, (Envelope, Vec<u8>)>>,
+    by_missing: BTreeMap<[u8; 32], BTreeMap<ChangeHash, Waiter>>,
     hashes: BTreeSet<ChangeHash>,
     bytes: usize,
 }
@@ -118,7 +121,7 @@ impl Waiting {
         Ok(())
     }
 
-    fn take(&mut self, missing: &[u8; 32]) -> Vec<(Envelope, Vec<u8>)> {
+    fn take(&mut self, missing: &[u8; 32]) -> Vec<Waiter> {
         let taken: Vec<_> = self.by_missing.remove(missing).unwrap_or_default().into_values().collect();
         for (envelope, bytes) in &taken {
             self.hashes.remove(&envelope.hash);

@@ -70,7 +70,7 @@ pub trait SyncHost {
 
     /// Envelopes that are here and not in `known`, in causal order, from the first on, as many as `max_bytes` hold but at
     /// least one. An actor that `known` does not have begins at 1, and so does one whose change of that number is another
-    /// one here (`Replica::start_after`).
+    /// one here ([`crate::replica::Replica::start_after`]).
     fn envelopes_after(&self, known: &Vector, max_bytes: usize) -> Vec<Numbered>;
 
     /// Takes envelopes in the order in which they came from `from`. What they depend on may be missing: then they wait
@@ -221,18 +221,21 @@ impl Session {
     fn note(&mut self, actor: ActorId, tip: Tip, host: &dyn SyncHost) {
         let own = host.change(&actor, tip.seq);
         match own {
-            Some(own) if own != tip.hash => {
-                if self.contested.insert(actor) {
-                    self.given.remove(&actor);
-                    self.contest.set(actor, Tip { seq: tip.seq, hash: own });
-                    self.look.envelopes = true;
-                    self.look.have = true;
-                }
-            }
+            Some(own) if own != tip.hash => self.contest(actor, Tip { seq: tip.seq, hash: own }),
             // It may be ahead on a chain that is not ours: only what we have counts then.
             None if self.contested.contains(&actor) => {}
             _ if self.given.seq(&actor) < tip.seq => self.given.set(actor, tip),
             _ => {}
+        }
+    }
+
+    /// One chain is not the same on both sides; once a session is enough to find out where.
+    fn contest(&mut self, actor: ActorId, own: Tip) {
+        if self.contested.insert(actor) {
+            self.given.remove(&actor);
+            self.contest.set(actor, own);
+            self.look.envelopes = true;
+            self.look.have = true;
         }
     }
 

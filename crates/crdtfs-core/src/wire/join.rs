@@ -17,7 +17,7 @@ pub struct Join {
     /// The invitation: the id of its membership record.
     #[n(1)]
     pub invitation: Hash,
-    /// Signature by the ticket's key over (share, invitation, joiner's device): `claim_message`. It goes
+    /// Signature by the ticket's key over (share, invitation, joiner's device), see [`crate::membership::claim_message`]. It goes
     /// into the admission, so that every member can check it; bound to the device that the connection authenticated.
     #[cbor(n(2), with = "minicbor::bytes")]
     pub claim: [u8; 64],
