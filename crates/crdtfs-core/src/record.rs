@@ -480,3 +480,6 @@ mod xattrs_codec {
         Some(Xattrs::new())
     }
 }
+
+#[cfg(test)]
+mod tests;

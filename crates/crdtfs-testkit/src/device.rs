@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, PlaceId, RecordId};
 use crdtfs_core::name::Name;
-use crdtfs_core::node::{Basis, Kind, Node, Time, Xattrs};
+use crdtfs_core::node::{Basis, Delta, Kind, Node, Time, Xattrs};
 use crdtfs_core::op::{NewNode, Op, OpError, RenameMode};
 use crdtfs_core::record::Record;
 use crdtfs_core::view::{Author, View};
@@ -24,6 +24,10 @@ pub struct Device {
     pub log: Vec<(RecordId, Record)>,
     /// Its clock, in milliseconds.
     pub now_ms: u64,
+    /// What the view said that changed, in order.
+    pub(crate) deltas: Vec<Delta>,
+    /// Entries that an operation moved which it did not name.
+    pub(crate) moves: Vec<String>,
     known: BTreeSet<RecordId>,
     contents: BTreeMap<Hash, Arc<[u8]>>,
     rng: ChaCha12Rng,
@@ -37,9 +41,13 @@ impl Device {
             view: View::new(),
             log: Vec::new(),
             now_ms: 1_000_000,
+            deltas: Vec::new(),
+            moves: Vec::new(),
             known: BTreeSet::new(),
             contents: BTreeMap::new(),
-            rng: ChaCha12Rng::seed_from_u64(seed ^ Hash::of(name.as_bytes()).0.iter().fold(0, |a, b| a * 31 + u64::from(*b))),
+            rng: ChaCha12Rng::seed_from_u64(
+                seed ^ Hash::of(name.as_bytes()).0.iter().fold(0, |a, b| a * 31 + u64::from(*b)),
+            ),
         }
     }
 
@@ -52,15 +60,30 @@ impl Device {
 
     /// Takes over what another device has; how many records were new.
     pub fn sync_from(&mut self, other: &Self) -> usize {
-        self.contents.extend(other.contents.iter().map(|(hash, bytes)| (*hash, bytes.clone())));
-        let new: Vec<_> = other.log.iter().filter(|(id, _)| !self.known.contains(id)).cloned().collect();
+        self.sync_part(other, usize::MAX)
+    }
+
+    /// Takes over the bytes that another device has, and the first `part` of the records that are new (all, if there are
+    /// fewer); how many were.
+    pub fn sync_part(&mut self, other: &Self, part: usize) -> usize {
+        self.sync_bytes(other);
+        let mut new: Vec<_> = other.log.iter().filter(|(id, _)| !self.known.contains(id)).cloned().collect();
+        if part != usize::MAX {
+            new.truncate(part % (new.len() + 1));
+        }
         self.receive(&new);
         new.len()
     }
 
+    /// Takes over the bytes that another device has.
+    pub fn sync_bytes(&mut self, other: &Self) {
+        self.contents.extend(other.contents.iter().map(|(hash, bytes)| (*hash, bytes.clone())));
+    }
+
     /// Takes records over, without the bytes that they name.
     pub fn receive(&mut self, records: &[(RecordId, Record)]) {
-        self.view.insert(records);
+        let delta = self.view.insert(records);
+        self.deltas.push(delta);
         for (id, record) in records {
             if self.known.insert(*id) {
                 self.log.push((*id, record.clone()));
@@ -75,7 +98,8 @@ impl Device {
             let wanted = self.view.wanted();
             for content in &wanted {
                 if let Some(bytes) = self.bytes(content) {
-                    self.view.supply(content.hash, bytes);
+                    let delta = self.view.supply(content.hash, bytes);
+                    self.deltas.push(delta);
                 }
             }
             if self.view.wanted() == wanted {
@@ -87,15 +111,65 @@ impl Device {
     /// Does an operation.
     pub fn apply(&mut self, op: &Op) -> Result<usize, OpError> {
         self.now_ms += 10;
+        let before = self.entries();
         let outcome = self.view.apply(op, &Author { device: &self.name, now_ms: self.now_ms })?;
         let count = outcome.records.len();
-        for (id, bytes) in outcome.records {
-            self.known.insert(id);
-            let record = Record::decode(&bytes).expect("a view makes records that can be read");
-            self.log.push((id, record));
+        for (id, bytes) in &outcome.records {
+            self.known.insert(*id);
+            let record = Record::decode(bytes).expect("a view makes records that can be read");
+            self.log.push((*id, record));
         }
+        self.deltas.push(outcome.delta);
+        self.note_moves(op, &before);
         self.supply();
         Ok(count)
+    }
+
+    /// Every entry: (directory, name) and inode.
+    fn entries(&self) -> Vec<(InodeId, Name, InodeId)> {
+        let mut found = Vec::new();
+        let mut stack = vec![InodeId::ROOT];
+        while let Some(dir) = stack.pop() {
+            for entry in self.view.entries(dir, None, usize::MAX) {
+                if entry.kind == Kind::Dir {
+                    stack.push(entry.inode);
+                }
+                found.push((dir, entry.name, entry.inode));
+            }
+        }
+        found
+    }
+
+    /// Notes entries that are not where they were although the operation did not name them.
+    fn note_moves(&mut self, op: &Op, before: &[(InodeId, Name, InodeId)]) {
+        let mut named: Vec<(InodeId, &Name)> = Vec::new();
+        match op {
+            Op::Create { dir, name, .. } | Op::Link { dir, name, .. } => named.push((*dir, name)),
+            Op::Unlink { dir, name } | Op::Rmdir { dir, name } => named.push((*dir, name)),
+            Op::Rename { from_dir, from, to_dir, to, .. } => named.extend([(*from_dir, from), (*to_dir, to)]),
+            Op::Edit { .. } | Op::SetAttr { .. } => {}
+        }
+        let shown = |view: &View, id: InodeId| view.node(id).map_or(id, |node| node.inode);
+        let mut moves = Vec::new();
+        for (dir, name, inode) in before {
+            let now = self.view.child(*dir, name.as_bytes());
+            let same = now.is_some_and(|now| now == shown(&self.view, *inode));
+            if !same && !named.contains(&(*dir, name)) {
+                moves.push(format!("{op:?} moved {name:?} ({inode})"));
+            }
+        }
+        // An edit of what was read earlier is a concurrent one: it may leave a conflict copy.
+        let may_appear = matches!(op, Op::Edit { basis: Some(_), .. });
+        let old: BTreeSet<_> = before.iter().map(|(dir, name, _)| (shown(&self.view, *dir), name.clone())).collect();
+        for (dir, name, inode) in self.entries() {
+            if !may_appear
+                && !old.contains(&(dir, name.clone()))
+                && !named.iter().any(|(at, it)| shown(&self.view, *at) == dir && **it == name)
+            {
+                moves.push(format!("{op:?} made {name:?} ({inode}) appear"));
+            }
+        }
+        self.moves.extend(moves);
     }
 
     /// The bytes of a content, if they are here.
@@ -160,6 +234,19 @@ impl Device {
                 self.apply(&Op::Edit { inode: node.inode, via: Some(via), basis: None, content, mtime })
             }
         }
+    }
+
+    /// Writes a file that is not there yet.
+    pub fn write_new(&mut self, path: &str, bytes: impl AsRef<[u8]>) -> Result<usize, OpError> {
+        let content = self.keep(bytes.as_ref());
+        self.create(path, Kind::File, content, b"")
+    }
+
+    /// Writes a file by its inode, as at the close of a handle.
+    pub fn close_write(&mut self, inode: InodeId, bytes: &[u8], basis: Basis) -> Result<usize, OpError> {
+        let content = self.keep(bytes);
+        let mtime = self.time();
+        self.apply(&Op::Edit { inode, via: None, basis: Some(basis), content, mtime })
     }
 
     /// Writes a file whose author had opened it earlier.
@@ -268,7 +355,13 @@ impl Device {
             writeln!(
                 out,
                 "{path} {:?} {} {:o} {} nlink {} {:?} {:?} {:?}",
-                node.kind, node.inode, node.mode, node.mtime.secs, node.nlink, node.shown, node.basis,
+                node.kind,
+                node.inode,
+                node.mode,
+                node.mtime.secs,
+                node.nlink,
+                node.shown,
+                node.basis,
                 bytes.unwrap_or_else(|| node.content.hash.to_string()),
             )
             .expect("a string takes all");

@@ -3,6 +3,8 @@
 
 mod device;
 mod memory;
+mod sim;
 
 pub use device::Device;
 pub use memory::MemoryShare;
+pub use sim::{Action, Digest, Failure, SimConfig, Step, generate, replay, simulate};

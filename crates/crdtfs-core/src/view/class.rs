@@ -87,7 +87,7 @@ impl View {
         if a != b {
             members.extend(self.node_members(b));
         }
-        let merged = |node: &NodeIx| !self.nodes[node.at()].places.iter().any(|place| !self.is_merged(*place));
+        let merged = |node: &NodeIx| self.nodes[node.at()].places.iter().any(|place| self.is_merged(*place));
         let root = members
             .iter()
             .copied()

@@ -60,19 +60,22 @@ impl View {
 
     /// Notes which bytes a node's merge waits for.
     pub(super) fn set_wanted(&mut self, node: NodeIx, contents: &[ContentRef]) {
-        if self.wanted.is_empty() && contents.is_empty() {
-            return;
+        for hash in self.wanting.remove(&node).unwrap_or_default() {
+            if let Some(nodes) = self.wanted.get_mut(&hash) {
+                nodes.remove(&node);
+                if nodes.is_empty() {
+                    self.wanted.remove(&hash);
+                    self.wanted_refs.remove(&hash);
+                }
+            }
         }
-        self.wanted.retain(|_, nodes| {
-            nodes.remove(&node);
-            !nodes.is_empty()
-        });
         for content in contents {
             self.wanted.entry(content.hash).or_default().insert(node);
             self.wanted_refs.insert(content.hash, *content);
         }
-        let wanted = &self.wanted;
-        self.wanted_refs.retain(|hash, _| wanted.contains_key(hash));
+        if !contents.is_empty() {
+            self.wanting.insert(node, contents.iter().map(|content| content.hash).collect());
+        }
     }
 
     /// Heads of an inode class: content records, and the version it was born from, that none of its own replaces.
@@ -158,8 +161,7 @@ impl View {
             for ix in self.place_records(place) {
                 if let Some(State::Merged { pairs, .. }) = self.place_rec(ix).map(|rec| &rec.state) {
                     for &(a, b) in pairs {
-                        equals.entry(a).or_default().insert(b);
-                        equals.entry(b).or_default().insert(a);
+                        equate(&mut equals, a, b);
                     }
                 }
             }
@@ -309,10 +311,11 @@ impl View {
     fn copy_of(&self, class: NodeIx, version: &Version) -> CopyEval {
         let stamp = version.stamps[0];
         // A version that an inode was born from is filed under its origin; the copy is of the inode itself.
-        let born = self.node_members(class).into_iter().find(|member| {
+        let born = self.node_members(class).into_iter().filter(|member| {
             self.nodes[member.at()].extra.as_ref().is_some_and(|extra| extra.root == Some(stamp))
                 && self.has_birth(*member)
         });
+        let born = born.min_by_key(|member| self.nodes[member.at()].id);
         let origin = born.or_else(|| self.content_rec(stamp).map(|rec| rec.node)).unwrap_or(class);
         let id = InodeId(birth_id(&self.nodes[origin.at()].id, &self.rec(stamp).id));
         CopyEval { id, origin, version: stamp, heads: version.heads.clone(), content: version.content }
@@ -350,5 +353,16 @@ impl View {
             NodeEval::One(rec) => self.content_rec(self.version_of(*rec))?.bytes.as_deref().copied(),
             NodeEval::Many(many) => many.bytes,
         }
+    }
+}
+
+/// Makes two versions, and all that count as one with either, one node.
+fn equate(equals: &mut Equals, a: RecIx, b: RecIx) {
+    let mut all = BTreeSet::from([a, b]);
+    for version in [a, b] {
+        all.extend(equals.get(&version).into_iter().flatten().copied());
+    }
+    for version in &all {
+        equals.insert(*version, all.clone());
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use super::View;
 use super::arena::{Body, ContentRec, Field, PlaceRec, Rec, RecIx};
 
-/// Records that count as one node of the version graph, each mapped to the least.
+/// Versions that count as one node of the version graph: each mapped to all of its node.
 pub(super) type Equals = BTreeMap<RecIx, BTreeSet<RecIx>>;
 
 impl View {
@@ -135,7 +135,10 @@ impl View {
         const OURS: u8 = 1;
         const THEIRS: u8 = 2;
         const STALE: u8 = 4;
-        let least = |ix: RecIx| equals.get(&ix).and_then(|set| set.first().copied()).map_or(ix, |other| other.min(ix));
+        let least = |ix: RecIx| {
+            let same = equals.get(&ix).into_iter().flatten();
+            same.chain([&ix]).copied().min_by_key(|ix| self.rec(*ix).id).unwrap_or(ix)
+        };
         let depth = |ix: RecIx| {
             let same = equals.get(&ix).into_iter().flatten();
             same.chain([&ix]).map(|ix| self.rec(*ix).depth).max().unwrap_or(0)

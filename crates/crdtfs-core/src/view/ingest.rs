@@ -127,13 +127,12 @@ impl View {
                 self.dirty.all |= self.early_merges.contains(&place);
             }
             Some(known) => {
-                let recs = &self.places[place.at()].recs;
-                let roots = recs.iter().filter(|ix| self.is_root(**ix)).min_by_key(|ix| self.rec(**ix).id);
-                let chosen = roots.map_or(known, |ix| match &self.rec(*ix).body {
-                    Body::Place(rec) => rec.node,
-                    Body::Birth { node, .. } => *node,
-                    _ => known,
+                let said = self.places[place.at()].recs.iter().filter_map(|ix| match &self.rec(*ix).body {
+                    Body::Place(rec) => Some((!self.is_root(*ix), self.rec(*ix).id, rec.node)),
+                    Body::Birth { node, .. } => Some((false, self.rec(*ix).id, *node)),
+                    _ => None,
                 });
+                let chosen = said.min_by_key(|(late, id, _)| (*late, *id)).map_or(known, |(_, _, node)| node);
                 if chosen != known {
                     self.nodes[known.at()].places.retain(|other| *other != place);
                     self.nodes[chosen.at()].places.push(place);
@@ -155,12 +154,15 @@ impl View {
                 }
             }
             Some(known) => {
-                let recs = self.nodes[node.at()].places.iter().flat_map(|place| &self.places[place.at()].recs);
-                let least = recs
-                    .filter(|ix| self.is_root(**ix))
-                    .filter_map(|ix| Some((self.rec(*ix).id, self.place_rec(*ix)?.kind)))
-                    .min_by_key(|(id, _)| *id);
-                let chosen = least.map_or(known, |(_, kind)| kind);
+                let said = self.recs.iter().enumerate().filter_map(|(at, rec)| {
+                    let late = || !self.is_root(RecIx(u32::try_from(at).expect("an index")));
+                    match &rec.body {
+                        Body::Place(place) if place.node == node => Some((late(), rec.id, place.kind)),
+                        Body::Birth { node: born, .. } if *born == node => Some((false, rec.id, Kind::File)),
+                        _ => None,
+                    }
+                });
+                let chosen = said.min_by_key(|(late, id, _)| (*late, *id)).map_or(known, |(_, _, kind)| kind);
                 if chosen != known {
                     self.nodes[node.at()].kind = Some(chosen);
                     self.dirty.all = true;

@@ -90,6 +90,7 @@ pub struct View {
     /// Nodes with a merge that waits for bytes, by the hash of all bytes that go into it.
     wanted: BTreeMap<Hash, BTreeSet<NodeIx>>,
     wanted_refs: BTreeMap<Hash, ContentRef>,
+    wanting: BTreeMap<NodeIx, Vec<Hash>>,
     merges: MergeCache,
     dirty: Dirty,
     changes: delta::Changes,

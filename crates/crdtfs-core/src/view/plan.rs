@@ -19,7 +19,8 @@ pub(super) struct Planner<'v> {
     pub(super) view: &'v mut View,
     pub(super) device: String,
     pub(super) now_ms: u64,
-    pub(super) records: Vec<(RecordId, Vec<u8>)>,
+    pub(super) records: Vec<(RecordId, Record)>,
+    pub(super) encoded: Vec<(RecordId, Vec<u8>)>,
     /// The entries that the operation names: nothing else may move.
     pub(super) named: BTreeSet<(InodeId, Name)>,
 }
@@ -30,14 +31,15 @@ impl View {
             device: record::clean_device_name(author.device),
             now_ms: author.now_ms,
             records: Vec::new(),
+            encoded: Vec::new(),
             named: BTreeSet::new(),
             view: self,
         };
         planner.operate(op)?;
         planner.settle();
-        let records = std::mem::take(&mut planner.records);
+        let (records, encoded) = (planner.records, planner.encoded);
         self.note_local(op, author.now_ms, &records);
-        Ok(Outcome { records, delta: self.take_delta() })
+        Ok(Outcome { records: encoded, delta: self.take_delta() })
     }
 }
 
@@ -73,7 +75,8 @@ impl Planner<'_> {
         let id = RecordId::of(&bytes);
         if !self.view.index.contains_key(&id) {
             self.view.ingest(id, record);
-            self.records.push((id, bytes));
+            self.records.push((id, record.clone()));
+            self.encoded.push((id, bytes));
         }
         id
     }
@@ -213,14 +216,10 @@ impl Planner<'_> {
             _ => return Err(OpError::Invalid),
         }
         let node = self.own(inode)?;
-        let replaces = match basis.and_then(|basis| self.outdated(node, basis)) {
-            Some(old) => old,
-            None => {
-                self.promote_copies_of(node);
-                self.view.update();
-                self.settled_heads(node)
-            }
-        };
+        self.promote_copies_of(node);
+        self.view.update();
+        let outdated = basis.and_then(|basis| self.outdated(node, basis));
+        let replaces = outdated.unwrap_or_else(|| self.settled_heads(node));
         let place = self.via(node, via).ok_or(OpError::NotFound)?;
         let mut record = self.view.content_record(node, place, &self.device, &replaces);
         (record.bytes, record.bytes_stamp) = (Some(*content), None);
@@ -357,7 +356,7 @@ impl Planner<'_> {
         self.name_entry(from_dir, from);
         self.name_entry(to_dir, to);
         if let Some(target) = target.as_ref().filter(|_| mode == RenameMode::Replace)
-            && self.save_by_rename(source.inode, target.inode, from_dir, to_dir, from)
+            && self.save_by_rename(source.inode, target.inode, from_dir, to_dir)
         {
             return Ok(());
         }
@@ -381,6 +380,7 @@ impl Planner<'_> {
             }
             None => {
                 let place = self.place_of(&source)?;
+                self.note_aside(place, from_dir, from);
                 self.move_place(place, from_dir, from, to_dir, to);
             }
         }
@@ -508,7 +508,7 @@ impl Planner<'_> {
             _ => {}
         }
         self.name_entry(dir, name);
-        if !as_dir && self.end_of_rewrite(target.inode, dir, name) {
+        if !as_dir && self.end_of_rewrite(target.inode) {
             return Ok(());
         }
         self.hold(&target)?;

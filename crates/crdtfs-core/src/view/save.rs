@@ -1,50 +1,221 @@
-//! Saves by rename: what this device knows of its own recent operations.
+//! Saves by rename: what this device knows of its own recent operations, and how they become edits.
+//!
+//! An editor that writes a temporary file and renames it over the old one, or moves the old one aside, writes a new one
+//! and removes the backup, means an edit. It becomes one, of the old inode, if all of this holds: both files have one
+//! name; the new one was created on this device, in the directory of the old one, less than ten minutes ago; and no
+//! other device's record on it is known here. The facts are local and forgotten with the view; they only choose which
+//! records are written, never what records mean.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::View;
-use super::arena::NodeIx;
+use super::arena::{NodeIx, PlaceIx, RecIx};
 use super::plan::Planner;
+use super::record_of::NewPosition;
 use crate::id::{InodeId, RecordId};
 use crate::name::Name;
+use crate::node::Kind;
 use crate::op::Op;
+use crate::record::{Content, Place, PlaceState, Record};
 
 /// How long a file counts as a save under way, in milliseconds.
 const SAVE_WINDOW_MS: u64 = 10 * 60 * 1000;
 
-/// Files that were created here lately: when, and in which directory.
+/// The most facts kept; beyond it the oldest are forgotten.
+const MAX_FACTS: usize = 65_536;
+
+/// What was done here lately.
 #[derive(Default)]
 pub(super) struct LocalFacts {
-    created: BTreeMap<InodeId, (u64, InodeId)>,
+    created: BTreeMap<InodeId, Created>,
+    moved: BTreeMap<InodeId, MovedAside>,
+    /// When each fact was noted, the oldest first.
+    order: VecDeque<(u64, InodeId)>,
+}
+
+/// A file created here.
+struct Created {
+    then_ms: u64,
+    dir: InodeId,
+    /// Records on it that were made here.
+    records: usize,
+}
+
+/// A file renamed here: where it stood, with the stamps that it had there.
+struct MovedAside {
+    then_ms: u64,
+    dir: InodeId,
+    name: Name,
+    parent: (InodeId, Option<RecordId>),
+    name_stamp: Option<RecordId>,
+}
+
+impl LocalFacts {
+    fn expire(&mut self, now_ms: u64) {
+        while let Some(&(then, inode)) = self.order.front() {
+            if now_ms.saturating_sub(then) < SAVE_WINDOW_MS && self.order.len() < MAX_FACTS {
+                break;
+            }
+            self.order.pop_front();
+            if self.created.get(&inode).is_some_and(|fact| fact.then_ms == then) {
+                self.created.remove(&inode);
+            }
+            if self.moved.get(&inode).is_some_and(|fact| fact.then_ms == then) {
+                self.moved.remove(&inode);
+            }
+        }
+    }
 }
 
 impl View {
     /// Remembers what a later operation has to know of this one.
-    pub(super) fn note_local(&mut self, op: &Op, now_ms: u64, _records: &[(RecordId, Vec<u8>)]) {
-        self.local.created.retain(|_, (then, _)| now_ms.saturating_sub(*then) < SAVE_WINDOW_MS);
-        if let Op::Create { dir, inode, .. } = op {
-            self.local.created.insert(*inode, (now_ms, *dir));
+    pub(super) fn note_local(&mut self, op: &Op, now_ms: u64, records: &[(RecordId, Record)]) {
+        self.local.expire(now_ms);
+        if let Op::Create { dir, inode, node, .. } = op
+            && node.kind == Kind::File
+        {
+            self.local.created.insert(*inode, Created { then_ms: now_ms, dir: *dir, records: 0 });
+            self.local.order.push_back((now_ms, *inode));
+        }
+        if self.local.created.is_empty() {
+            return;
+        }
+        for (_, record) in records {
+            let inode = match record {
+                Record::Place(record) => record.inode,
+                Record::Content(record) => record.inode,
+                Record::Birth(_) | Record::Pin(_) => continue,
+            };
+            if let Some(created) = self.local.created.get_mut(&inode) {
+                created.records += 1;
+            }
         }
     }
 }
 
 impl Planner<'_> {
+    /// Remembers where a file stands that is about to be renamed.
+    pub(super) fn note_aside(&mut self, place: PlaceIx, dir: NodeIx, name: &Name) {
+        let view = &mut *self.view;
+        let Some(node) = view.node_of(place) else { return };
+        let Some(eval) = &view.places[place.at()].eval else { return };
+        let as_recorded = !eval.pinned && eval.name == *name && view.nodes[node.at()].kind == Some(Kind::File);
+        if !as_recorded {
+            return;
+        }
+        let record = view.place_record(place, &self.device, PlaceState::Live, NewPosition::default());
+        let fact = MovedAside {
+            then_ms: self.now_ms,
+            dir: view.nodes[dir.at()].id,
+            name: name.clone(),
+            parent: (record.parent, record.parent_stamp),
+            name_stamp: record.name_stamp,
+        };
+        let inode = view.nodes[node.at()].id;
+        view.local.moved.insert(inode, fact);
+        view.local.order.push_back((self.now_ms, inode));
+    }
+
     /// If a rename over a file is how an editor saves it, makes it an edit of the old inode.
     pub(super) fn save_by_rename(
         &mut self,
-        _source: InodeId,
-        _target: InodeId,
-        _from_dir: NodeIx,
-        _to_dir: NodeIx,
-        _from: &Name,
+        source: InodeId,
+        target: InodeId,
+        from_dir: NodeIx,
+        to_dir: NodeIx,
     ) -> bool {
-        let _ = self.now_ms;
-        false
+        if from_dir != to_dir || !self.is_save_under_way(source, to_dir) || !self.is_plain_file(target) {
+            return false;
+        }
+        let (Ok(new), Ok(old)) = (self.own(source), self.own(target)) else { return false };
+        self.promote_copies_of(old);
+        self.view.update();
+        let places = (self.view.shown_places(new), self.view.shown_places(old));
+        let ([new_place], [old_place]) = (&places.0[..], &places.1[..]) else { return false };
+        self.replace_content(old, *old_place, new, *new_place);
+        true
     }
 
     /// If an unlink removes the backup of a file that was moved aside and written again, makes that an edit of the old
-    /// inode.
-    pub(super) fn end_of_rewrite(&mut self, _inode: InodeId, _dir: NodeIx, _name: &Name) -> bool {
-        false
+    /// inode, which takes its old place again.
+    pub(super) fn end_of_rewrite(&mut self, backup: InodeId) -> bool {
+        if !self.is_plain_file(backup) {
+            return false;
+        }
+        let view = &*self.view;
+        let Some(fact) = view.local.moved.get(&backup) else { return false };
+        if self.now_ms.saturating_sub(fact.then_ms) >= SAVE_WINDOW_MS {
+            return false;
+        }
+        let Some(dir) = view.node_index.get(&fact.dir).map(|dir| view.home(*dir)) else { return false };
+        let Some((source, _)) = view.lookup(dir, fact.name.as_bytes()) else { return false };
+        if source == backup || !self.is_save_under_way(source, dir) {
+            return false;
+        }
+        let (dir_id, name, parent, name_stamp) = (fact.dir, fact.name.clone(), fact.parent, fact.name_stamp);
+        let (Ok(new), Ok(old)) = (self.own(source), self.own(backup)) else { return false };
+        self.promote_copies_of(old);
+        self.view.update();
+        let places = (self.view.shown_places(new), self.view.shown_places(old));
+        let ([new_place], [old_place]) = (&places.0[..], &places.1[..]) else { return false };
+        self.named.insert((dir_id, name.clone()));
+        self.replace_content(old, *old_place, new, *new_place);
+        let mut back = self.view.place_record(*old_place, &self.device, PlaceState::Live, NewPosition::default());
+        let place = Place { name, name_stamp, parent: parent.0, parent_stamp: parent.1, ..back.clone() };
+        back = place;
+        self.emit(&Record::Place(back));
+        self.view.local.moved.remove(&backup);
+        true
+    }
+
+    /// Whether a file was created here, in this directory, lately, has one name, and nobody else has said anything of it.
+    fn is_save_under_way(&self, inode: InodeId, dir: NodeIx) -> bool {
+        let view = &*self.view;
+        let Some(fact) = view.local.created.get(&inode) else { return false };
+        let Some(node) = view.node_index.get(&inode).copied() else { return false };
+        let state = &view.nodes[node.at()];
+        let places: usize = state.places.iter().map(|place| view.places[place.at()].recs.len()).sum();
+        self.now_ms.saturating_sub(fact.then_ms) < SAVE_WINDOW_MS
+            && view.node_index.get(&fact.dir).is_some_and(|created| view.home(*created) == dir)
+            && state.class == node
+            && state.places.len() == 1
+            && state.recs.len() + places == fact.records
+            && self.is_plain_file(inode)
+    }
+
+    /// Whether a node is a file with one name that is no conflict copy.
+    fn is_plain_file(&self, inode: InodeId) -> bool {
+        let node = self.view.node(inode);
+        !self.view.copies.contains_key(&inode)
+            && node.is_some_and(|node| node.kind == Kind::File && node.nlink == 1 && node.inode == inode)
+    }
+
+    /// Gives the old inode the content and attributes of the new one, which becomes one with it.
+    fn replace_content(&mut self, old: NodeIx, old_place: PlaceIx, new: NodeIx, new_place: PlaceIx) {
+        let view = &*self.view;
+        let (old_heads, new_heads) = (view.content_heads(old), view.content_heads(new));
+        let settled: Vec<RecIx> = old_heads.iter().chain(&new_heads).copied().collect();
+        let mut edit: Content = view.content_record(old, old_place, &self.device, &settled);
+        let saved = view.content_record(new, new_place, &self.device, &[]);
+        (edit.bytes, edit.bytes_stamp) = (saved.bytes, None);
+        (edit.mtime, edit.mtime_stamp) = (saved.mtime, None);
+        if edit.mode != saved.mode {
+            (edit.mode, edit.mode_stamp) = (saved.mode, None);
+        }
+        if edit.owner != saved.owner {
+            (edit.owner, edit.owner_stamp) = (saved.owner, None);
+        }
+        if edit.xattrs != saved.xattrs {
+            (edit.xattrs, edit.xattrs_stamp) = (saved.xattrs, None);
+        }
+        let into = view.places[old_place.at()].id;
+        let stamps = view.ids(&new_heads.iter().map(|head| view.version_of(*head)).collect::<Vec<_>>());
+        let edit = self.emit(&Record::Content(edit));
+        let mut seen: Vec<_> = stamps.into_iter().map(|stamp| (edit, stamp)).collect();
+        seen.sort_unstable();
+        let state = PlaceState::Merged { into, seen };
+        let merged = self.view.place_record(new_place, &self.device, state, NewPosition::default());
+        self.emit(&Record::Place(merged));
+        self.view.update();
     }
 }
