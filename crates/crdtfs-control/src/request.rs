@@ -57,6 +57,8 @@ pub struct ShowOptions {
     pub allow_other: bool,
     /// Owners shown.
     pub owner: Owner,
+    /// Contents are fetched when they are read, not all in the background (mount).
+    pub on_demand: bool,
 }
 
 /// Which other members a wait is for.

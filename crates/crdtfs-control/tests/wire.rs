@@ -20,7 +20,7 @@ fn requests() {
         mode: Mode::Mount,
         ticket: Some("crdtfsa".to_owned()),
         dir: "/d".into(),
-        options: ShowOptions { read_only: true, allow_other: false, owner: Owner::Fixed { uid: 1, gid: 2 } },
+        options: ShowOptions { read_only: true, allow_other: false, owner: Owner::Fixed { uid: 1, gid: 2 }, on_demand: true },
         attach: true,
     };
     insta::assert_snapshot!(json(Request::from(show)), @r#"{"request":"show","mode":"mount","ticket":"crdtfsa","dir":"/d","options":{"read_only":true,"allow_other":false,"owner":{"fixed":{"uid":1,"gid":2}}},"attach":true}"#);

@@ -38,7 +38,7 @@ pub(crate) fn options_in(options: &request::ShowOptions) -> PresentOptions {
             request::Owner::Keep => OwnerPolicy::Keep,
             request::Owner::Fixed { uid, gid } => OwnerPolicy::Fixed { uid, gid },
         },
-        on_demand: false,
+        on_demand: options.on_demand,
     }
 }
 

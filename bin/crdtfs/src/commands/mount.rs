@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Whose the files are shown to be: a user, or `keep` for the recorded owners
     #[arg(long, value_name = "USER|keep")]
     owner: Option<String>,
+    /// Fetch contents when they are read, not all in the background
+    #[arg(long)]
+    on_demand: bool,
 }
 
 pub(crate) fn run(app: &mut App, args: Args) -> Result<u8> {
@@ -40,7 +43,12 @@ pub(crate) fn run(app: &mut App, args: Args) -> Result<u8> {
         Some(owner) => parse_owner(&owner)?,
         None => Owner::Mounter,
     };
-    show::run(app, args.show, Mode::Mount, ShowOptions { read_only: false, allow_other: args.allow_other, owner })
+    show::run(
+        app,
+        args.show,
+        Mode::Mount,
+        ShowOptions { read_only: false, allow_other: args.allow_other, owner, on_demand: args.on_demand },
+    )
 }
 
 /// `keep`, a name in /etc/passwd, `UID` or `UID:GID`.
