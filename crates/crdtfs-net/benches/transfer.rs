@@ -1,4 +1,5 @@
-//! Figures of two nodes on loopback in one process: `cargo bench -p crdtfs-net` (arguments: `large small push idle`, default all).
+//! Figures of two nodes on loopback in one process: `cargo bench -p crdtfs-net` (arguments: `large small push idle`, default all;
+//! `meet=1` and `meet=2` in two namespaces).
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "../tests/world/mod.rs"]
@@ -100,6 +101,27 @@ async fn idle() {
     }
 }
 
+/// One of two processes, say in two network namespaces, that are to find each other by mDNS alone.
+async fn meet(number: u8) {
+    let own = host(9, &[1, 2]);
+    let share = genesis(9).share();
+    let begun = Instant::now();
+    let node = start_with(number, &own, NetConfig::local(secret(number))).await;
+    let other = device(3 - number);
+    in_session(&own, &share, other).await;
+    println!("found the other after {:?}", begun.elapsed());
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let before = cpu();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    println!("idle: {:.3} s of CPU in 10 s", (cpu() - before) / 2.0);
+    let begun = Instant::now();
+    while node.connected() == [other] && begun.elapsed() < Duration::from_secs(30) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("the other was there for {:?} more; {:?}", begun.elapsed(), node.peers());
+    node.shutdown().await;
+}
+
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let wanted = |what: &str| chosen.is_empty() || chosen.iter().any(|arg| arg == what);
@@ -116,6 +138,9 @@ fn main() {
         }
         if wanted("idle") {
             idle().await;
+        }
+        if let Some(number) = chosen.iter().find_map(|arg| arg.strip_prefix("meet=")) {
+            meet(number.parse().unwrap()).await;
         }
     });
 }

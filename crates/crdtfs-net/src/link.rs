@@ -121,7 +121,9 @@ impl Link {
 
     /// Closes the connection and ends its tasks. The first reason given is the one that counts.
     pub(crate) fn close(&self, code: Code, why: &str) {
-        self.ended.lock().get_or_insert_with(|| why.to_owned());
+        if self.is_alive() {
+            self.ended.lock().get_or_insert_with(|| why.to_owned());
+        }
         // The peer's log is to say what was wrong with it.
         let text = if code == Code::Fault { why.as_bytes() } else { code.reason() };
         self.conn.close(code.into(), &text[..text.len().min(200)]);
@@ -133,7 +135,7 @@ impl Link {
         if let Some(why) = self.ended.lock().clone() {
             return Some(why);
         }
-        self.conn.close_reason().map(|error| LinkError::Closed(error.to_string()).to_string())
+        self.conn.close_reason().map(|error| LinkError::closed(&error).to_string())
     }
 
     /// Our proof that we know a share.

@@ -141,6 +141,22 @@ async fn a_peer_that_comes_back_where_it_was_is_found_without_a_hint() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_died_without_a_word_is_noticed() {
+    let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
+    let node_a = start(1, &a).await;
+    let life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let starting = b.clone();
+    let node_b = life.spawn(async move { start(2, &starting).await }).await.unwrap();
+    introduce(&node_a, &node_b);
+    in_session(&a, &genesis(9).share(), device(2)).await;
+    life.shutdown_background();
+    // No packet says so: keep-alives are not answered any more.
+    a.until("a notices", |a| a.disconnects.load(Ordering::SeqCst) == 1).await;
+    assert!(node_a.peers()[0].last_error.as_ref().is_some_and(|error| error.contains("timed out")));
+    node_a.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_the_other_has_not_heard_of_introduces_itself() {
     // The second device knows that the third was admitted; the third's inviter is gone, and the first was away.
     let (a, c) = (host(9, &[1, 2]), host(9, &[1, 2, 3]));

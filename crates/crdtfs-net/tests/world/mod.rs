@@ -327,7 +327,7 @@ pub async fn end(node: Node, host: &FakeHost) {
 
 /// Tells one node where the other is.
 pub fn introduce(to: &Node, whom: &Node) {
-    to.remember(whom.device_id(), &whom.bound());
+    to.remember(whom.device_id(), &whom.addrs());
 }
 
 /// Waits until both have said to the other what they have of a share.
