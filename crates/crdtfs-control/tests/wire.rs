@@ -20,10 +20,15 @@ fn requests() {
         mode: Mode::Mount,
         ticket: Some("crdtfsa".to_owned()),
         dir: "/d".into(),
-        options: ShowOptions { read_only: true, allow_other: false, owner: Owner::Fixed { uid: 1, gid: 2 }, on_demand: true },
+        options: ShowOptions {
+            read_only: true,
+            allow_other: false,
+            owner: Owner::Fixed { uid: 1, gid: 2 },
+            on_demand: true,
+        },
         attach: true,
     };
-    insta::assert_snapshot!(json(Request::from(show)), @r#"{"request":"show","mode":"mount","ticket":"crdtfsa","dir":"/d","options":{"read_only":true,"allow_other":false,"owner":{"fixed":{"uid":1,"gid":2}}},"attach":true}"#);
+    insta::assert_snapshot!(json(Request::from(show)), @r#"{"request":"show","mode":"mount","ticket":"crdtfsa","dir":"/d","options":{"read_only":true,"allow_other":false,"owner":{"fixed":{"uid":1,"gid":2}},"on_demand":true},"attach":true}"#);
     let invite = request::Invite { dir: DirText::from_bytes(b"/\xff"), role: Role::Read, expires_ms: 5, uses: 2 };
     insta::assert_snapshot!(json(Request::from(invite)), @r#"{"request":"invite","dir":"/�","dir_base64":"L/8=","role":"read","expires_ms":5,"uses":2}"#);
     insta::assert_snapshot!(json(Request::from(Status { dir: None })), @r#"{"request":"status"}"#);
