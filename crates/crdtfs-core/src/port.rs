@@ -90,6 +90,9 @@ pub trait WriteFile: Any + Send + Sync {
     fn backing(&self) -> Option<Arc<File>>;
 }
 
+/// A write file of an earlier run, with its last note.
+pub type RecoveredFile = (Vec<u8>, Arc<dyn WriteFile>);
+
 /// The bytes of one share.
 pub trait Content: Send + Sync + 'static {
     /// Opens a content; returns at once, reads may block.
@@ -113,7 +116,7 @@ pub trait Content: Send + Sync + 'static {
     fn discard(&self, file: Arc<dyn WriteFile>);
 
     /// Write files that were synced but not sealed when the engine ended, each with its last note; each is given once.
-    fn recover(&self) -> io::Result<Vec<(Vec<u8>, Arc<dyn WriteFile>)>>;
+    fn recover(&self) -> io::Result<Vec<RecoveredFile>>;
 }
 
 /// A watched folder's side of the store: contents that lie in its files.

@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, ShareId};
 use parking_lot::Mutex;
 
 use crate::error::StoreError;
-use crate::fill::Filling;
-use crate::index::{Note, key};
+use crate::fill::{Filling, reopen};
+use crate::index::{Note, Place, key};
 use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
 use crate::source::{ChunkSink, ChunkSource, Urgency, Want};
@@ -35,6 +38,8 @@ struct Job<'a> {
     into: &'a Into<'a>,
     spans: Vec<ChunkSpan>,
     filling: Option<Arc<Filling>>,
+    /// A folder's file of one chunk needs no filling: it is written at once.
+    written: AtomicBool,
     failed: Mutex<Option<io::Error>>,
 }
 
@@ -70,6 +75,7 @@ pub(crate) fn fetch(
             into,
             spans: Vec::new(),
             filling: None,
+            written: AtomicBool::new(false),
             failed: Mutex::new(None),
         })
         .collect();
@@ -162,6 +168,11 @@ impl Job<'_> {
     /// Makes the place for the chunks.
     fn begin(&mut self, inner: &Inner) -> io::Result<()> {
         match self.into {
+            Into::Folder(_, _, file) if self.spans.is_empty() => {
+                file.set_len(0)?;
+                self.written.store(true, Ordering::Release);
+            }
+            Into::Folder(..) if self.spans.len() == 1 => {}
             Into::Folder(_, _, file) => {
                 let spans = self.spans.clone();
                 self.filling = Some(Arc::new(Filling::begin(inner, &self.content, spans, file)?));
@@ -179,6 +190,13 @@ impl Job<'_> {
         match &self.filling {
             _ if self.has_failed() => Vec::new(),
             Some(filling) => filling.lacking(),
+            None if matches!(self.into, Into::Folder(..)) => {
+                if self.written.load(Ordering::Acquire) {
+                    Vec::new()
+                } else {
+                    vec![0]
+                }
+            }
             None => {
                 let index = inner.index.read();
                 let lacks = |(_, span): &(usize, &ChunkSpan)| !index.has(&key(&span.hash));
@@ -187,11 +205,29 @@ impl Job<'_> {
         }
     }
 
+    /// Whether it has a chunk.
+    fn has(&self, inner: &Inner, at: usize) -> bool {
+        match (&self.filling, self.into) {
+            (Some(filling), _) => filling.has(at),
+            (None, Into::Folder(..)) => self.written.load(Ordering::Acquire),
+            (None, Into::Store) => inner.index.read().has(&key(&self.spans[at].hash)),
+        }
+    }
+
     /// Takes a verified chunk.
     fn accept(&self, inner: &Inner, at: usize, bytes: &[u8]) -> io::Result<()> {
-        match &self.filling {
-            Some(filling) => filling.write(inner, at, bytes),
-            None => {
+        match (&self.filling, self.into) {
+            (Some(filling), _) => filling.write(inner, at, bytes),
+            (None, Into::Folder(_, _, file)) => {
+                file.write_all_at(bytes, 0)?;
+                file.set_len(bytes.len() as u64)?;
+                if is_text(bytes) {
+                    inner.put(&self.spans[at].hash, bytes, Codec::Zstd)?;
+                }
+                self.written.store(true, Ordering::Release);
+                Ok(())
+            }
+            (None, Into::Store) => {
                 let codec = if self.content.size <= TEXT_MAX && is_text(bytes) { Codec::Zstd } else { Codec::Raw };
                 Ok(inner.put(&self.spans[at].hash, bytes, codec)?)
             }
@@ -217,7 +253,8 @@ impl Job<'_> {
         match (&self.filling, self.into) {
             (Some(filling), Into::Folder(share, key, _)) => inner.folder_file_is_whole(*share, *key, filling),
             (Some(filling), Into::Store) => inner.finish_object(filling),
-            (None, _) => inner.verify_whole(&self.content, &self.spans),
+            (None, Into::Folder(share, key, file)) => inner.small_file_is_whole(*share, *key, &self.content, file),
+            (None, Into::Store) => inner.verify_whole(&self.content, &self.spans),
         }
     }
 }
@@ -310,11 +347,7 @@ fn fetch_away(inner: &Inner, source: &dyn ChunkSource, jobs: &[Job<'_>], away: &
             for (_, takers) in &window {
                 for (job, at) in takers {
                     let job = &jobs[*job];
-                    let lacks = match &job.filling {
-                        Some(filling) => !filling.has(*at),
-                        None => !inner.index.read().has(&key(&job.spans[*at].hash)),
-                    };
-                    if lacks {
+                    if !job.has(inner, *at) {
                         job.fail(&error);
                     }
                 }
@@ -357,6 +390,38 @@ impl Inner {
         self.note(&note, |index| index.persist(filling.places()))?;
         // Until the folder has moved it to its place, chunks are read through this.
         self.file_cache.lock().put(filling.id, filling.file(), true);
+        self.expect_file(filling.id, &filling.file())
+    }
+
+    /// A folder's file of at most one chunk is written.
+    fn small_file_is_whole(&self, share: ShareId, inode: InodeId, content: &ContentRef, file: &File) -> io::Result<()> {
+        let (spans, _) = self.spans(content, 0..content.size)?;
+        // A chunk of more than 64 KiB has a manifest, and with it a hash of the whole that may be a lie.
+        if spans.iter().any(|span| span.hash != content.hash) {
+            let mut bytes = vec![0; content.size as usize];
+            reopen(file)?.read_exact_at(&mut bytes, 0)?;
+            if Hash::of(&bytes) != content.hash {
+                return Err(not_the_content(content));
+            }
+        }
+        let id = self.fresh_id();
+        self.note(&Note::Folder { id, share, key: inode, content: *content }, |index| {
+            for span in &spans {
+                index.add(key(&span.hash), Place::new(id, span.offset, span.len));
+            }
+        })?;
+        self.expect_file(id, file)
+    }
+
+    /// Remembers which file a container is to be, until its folder has moved it to its place.
+    fn expect_file(&self, id: u32, file: &File) -> io::Result<()> {
+        let meta = file.metadata()?;
+        let mut arriving = self.arriving.lock();
+        // Far longer than a folder takes to apply a batch; looked through when it has grown by half.
+        if arriving.len() == arriving.capacity() {
+            arriving.retain(|_, (_, _, since)| since.elapsed() < Duration::from_secs(600));
+        }
+        arriving.insert(id, (meta.dev(), meta.ino(), Instant::now()));
         Ok(())
     }
 
@@ -372,15 +437,13 @@ impl Inner {
             whole.update(&bytes);
         }
         if *whole.finalize().as_bytes() != content.hash.0 {
-            let reason = "its chunks are those that its manifest lists, but they are not the content".into();
-            return Err(StoreError::Malformed { content: content.hash.to_string(), reason }.into());
+            return Err(not_the_content(content));
         }
         Ok(self.remember_content(content)?)
     }
 
     /// Keeps the chunks of a small text compressed in the packs, as a base for merges.
     fn keep_text_of(&self, file: &File, spans: &[ChunkSpan], size: u64) -> io::Result<()> {
-        use std::os::unix::fs::FileExt;
         let mut bytes = vec![0; size as usize];
         file.read_exact_at(&mut bytes, 0)?;
         if is_text(&bytes) {
@@ -394,7 +457,6 @@ impl Inner {
 
     /// Hashes and chunks a folder's file in place.
     pub(crate) fn index_file(&self, share: ShareId, inode: InodeId, file: &File) -> io::Result<ContentRef> {
-        use std::os::unix::fs::FileExt;
         let size = file.metadata()?.len();
         let chunked = if size <= TEXT_MAX {
             let mut bytes = vec![0; size as usize + 1];
@@ -413,7 +475,7 @@ impl Inner {
         self.note(&Note::Folder { id, share, key: inode, content }, |index| {
             let mut offset = 0;
             for (hash, len) in &chunked.chunks {
-                index.add(key(hash), crate::index::Place::new(id, offset, *len));
+                index.add(key(hash), Place::new(id, offset, *len));
                 offset += u64::from(*len);
             }
         })?;
@@ -431,4 +493,10 @@ impl Inner {
         self.file_cache.lock().remove(id);
         self.note(&Note::Gone { id }, |_| ())
     }
+}
+
+/// The manifest of a content is of other bytes.
+pub(crate) fn not_the_content(content: &ContentRef) -> io::Error {
+    let reason = "its chunks are those that its manifest lists, but they are not the content".into();
+    StoreError::Malformed { content: content.hash.to_string(), reason }.into()
 }

@@ -15,7 +15,7 @@ use crdtfs_core::id::Hash;
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, seek};
 
-use crate::error::StoreError;
+use crate::fetch::not_the_content;
 use crate::index::{Key, Place, key};
 use crate::store::{ChunkSpan, Inner};
 
@@ -186,8 +186,7 @@ impl Filling {
         if *whole.hasher.finalize().as_bytes() == self.content.hash.0 {
             return Ok(true);
         }
-        let reason = "its chunks are those that its manifest lists, but they are not the content".into();
-        Err(StoreError::Malformed { content: self.content.hash.to_string(), reason }.into())
+        Err(not_the_content(&self.content))
     }
 
     /// The file, open for reading.
@@ -230,13 +229,14 @@ impl Inner {
         if matches!(whole, Ok(false)) {
             return Ok(());
         }
-        self.fillings.objects.lock().remove(&key(&filling.content.hash));
         let (part, path) = (self.part_path(&filling.content), self.object_path(&filling.content));
         let result = whole.and_then(|_| std::fs::rename(&part, &path));
         match &result {
             Ok(()) => self.object_is_whole(filling.id, &filling.content, filling.file()),
             Err(_) => _ = std::fs::remove_file(&part),
         }
+        // Only now, so that nobody begins anew on a file that is being moved.
+        self.fillings.objects.lock().remove(&key(&filling.content.hash));
         filling.end(self);
         result
     }
@@ -248,7 +248,7 @@ impl Inner {
 }
 
 /// The same file, open for reading.
-fn reopen(file: &File) -> io::Result<File> {
+pub(crate) fn reopen(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 

@@ -15,7 +15,7 @@ use crdtfs_core::id::Hash;
 use crate::error::StoreError;
 use crate::index::{Container, Key, KeyMap, Note, Place, Taken, key};
 use crate::manifest;
-use crate::pack::{Codec, ENTRY_HEADER, Header, Kind, Position};
+use crate::pack::{self, Codec, ENTRY_HEADER, Header, Kind, Position};
 use crate::store::{Inner, Store};
 
 /// What a collection did.
@@ -277,7 +277,7 @@ impl Inner {
             return Ok(None);
         }
         let small = match header.codec {
-            Codec::Zstd => zstd::bulk::compress(payload, 3).ok().filter(|small| small.len() < payload.len()),
+            Codec::Zstd => pack::compress(payload),
             Codec::Raw => None,
         };
         let (codec, stored) = small.as_deref().map_or((Codec::Raw, payload), |small| (Codec::Zstd, small));

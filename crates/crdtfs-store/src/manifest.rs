@@ -127,13 +127,16 @@ pub(crate) fn parse(bytes: &[u8], size: u64, level: Option<u8>, last: bool) -> R
     Ok(Node { level: own, entries })
 }
 
+/// Reads a node: its hash, the bytes it stands for, its level if that is known, and whether it is at the content's end.
+pub(crate) type ReadNode<'a, E> = &'a mut dyn FnMut(&Hash, u64, Option<u8>, bool) -> Result<Option<Node>, E>;
+
 /// Walks the part of a manifest that covers `range`; `node` reads one, or says that it is not here. Calls `span` for each
 /// chunk (offset, hash, length) in order; returns the nodes that are not here, with the bytes that they stand for.
 pub(crate) fn walk<E>(
     root: Hash,
     size: u64,
     range: std::ops::Range<u64>,
-    node: &mut dyn FnMut(&Hash, u64, Option<u8>, bool) -> Result<Option<Node>, E>,
+    node: ReadNode<'_, E>,
     span: &mut dyn FnMut(u64, Hash, u32) -> Result<(), E>,
 ) -> Result<Vec<(Hash, u64)>, E> {
     let mut needs = Vec::new();

@@ -4,6 +4,7 @@
 //! that a pack that lies inside a chunk is never taken for one. Appends gather in memory and are written in large pieces;
 //! what a crash may lose is what was appended since the last [`Packs::sync`]. Format: `docs/FORMAT.md`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub(crate) const ENTRY_HEADER: usize = 56;
 const CHECKED: usize = 48;
 /// Appends are gathered up to this many bytes before they are written.
 const BUFFER: usize = 1 << 20;
+/// zstd's level: what is compressed are texts, as bases of merges.
+const LEVEL: i32 = 3;
 /// No entry is longer.
 const MAX_PAYLOAD: usize = 1 << 20;
 
@@ -428,6 +431,17 @@ fn check(nonce: &[u8; 16], offset: u64, head: &[u8; ENTRY_HEADER]) -> [u8; 8] {
     let mut check = [0; 8];
     check.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     check
+}
+
+/// Compresses a chunk, if that makes it smaller.
+pub(crate) fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
+    thread_local! {
+        // A context takes longer to make than a small text to compress.
+        static CONTEXT: RefCell<Option<zstd::bulk::Compressor<'static>>> =
+            RefCell::new(zstd::bulk::Compressor::new(LEVEL).ok());
+    }
+    let small = CONTEXT.with_borrow_mut(|context| context.as_mut()?.compress(bytes).ok())?;
+    (small.len() < bytes.len()).then_some(small)
 }
 
 fn segment_name(id: u32) -> String {

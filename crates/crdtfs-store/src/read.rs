@@ -13,6 +13,9 @@ use crate::index::{Container, Place, key};
 use crate::manifest::{self, Node};
 use crate::store::{ChunkList, ChunkSpan, Inner, Missing};
 
+/// Chunks of a content, and the nodes of its manifest that lack, each with the bytes that it stands for.
+pub(crate) type Spans = (Vec<ChunkSpan>, Vec<(Hash, u64)>);
+
 impl Inner {
     /// A chunk from wherever it lies. A place where it turns out not to be is forgotten.
     pub(crate) fn read_chunk(&self, hash: &Hash) -> Result<Option<Vec<u8>>, StoreError> {
@@ -69,6 +72,10 @@ impl Inner {
 
     /// A chunk is not where the index has it.
     fn not_there(&self, hash: &Hash, place: Place, container: &Container) {
+        if self.is_arriving(place.container, container) {
+            self.file_cache.lock().remove(place.container);
+            return;
+        }
         let mut index = self.index.write();
         match container {
             Container::Folder { .. } => {
@@ -85,6 +92,14 @@ impl Inner {
                 self.wake.poke();
             }
         }
+    }
+
+    /// Whether the folder has another file where one that was filled is to be: it has not moved it there yet.
+    fn is_arriving(&self, id: u32, container: &Container) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let Some((dev, ino, _)) = self.arriving.lock().get(&id).copied() else { return false };
+        let meta = self.container_file(id, container).and_then(|file| file.metadata());
+        meta.is_ok_and(|meta| (meta.dev(), meta.ino()) != (dev, ino))
     }
 
     fn read_place(&self, place: Place, container: &Container) -> io::Result<Vec<u8>> {
@@ -139,11 +154,7 @@ impl Inner {
     }
 
     /// The chunks that cover a part of a content; the nodes that lack, with the bytes that they stand for.
-    pub(crate) fn spans(
-        &self,
-        content: &ContentRef,
-        range: std::ops::Range<u64>,
-    ) -> Result<(Vec<ChunkSpan>, Vec<(Hash, u64)>), StoreError> {
+    pub(crate) fn spans(&self, content: &ContentRef, range: std::ops::Range<u64>) -> Result<Spans, StoreError> {
         let content = self.resolve(content);
         if content.size == 0 {
             return Ok((Vec::new(), Vec::new()));

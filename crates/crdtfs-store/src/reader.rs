@@ -38,12 +38,15 @@ pub(crate) struct Window {
     pub(crate) in_flight: InFlight,
 }
 
+/// A part of a content and its chunks.
+type Stretch = (Range<u64>, Arc<[ChunkSpan]>);
+
 /// A content, open for reading.
 pub(crate) struct ContentReader {
     window: Arc<Window>,
     content: ContentRef,
     urgency: Urgency,
-    stretch: Mutex<Option<(Range<u64>, Arc<[ChunkSpan]>)>>,
+    stretch: Mutex<Option<Stretch>>,
     /// The object that holds the content, with the offsets of the chunks that were verified in it since this was opened.
     object: Mutex<Option<(Arc<File>, HashSet<u64>)>>,
     last_end: AtomicU64,

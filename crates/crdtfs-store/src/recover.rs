@@ -54,12 +54,12 @@ pub(crate) fn open(storage: Arc<dyn Storage>, dir: &Path, options: &StoreOptions
         object_sync: Mutex::default(),
         fillings: Fillings::default(),
         chunk_cache: Mutex::new(ChunkCache::new(options.cache_bytes)),
-        file_cache: Mutex::default(),
+        file_cache: Mutex::new(FileCache::default()),
         openers: RwLock::default(),
         wake: Wake::default(),
         marks: Mutex::default(),
+        arriving: Mutex::default(),
     };
-    let _: &Mutex<FileCache> = &inner.file_cache;
     inner.read_packs(&segments, from, options.segment_bytes)?;
     inner.look_at_objects()?;
     inner.mark_start();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{InodeId, ShareId};
-use crdtfs_core::port::{Content, FileOpener, FolderContent, Reader, WriteFile};
+use crdtfs_core::port::{Content, FileOpener, FolderContent, Reader, RecoveredFile, WriteFile};
 use parking_lot::Mutex;
 
 use crate::chunker;
@@ -29,7 +29,7 @@ pub struct ShareContent {
     share: ShareId,
     window: Arc<Window>,
     write_dir: Arc<Path>,
-    recovered: Arc<Mutex<Vec<(Vec<u8>, Arc<Handle>)>>>,
+    recovered: Arc<Mutex<Vec<RecoveredFile>>>,
 }
 
 impl std::fmt::Debug for ShareContent {
@@ -85,8 +85,8 @@ impl ShareContent {
 }
 
 /// Finds the write files that were synced; removes those that were not.
-fn recover(window: &Arc<Window>, dir: &Path) -> io::Result<Vec<(Vec<u8>, Arc<Handle>)>> {
-    let mut recovered = Vec::new();
+fn recover(window: &Arc<Window>, dir: &Path) -> io::Result<Vec<RecoveredFile>> {
+    let mut recovered: Vec<RecoveredFile> = Vec::new();
     let mut kept = HashSet::new();
     let paths: Vec<PathBuf> = fs::read_dir(dir)?.flatten().map(|entry| entry.path()).collect();
     for path in &paths {
@@ -147,9 +147,9 @@ impl Content for ShareContent {
         }
     }
 
-    fn recover(&self) -> io::Result<Vec<(Vec<u8>, Arc<dyn WriteFile>)>> {
+    fn recover(&self) -> io::Result<Vec<RecoveredFile>> {
         let recovered = std::mem::take(&mut *self.recovered.lock());
-        Ok(recovered.into_iter().map(|(note, handle)| (note, handle as Arc<dyn WriteFile>)).collect())
+        Ok(recovered)
     }
 }
 

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::store_tests::noise;
-use crate::{ChunkSink, ChunkSource, ShareContent, Store, StoreOptions, Urgency, Want};
+use crate::{ChunkList, ChunkSink, ChunkSource, ShareContent, Store, StoreOptions, Urgency, Want};
 
 /// Another device: gives what its store has, out of order, from two threads.
 #[derive(Default)]
@@ -224,6 +224,27 @@ fn contents_are_fetched_into_files_without_a_second_copy() {
     assert!(fs::read(&temporary).unwrap() == newer);
     let given = peer.bytes.load(Ordering::Relaxed);
     assert!(given < 1_100_000, "{given} bytes for 8 inserted ones");
+}
+
+/// Between the fetch of a new version and the folder's rename its old file is still in the place.
+#[test]
+fn a_fetched_file_that_is_not_in_its_place_yet_is_not_given_up() {
+    let source = device(Peer::nobody());
+    for size in [5000, 300_000, 3_000_000] {
+        let (old, new) = (noise(size, 1), noise(size, 2));
+        let content = source.write_and_index(id(1), &new);
+        let device = device(Peer::of(source.share.store()));
+        device.write_and_index(id(9), &old);
+        let temporary = device.folder.0.join("temporary");
+        let file = File::create(&temporary).unwrap();
+        device.share.fetch_into(id(9), &content, &file).unwrap();
+        device.share.store().inner.close_folder_files();
+        let ChunkList::Whole(spans) = device.share.store().chunk_list(&content).unwrap() else { panic!("local") };
+        assert_eq!(device.share.store().read_chunk(&spans[0].hash).unwrap(), None, "the old file is in its place");
+        fs::rename(&temporary, device.folder.path(id(9))).unwrap();
+        assert!(device.share.is_local(&content));
+        assert!(device.share.store().read_chunk(&spans[0].hash).unwrap().is_some(), "{size} bytes");
+    }
 }
 
 #[test]

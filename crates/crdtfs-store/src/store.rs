@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use crdtfs_core::content::{ContentRef, SINGLE_CHUNK_MAX};
 use crdtfs_core::id::{Hash, ShareId};
@@ -19,7 +20,7 @@ use crate::fill::Fillings;
 use crate::index::{Container, Index, IndexFile, Note, Place, key};
 use crate::keeper::{Keeper, Wake};
 use crate::manifest;
-use crate::pack::{Codec, Kind, Packs};
+use crate::pack::{self, Codec, Kind, Packs};
 use crate::storage::Storage;
 
 /// How a store is to be run.
@@ -116,7 +117,12 @@ pub(crate) struct Inner {
     pub(crate) openers: RwLock<HashMap<ShareId, Arc<dyn FileOpener>>>,
     pub(crate) wake: Wake,
     pub(crate) marks: Mutex<crate::gc::Marks>,
+    /// Files that were filled lately and that their folder may not have moved to their places yet.
+    pub(crate) arriving: Mutex<Arriving>,
 }
+
+/// By container: device and inode of the file that was filled, and when.
+pub(crate) type Arriving = HashMap<u32, (u64, u64, Instant)>;
 
 /// An object that was made and not yet synced.
 #[derive(Debug)]
@@ -223,7 +229,7 @@ impl Inner {
         }
         let compressed = match codec {
             Codec::Raw => None,
-            Codec::Zstd => zstd::bulk::compress(bytes, 3).ok().filter(|small| small.len() < bytes.len()),
+            Codec::Zstd => pack::compress(bytes),
         };
         let (codec, payload) = compressed.as_deref().map_or((Codec::Raw, bytes), |small| (Codec::Zstd, small));
         {
