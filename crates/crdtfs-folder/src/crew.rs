@@ -304,7 +304,7 @@ pub(crate) struct Crew {
 #[derive(Debug)]
 pub(crate) enum Report {
     /// A file was read, or not.
-    Read(IndexJob, Result<Indexed, NotRead>),
+    Read(Box<(IndexJob, Result<Indexed, NotRead>)>),
     /// Contents were fetched, or not.
     Fetched(Vec<Fetched>),
 }
@@ -346,7 +346,7 @@ fn work(bench: &Bench, mailbox: &Mailbox, receiver: &Mutex<Receiver<Work>>) {
         let report = match next {
             Ok(Work::Index(job)) => {
                 let result = bench.index(&job);
-                Report::Read(job, result)
+                Report::Read(Box::new((job, result)))
             }
             Ok(Work::Fetch(jobs)) => {
                 // What fails so must not leave the worker waiting for an answer.

@@ -308,7 +308,8 @@ impl Planner<'_> {
             .tasks
             .iter()
             .enumerate()
-            .filter_map(|(i, t)| matches!(t, Task::Move(..)).then(|| (source(t), i)))
+            .filter(|(_, t)| matches!(t, Task::Move(..)))
+            .map(|(i, t)| (source(t), i))
             .collect();
         for i in 0..self.tasks.len() {
             let Task::Move(x, a, b) = self.tasks[i].clone() else { continue };

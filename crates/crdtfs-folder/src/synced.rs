@@ -89,6 +89,7 @@ impl SyncedTree {
     }
 
     /// Number of nodes.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -147,6 +148,7 @@ impl SyncedTree {
     }
 
     /// Whether `inode` is `above` or lies below it.
+    #[cfg(test)]
     pub(crate) fn is_below(&self, inode: InodeId, above: InodeId) -> bool {
         let mut at = inode;
         loop {

@@ -326,7 +326,7 @@ impl Worker {
                 self.shown.applying.store(true, Ordering::SeqCst);
                 self.shown.unheard.fetch_sub(1, Ordering::SeqCst);
             }
-            Mail::Report(Report::Read(job, result)) => self.was_read(job, result),
+            Mail::Report(Report::Read(read)) => self.was_read(read.0, read.1),
             Mail::Report(Report::Fetched(fetched)) => self.was_fetched(fetched),
             Mail::Settle(answer) => self.settling.push(Settling { answer, looked: false }),
             Mail::Stop => self.stopped = true,
