@@ -629,12 +629,10 @@ impl User<'_> {
         }
     }
 
+    /// The user removed or replaced these, having seen them. (Another link may have them still, but somebody else may have
+    /// removed just that one: unlink of one link ∥ unlink of the other is gone.)
     fn gone(&mut self, words: Vec<String>) {
-        let mut left = BTreeSet::new();
-        for (_, text) in tree(&self.side.dir()) {
-            left.extend(text.split_whitespace().map(str::to_owned));
-        }
-        for word in words.into_iter().filter(|w| !left.contains(w)) {
+        for word in words {
             self.alive.remove(&word);
         }
     }
