@@ -20,7 +20,7 @@ use rand_chacha::ChaCha12Rng;
 use tempfile::TempDir;
 
 use crate::FolderPresenter;
-use crate::disk::crash;
+use crate::crash;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

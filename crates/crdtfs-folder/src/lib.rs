@@ -12,6 +12,8 @@
 
 mod apply;
 mod conflict;
+#[cfg(test)]
+mod crash;
 mod crew;
 mod disk;
 #[cfg(test)]

@@ -148,9 +148,7 @@ impl StateDb {
             other => db(other),
         })?;
         let txn = database.begin_write().map_err(db)?;
-        for table in [INTENTS] {
-            txn.open_table(table).map_err(db)?;
-        }
+        txn.open_table(INTENTS).map_err(db)?;
         txn.open_table(NODES).map_err(db)?;
         txn.open_table(PLACES).map_err(db)?;
         txn.open_table(META).map_err(db)?;
