@@ -1,30 +1,14 @@
-//! The index: which chunk lies where. In memory, compact; kept in redb so that a start need not read the packs.
+//! The index: which chunk lies where, in memory, compact. `index_file` keeps it in redb.
 //!
-//! The redb file is a cache of what the packs say. A commit names the position in the packs up to which it speaks; what
-//! lies behind is read from the packs at the next start. Keys are the first 16 bytes of a hash: every read verifies the
-//! whole hash, so a collision could only hide a chunk.
+//! Keys are the first 16 bytes of a hash: every read verifies the whole hash, so a collision could only hide a chunk.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io;
-use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, ShareId};
 use minicbor::{Decode, Encode};
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
-use crate::pack::Position;
-use crate::storage::{Storage, StorageFile, read_full};
-
-const FILE: &str = "index.redb";
-const VERSION: u64 = 1;
-const CHUNKS: TableDefinition<'_, &[u8; 20], u64> = TableDefinition::new("chunks");
-const CONTAINERS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("containers");
-const CONTENTS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("contents");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// Bytes of memory for redb's own pages.
-const PAGE_CACHE: usize = 4 << 20;
 /// A chunk is remembered in so many containers at most.
 const MAX_PLACES: usize = 64;
 
@@ -74,11 +58,11 @@ impl Place {
         Self::from_packed(container, offset << 21 | u64::from(len))
     }
 
-    fn from_packed(container: u32, packed: u64) -> Self {
+    pub(crate) fn from_packed(container: u32, packed: u64) -> Self {
         Self { container, packed: [(packed >> 32) as u32, packed as u32] }
     }
 
-    fn packed(self) -> u64 {
+    pub(crate) fn packed(self) -> u64 {
         u64::from(self.packed[0]) << 32 | u64::from(self.packed[1])
     }
 
@@ -456,197 +440,24 @@ impl Index {
     }
 }
 
-/// The redb file.
-pub(crate) struct IndexFile {
-    storage: Arc<dyn Storage>,
-    database: Option<Database>,
-}
-
-impl std::fmt::Debug for IndexFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("IndexFile")
-    }
-}
-
-impl IndexFile {
-    /// Opens the file and reads it. `None`: there was none, or it was no good, and an empty one has been made.
-    pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<(Self, Option<(Index, Position)>), redb::Error> {
-        let mut file = Self { storage, database: None };
-        match file.load() {
-            Ok(loaded) => return Ok((file, loaded)),
-            Err(redb::Error::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
-                return Err(redb::Error::Io(error));
-            }
-            Err(error) => tracing::warn!(%error, "the index is no good; it is made again from the packs"),
-        }
-        file.reset()?;
-        Ok((file, None))
-    }
-
-    /// Removes the file and makes an empty one.
-    pub(crate) fn reset(&mut self) -> Result<(), redb::Error> {
-        self.database = None;
-        match self.storage.remove(FILE) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-        self.database().map(|_| ())
-    }
-
-    fn database(&mut self) -> Result<&Database, redb::Error> {
-        if self.database.is_none() {
-            let backend = Backend(self.storage.open(FILE, true)?);
-            self.database = Some(Database::builder().set_cache_size(PAGE_CACHE).create_with_backend(backend)?);
-        }
-        Ok(self.database.as_ref().expect("made above"))
-    }
-
-    fn load(&mut self) -> Result<Option<(Index, Position)>, redb::Error> {
-        let database = self.database()?;
-        let read = database.begin_read()?;
-        let meta = match read.open_table(META) {
-            Ok(meta) => meta,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let number = |name: &str| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |value| value.value()));
-        if number("version")? != VERSION {
-            return Err(redb::Error::Corrupted("of another version".into()));
-        }
-        let position = (number("segment")? as u32, number("offset")?);
-        let mut index = Index::default();
-        for row in read.open_table(CONTAINERS)?.iter()? {
-            if let Some(note) = Note::decode(row?.1.value()) {
-                index.add_container(&note);
-            }
-        }
-        for row in read.open_table(CONTENTS)?.iter()? {
-            let (row_key, value) = row?;
-            if let Some((manifest, size)) = value.value().split_at_checked(32)
-                && let (Some(manifest), Ok(size)) = (Hash::from_slice(manifest), size.try_into())
-            {
-                index.contents.insert(*row_key.value(), (manifest, u64::from_le_bytes(size)));
-            }
-        }
-        let chunks = read.open_table(CHUNKS)?;
-        let rows = redb::ReadableTableMetadata::len(&chunks)?;
-        index.chunks.reserve(rows as usize);
-        for row in chunks.iter()? {
-            let (row_key, value) = row?;
-            let (hash, container) = row_key.value().split_at(16);
-            let (Ok(hash), Ok(container)) = (hash.try_into(), container.try_into()) else { continue };
-            let place = Place::from_packed(u32::from_be_bytes(container), value.value());
-            // Pack segments are no rows: which there are is seen in the directory.
-            index.add_loaded(hash, place);
-        }
-        index.pending.clear();
-        Ok(Some((index, position)))
-    }
-
-    /// Writes changes, durably, with the position in the packs up to which they speak.
-    pub(crate) fn commit(&mut self, changes: &[Change], position: Position) -> Result<(), redb::Error> {
-        let result = self.try_commit(changes, position);
-        if result.is_err() {
-            // After an error of the disk redb wants to be opened again.
-            self.database = None;
-        }
-        result
-    }
-
-    fn try_commit(&mut self, changes: &[Change], position: Position) -> Result<(), redb::Error> {
-        // The last change of a row stands; in the order of rows the tree is written once.
-        let mut chunks = BTreeMap::new();
-        let mut containers = BTreeMap::new();
-        let mut contents = BTreeMap::new();
-        for change in changes {
-            match change {
-                Change::Chunk(key, place) => chunks.insert(row(key, place.container), Some(place.packed())),
-                Change::DropChunk(key, container) => chunks.insert(row(key, *container), None),
-                Change::Container(id, note) => {
-                    containers.insert(*id, Some(note));
-                    continue;
-                }
-                Change::DropContainer(id) => {
-                    containers.insert(*id, None);
-                    continue;
-                }
-                Change::Content(key, manifest, size) => {
-                    contents.insert(*key, [&manifest.0[..], &size.to_le_bytes()].concat());
-                    continue;
-                }
-            };
-        }
-        let write = self.database()?.begin_write()?;
-        {
-            let mut meta = write.open_table(META)?;
-            meta.insert("version", VERSION)?;
-            meta.insert("segment", u64::from(position.0))?;
-            meta.insert("offset", position.1)?;
-            let mut table = write.open_table(CHUNKS)?;
-            for (row, value) in &chunks {
-                match value {
-                    Some(value) => table.insert(row, value).map(|_| ())?,
-                    None => table.remove(row).map(|_| ())?,
-                }
-            }
-            let mut table = write.open_table(CONTAINERS)?;
-            for (id, note) in containers {
-                match note {
-                    Some(note) => table.insert(id, note.as_slice()).map(|_| ())?,
-                    None => table.remove(id).map(|_| ())?,
-                }
-            }
-            let mut table = write.open_table(CONTENTS)?;
-            for (key, value) in &contents {
-                table.insert(key, value.as_slice())?;
-            }
-        }
-        Ok(write.commit()?)
-    }
-}
-
+/// Filling it from the index file.
 impl Index {
-    fn add_loaded(&mut self, key: Key, place: Place) {
+    /// Adds a row of the chunks as it was read.
+    pub(crate) fn load_place(&mut self, key: Key, place: Place) {
         use std::collections::hash_map::Entry;
         match self.chunks.entry(key) {
             Entry::Vacant(vacant) => _ = vacant.insert(place),
             Entry::Occupied(_) => self.more.entry(key).or_default().push(place),
         }
     }
-}
 
-fn row(key: &Key, container: u32) -> [u8; 20] {
-    let mut row = [0; 20];
-    row[..16].copy_from_slice(key);
-    row[16..].copy_from_slice(&container.to_be_bytes());
-    row
-}
-
-/// redb on the store's storage.
-#[derive(Debug)]
-struct Backend(Arc<dyn StorageFile>);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
+    /// Adds a row of the contents as it was read.
+    pub(crate) fn load_content(&mut self, key: Key, manifest: Hash, size: u64) {
+        self.contents.insert(key, (manifest, size));
     }
 
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if read_full(self.0.as_ref(), out, offset)? < out.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+    /// Makes room for chunks that are about to be read.
+    pub(crate) fn reserve(&mut self, chunks: usize) {
+        self.chunks.reserve(chunks);
     }
 }

@@ -21,6 +21,7 @@ mod fetch;
 mod fill;
 mod gc;
 mod index;
+mod index_file;
 mod journal;
 mod keeper;
 mod layer;
