@@ -250,7 +250,7 @@ fn attributes_times_and_xattrs() {
     rustix::fs::setxattr(&path, "user.colour", b"blue", XattrFlags::CREATE).unwrap();
     let again = rustix::fs::setxattr(&path, "user.colour", b"red", XattrFlags::CREATE);
     assert_eq!(again, Err(rustix::io::Errno::EXIST));
-    let mut buf = vec![0_u8; 100];
+    let mut buf = [0_u8; 100];
     let len = rustix::fs::getxattr(&path, "user.colour", &mut buf[..]).unwrap();
     assert_eq!(&buf[..len], b"blue");
     let short = rustix::fs::getxattr(&path, "user.colour", &mut buf[..2]);
