@@ -6,7 +6,7 @@
 //!
 //! # Connections
 //! A member is dialled at every address that is known of it: from its ticket, from mDNS, from its last connection, in
-//! `internet` mode from iroh's lookup services. Each pair keeps one connection ([`peers`]); if it ends it is made again, after waits
+//! `internet` mode from iroh's lookup services. Each pair keeps one connection; if it ends it is made again, after waits
 //! that grow. Three gates stand before a share: iroh's handshake hook drops whoever is no member of anything here; after the hellos
 //! the membership is asked again; and each stream begins with a proof that the opener knows the share, bound to this TLS
 //! session, so that nobody learns of a share that he is not in. A device with a ticket comes over a protocol of its own, on which it
