@@ -402,10 +402,11 @@ impl Worker {
             retry.due = now + RETRY_MAX;
         }
         if self.settling.iter().any(|s| !s.looked) {
-            // What may be unseen by events (written mappings) is not what the user means by "before the call"; but what
-            // was said to be looked at later is looked at now, and the view is compared whole.
+            // Who asks wants to know for sure: everything is looked at, also what no event tells (written mappings, a
+            // file written by a name that is gone since), and the view is compared whole.
             let later = std::mem::take(&mut self.later);
             self.local.names.extend(later.into_keys());
+            self.local.all = true;
             self.view.all = true;
         }
     }
