@@ -385,7 +385,12 @@ impl<'a> Applier<'a> {
 
     fn link(&mut self, id: InodeId, at: &Place) -> Result<()> {
         let state = self.state(id)?;
-        let from = self.synced.read().names(id).first().cloned().ok_or(ApplyError::Stale)?;
+        let from = self.synced.read().names(id).first().cloned();
+        let Some(from) = from else {
+            // Nothing is known of it any more: it is made anew.
+            self.synced.write().forget_nameless(id);
+            return Err(ApplyError::Stale);
+        };
         let (source, dir) = (self.dir(from.0)?, self.dir(at.0)?);
         self.check_ident(&source, &from.1, &state)?;
         source.link(&from.1, &dir, &at.1).map_err(tried("cannot be linked"))?;

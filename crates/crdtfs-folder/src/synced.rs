@@ -58,6 +58,8 @@ pub(crate) struct SyncedTree {
     idents: HashMap<Ident, InodeId>,
     keys: HashMap<InodeId, InodeId>,
     intents: HashMap<Ident, Intent>,
+    /// Keys of files that were forgotten because something else has their name.
+    stale: Vec<InodeId>,
     /// Not yet on disk.
     pub(crate) changed: Changed,
 }
@@ -179,12 +181,15 @@ impl SyncedTree {
         self.changed.nodes.insert(inode);
     }
 
-    /// Gives a node a name, taking the name from what had it.
+    /// Gives a node a name. What had the name loses it, and is forgotten if that was its last.
     pub(crate) fn place(&mut self, inode: InodeId, place: Place) {
         if self.child(&place) == Some(inode) {
             return;
         }
-        self.unplace(&place);
+        if let Some(before) = self.unplace(&place) {
+            let keys = self.forget_nameless(before);
+            self.stale.extend(keys);
+        }
         self.children.entry(place.0).or_default().insert(place.1.clone(), inode);
         self.names.entry(inode).or_default().push(place.clone());
         self.changed.places.insert(place);
@@ -238,6 +243,11 @@ impl SyncedTree {
             }
         }
         keys
+    }
+
+    /// Takes the keys of files that were forgotten because something else has their name.
+    pub(crate) fn take_stale(&mut self) -> Vec<InodeId> {
+        std::mem::take(&mut self.stale)
     }
 
     /// A node goes by another identity from now on (it was united with it, or is that one found here).

@@ -285,6 +285,8 @@ impl Worker {
         if std::mem::take(&mut self.progress) && self.wanted.is_empty() && self.view.is_empty() {
             self.recheck_waiting();
         }
+        let stale = self.synced.write().take_stale();
+        self.forget_keys(stale);
         self.answer();
         self.shown.applying.store(self.first_scan || !self.shows_all(), Ordering::SeqCst);
         self.shown.tell();
