@@ -1,9 +1,12 @@
 //! Bringing a replica back from a share's directory: snapshot, log, members.
 
+use std::collections::VecDeque;
+
 use crdtfs_core::id::{ActorId, Incarnation, ShareId};
 use crdtfs_core::key::Key;
 use crdtfs_core::replica::{Envelopes, LoadError, Replica};
 use crdtfs_core::snapshot::{self, Snapshot};
+use crdtfs_core::sync::Numbered;
 use crdtfs_core::vector::Vector;
 use crdtfs_store::{Log, LogEntry, StoreError};
 
@@ -16,12 +19,19 @@ const SNAPSHOT: &str = "document";
 /// Bytes of envelopes that are read at a time.
 const PORTION: usize = 4 << 20;
 
-/// A log as the replica reads it back.
-pub(crate) struct LogEnvelopes<'a>(pub(crate) &'a Log);
+/// A log as the replica reads it back, with what could not be written to it yet.
+pub(crate) struct LogEnvelopes<'a> {
+    pub(crate) log: &'a Log,
+    pub(crate) unlogged: &'a VecDeque<Numbered>,
+}
 
 impl Envelopes for LogEnvelopes<'_> {
     fn envelope(&self, actor: &ActorId, seq: u64) -> Option<Vec<u8>> {
-        match self.0.get(actor, seq) {
+        let waiting = self.unlogged.iter().find(|envelope| envelope.actor == *actor && envelope.tip.seq == seq);
+        if let Some(envelope) = waiting {
+            return Some(envelope.bytes.clone());
+        }
+        match self.log.get(actor, seq) {
             Ok(bytes) => bytes,
             Err(error) => {
                 tracing::error!(%actor, seq, %error, "cannot read an envelope back");

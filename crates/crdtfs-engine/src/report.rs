@@ -55,7 +55,8 @@ impl Core {
             dirs: self.dirs_status(share),
             heads: share.heads(),
             digest: share.digest(),
-            entries,
+            // The root is no entry.
+            entries: entries.saturating_sub(1),
             bytes,
             missing: Missing { files: holding.missing_files, bytes: holding.missing_bytes },
             devices: self.devices_status(share, peers),

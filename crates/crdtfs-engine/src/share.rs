@@ -338,6 +338,18 @@ impl Share {
         self.work.lock().wants.arrived(&content.hash);
     }
 
+    /// Looks again whether what is missing is here: a folder that begins to be shown brings what lies in it.
+    pub(crate) fn take_stock_again(&self) {
+        let missing: Vec<ContentRef> = self.work.lock().wants.iter().map(|(_, content)| *content).collect();
+        let here: Vec<ContentRef> = missing.into_iter().filter(|content| self.has_whole(content)).collect();
+        let mut work = self.work.lock();
+        here.iter().for_each(|content| work.wants.arrived(&content.hash));
+        drop(work);
+        if !here.is_empty() {
+            self.events.changed(self);
+        }
+    }
+
     /// Nobody has a content now.
     pub(crate) fn put_aside(&self, inode: InodeId, content: &ContentRef) {
         self.work.lock().wants.put_aside(inode, &content.hash);
@@ -368,6 +380,9 @@ impl Share {
     /// Whether a showing has yet to show what is in the view.
     pub(crate) fn set_behind(&self, behind: bool) {
         if self.behind.swap(behind, Ordering::Relaxed) != behind {
+            if !behind {
+                self.take_stock_again();
+            }
             self.events.changed(self);
         }
     }

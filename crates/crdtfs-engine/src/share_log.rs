@@ -128,7 +128,8 @@ impl Share {
         }
         let mut order = self.order.lock();
         let mut replica = self.replica.write();
-        let received = replica.receive(envelopes, &LogEnvelopes(self.log()));
+        let kept = LogEnvelopes { log: self.log(), unlogged: &order.unlogged };
+        let received = replica.receive(envelopes, &kept);
         self.take_received(&mut order, replica, received, from)
     }
 
@@ -136,7 +137,8 @@ impl Share {
     pub(crate) fn receive_membership(&self, from: &DeviceId, records: Vec<Vec<u8>>) -> Result<(), Fault> {
         let mut order = self.order.lock();
         let mut replica = self.replica.write();
-        let received = replica.receive_membership(&records, &LogEnvelopes(self.log()));
+        let kept = LogEnvelopes { log: self.log(), unlogged: &order.unlogged };
+        let received = replica.receive_membership(&records, &kept);
         let changed = !received.membership.is_empty();
         let outcome = self.take_received(&mut order, replica, received, from);
         drop(order);
@@ -180,6 +182,7 @@ impl Share {
     fn drop_logged(&self, order: &mut Ordered, received: &Received) {
         let dropped: Vec<(ActorId, u64)> = received.dropped.iter().map(|(actor, tip)| (*actor, tip.seq)).collect();
         self.log().forget(&dropped);
+        order.unlogged.retain(|envelope| !dropped.contains(&(envelope.actor, envelope.tip.seq)));
         for actor in dropped.iter().map(|(actor, _)| actor) {
             order.logged.remove(actor);
             if let Some(tip) = self.read(|replica| replica.vector().get(actor)) {

@@ -123,7 +123,10 @@ impl Core {
         };
         let outcome = presenter.present(ports, &dir, options);
         match outcome {
-            Ok(presented) => showing.ready(presented),
+            Ok(presented) => {
+                showing.ready(presented);
+                share.take_stock_again();
+            }
             Err(error) => {
                 let failure = present_failure(&error);
                 showing.failed(failure.message.clone());
