@@ -228,7 +228,6 @@ impl Worker {
 
     /// The crew fetched contents, or could not.
     pub(super) fn was_fetched(&mut self, fetched: Vec<Fetched>) {
-        self.progress = true;
         for Fetched { inode, content, result } in fetched {
             if self.wanted.get(&inode).is_some_and(|c| c.hash == content.hash) {
                 self.wanted.remove(&inode);
@@ -236,10 +235,17 @@ impl Worker {
             let places = self.ports.tree.names(inode);
             match result {
                 Ok(staged) => {
+                    self.progress = true;
                     self.view.nodes.insert(inode);
                     self.view.places.extend(places);
                     if let Some(old) = self.staged.insert(inode, staged) {
                         self.discard(&old);
+                    }
+                }
+                // The directory for it is gone or elsewhere: another will do.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    if let Some(place) = places.into_iter().next() {
+                        self.retry(place, inode, RACED_AGAIN);
                     }
                 }
                 Err(error) => {

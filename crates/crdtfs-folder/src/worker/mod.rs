@@ -119,6 +119,8 @@ struct Retry {
     id: InodeId,
     tries: u32,
     due: Instant,
+    /// It is being tried.
+    running: bool,
 }
 
 /// Lets go of the folder's lock however the worker ends.
@@ -401,7 +403,7 @@ impl Worker {
         for (place, retry) in self.retries.iter_mut().filter(|(_, r)| r.due <= now) {
             self.view.places.insert(place.clone());
             self.view.nodes.insert(retry.id);
-            retry.due = now + RETRY_MAX;
+            (retry.due, retry.running) = (now + RETRY_MAX, true);
         }
         if self.settling.iter().any(|s| !s.looked) {
             // Who asks wants to know for sure: everything is looked at, also what no event tells (written mappings, a
@@ -526,9 +528,13 @@ impl Worker {
 
     /// Puts off what failed, longer each time.
     fn retry(&mut self, place: Place, id: InodeId, first: Duration) {
-        let tries = self.retries.get(&place).map_or(0, |r| r.tries);
-        let pause = (first * 2u32.saturating_pow(tries.min(12))).min(RETRY_MAX);
-        self.retries.insert(place, Retry { id, tries: tries + 1, due: Instant::now() + pause });
+        let now = Instant::now();
+        let before = self.retries.get(&place).map_or(0, |r| r.tries);
+        // Tried before its time, because something else changed, is no reason to wait longer.
+        let early = self.retries.get(&place).is_some_and(|r| !r.running && r.due > now);
+        let tries = if early { before } else { before + 1 };
+        let pause = (first * 2u32.saturating_pow(tries.saturating_sub(1).min(12))).min(RETRY_MAX);
+        self.retries.insert(place, Retry { id, tries, due: now + pause, running: false });
     }
 
     fn discard(&self, staged: &Staged) {
