@@ -141,7 +141,7 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
-fn frame(records: &[Record]) -> Vec<u8> {
+pub(crate) fn frame(records: &[Record]) -> Vec<u8> {
     let mut out = Vec::new();
     for record in records {
         let body = minicbor::to_vec(record).expect("writing to memory cannot fail");

@@ -20,6 +20,8 @@ mod fault;
 mod fetch;
 mod fill;
 mod gc;
+#[cfg(test)]
+mod golden_tests;
 mod index;
 mod index_file;
 mod journal;

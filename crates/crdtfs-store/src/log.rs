@@ -420,7 +420,14 @@ impl State {
     }
 }
 
-fn header(nonce: &[u8; 16], offset: u64, actor: &ActorId, seq: u64, durable: u64, bytes: &[u8]) -> [u8; HEADER] {
+pub(crate) fn header(
+    nonce: &[u8; 16],
+    offset: u64,
+    actor: &ActorId,
+    seq: u64,
+    durable: u64,
+    bytes: &[u8],
+) -> [u8; HEADER] {
     let mut head = [0; HEADER];
     head[..4].copy_from_slice(MAGIC);
     head[4..8].copy_from_slice(&(bytes.len() as u32).to_le_bytes());

@@ -380,7 +380,7 @@ impl Active {
 }
 
 impl Header {
-    fn encode(&self, nonce: &[u8; 16], offset: u64) -> [u8; ENTRY_HEADER] {
+    pub(crate) fn encode(&self, nonce: &[u8; 16], offset: u64) -> [u8; ENTRY_HEADER] {
         let mut out = [0; ENTRY_HEADER];
         out[..4].copy_from_slice(MAGIC);
         out[4] = self.kind as u8;
