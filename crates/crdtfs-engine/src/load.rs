@@ -58,7 +58,8 @@ pub(crate) fn replica(
         let mut failed = None;
         let entries = Entries::new(log, known, &mut failed);
         let bytes = snapshot.map(|(bytes, _)| bytes);
-        let loaded = Replica::load(key.clone(), incarnation, &genesis, &membership, bytes, entries, &LogEnvelopes(log));
+        let kept = LogEnvelopes { log, unlogged: &VecDeque::new() };
+        let loaded = Replica::load(key.clone(), incarnation, &genesis, &membership, bytes, entries, &kept);
         match failed {
             Some(error) => Err(ShareError::Store(error)),
             None => loaded.map_err(damaged),
