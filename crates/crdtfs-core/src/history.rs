@@ -4,7 +4,7 @@
 //! came before in one causal order of the changes, so devices that have the same changes list the same events, though
 //! concurrent ones may stand in another order.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::content::ContentRef;
 use crate::id::{DeviceId, InodeId, PlaceId, RecordId};
@@ -52,9 +52,8 @@ pub struct Event {
 impl Event {
     /// Whether it is about this path or something below it, before or after. Everything is below the empty path.
     pub fn concerns(&self, path: &[u8]) -> bool {
-        let below = |at: &[u8]| {
-            path.is_empty() || at.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-        };
+        let below =
+            |at: &[u8]| path.is_empty() || at.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
         below(&self.path) || self.from.as_deref().is_some_and(below)
     }
 }
@@ -71,10 +70,10 @@ struct Known {
 /// Reads records one after the other.
 #[derive(Debug, Default)]
 pub struct History {
-    places: HashMap<PlaceId, Known>,
+    places: BTreeMap<PlaceId, Known>,
     /// The name that an inode was last seen under.
-    name_of: HashMap<InodeId, PlaceId>,
-    contents: HashMap<InodeId, Content>,
+    name_of: BTreeMap<InodeId, PlaceId>,
+    contents: BTreeMap<InodeId, Content>,
     events: Vec<Event>,
 }
 
