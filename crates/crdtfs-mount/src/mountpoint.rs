@@ -149,7 +149,7 @@ fn unmount_by_helper(dir: &Path, lazily: bool) -> io::Result<()> {
 /// What is mounted at a directory, the topmost; the directory as the mount table writes it (absolute, without links).
 pub(crate) fn mounted_at(dir: &Path) -> io::Result<Option<MountedAt>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|&byte| byte == b'\n').filter_map(parse_mount).filter(|mount| mount.dir == dir).next_back())
+    Ok(table.split(|&byte| byte == b'\n').filter_map(parse_mount).rfind(|mount| mount.dir == dir))
 }
 
 /// Reads a line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
