@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crdtfs_core::id::{DeviceId, ShareId};
@@ -27,6 +28,9 @@ use crate::state::{StateDir, StateError};
 /// How often what ends by itself is noticed and what is dirty is made durable.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
+/// How often what no version needs is dropped.
+const COLLECT_EVERY: Duration = Duration::from_secs(3600);
+
 /// The parts of an engine.
 pub(crate) struct Core {
     pub(crate) config: EngineConfig,
@@ -47,6 +51,8 @@ pub(crate) struct Core {
     progress: watch::Sender<u64>,
     stop: watch::Sender<bool>,
     closed: watch::Sender<bool>,
+    /// When the last collection began, and its thread.
+    collecting: Mutex<(Instant, Option<JoinHandle<()>>)>,
     runtime: Handle,
 }
 
@@ -74,6 +80,7 @@ impl Core {
             progress: watch::channel(0).0,
             stop: watch::channel(false).0,
             closed: watch::channel(false).0,
+            collecting: Mutex::new((Instant::now(), None)),
             runtime: runtime.handle().clone(),
             state,
             config,
@@ -205,7 +212,7 @@ impl Core {
     }
 
     /// What is to be done every second.
-    pub(crate) fn chores(&self) {
+    pub(crate) fn chores(self: &Arc<Self>) {
         let showings = self.showings.lock().clone();
         for showing in showings {
             if showing.notice_end() {
@@ -217,6 +224,24 @@ impl Core {
         }
         for share in self.shares() {
             share.chores();
+        }
+        self.collect_now_and_then();
+    }
+
+    fn collect_now_and_then(self: &Arc<Self>) {
+        let mut collecting = self.collecting.lock();
+        if collecting.0.elapsed() < COLLECT_EVERY || collecting.1.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        let core = self.clone();
+        let collect = move || {
+            if let Err(error) = core.collect() {
+                tracing::warn!(%error, "not collected");
+            }
+        };
+        match std::thread::Builder::new().name("crdtfs-collect".into()).spawn(collect) {
+            Ok(thread) => *collecting = (Instant::now(), Some(thread)),
+            Err(error) => tracing::warn!(%error, "cannot start a thread to collect what no version needs"),
         }
     }
 
@@ -242,6 +267,12 @@ impl Core {
             if ended.is_err() {
                 tracing::warn!("the network did not end in time");
             }
+        }
+        let collector = self.collecting.lock().1.take();
+        if let Some(thread) = collector
+            && thread.join().is_err()
+        {
+            tracing::error!("the collector's thread panicked");
         }
         for fetcher in std::mem::take(&mut *self.fetchers.lock()) {
             fetcher.stop();
