@@ -28,6 +28,10 @@ pub struct Device {
     pub(crate) deltas: Vec<Delta>,
     /// Entries that an operation moved which it did not name.
     pub(crate) moves: Vec<String>,
+    /// Texts of files that lost one of several names: their versions count as seen by that deletion.
+    pub(crate) unlinked: Vec<String>,
+    /// The last record of each operation: what one operation wrote arrives as a whole.
+    ends: BTreeSet<RecordId>,
     known: BTreeSet<RecordId>,
     contents: BTreeMap<Hash, Arc<[u8]>>,
     rng: ChaCha12Rng,
@@ -43,6 +47,8 @@ impl Device {
             now_ms: 1_000_000,
             deltas: Vec::new(),
             moves: Vec::new(),
+            unlinked: Vec::new(),
+            ends: BTreeSet::new(),
             known: BTreeSet::new(),
             contents: BTreeMap::new(),
             rng: ChaCha12Rng::seed_from_u64(
@@ -70,6 +76,9 @@ impl Device {
         let mut new: Vec<_> = other.log.iter().filter(|(id, _)| !self.known.contains(id)).cloned().collect();
         if part != usize::MAX {
             new.truncate(part % (new.len() + 1));
+            while new.last().is_some_and(|(id, _)| !other.ends.contains(id)) {
+                new.pop();
+            }
         }
         self.receive(&new);
         new.len()
@@ -77,6 +86,7 @@ impl Device {
 
     /// Takes over the bytes that another device has.
     pub fn sync_bytes(&mut self, other: &Self) {
+        self.ends.extend(&other.ends);
         self.contents.extend(other.contents.iter().map(|(hash, bytes)| (*hash, bytes.clone())));
     }
 
@@ -112,6 +122,7 @@ impl Device {
     pub fn apply(&mut self, op: &Op) -> Result<usize, OpError> {
         self.now_ms += 10;
         let before = self.entries();
+        self.note_unlinked(op);
         let outcome = self.view.apply(op, &Author { device: &self.name, now_ms: self.now_ms })?;
         let count = outcome.records.len();
         for (id, bytes) in &outcome.records {
@@ -119,10 +130,26 @@ impl Device {
             let record = Record::decode(bytes).expect("a view makes records that can be read");
             self.log.push((*id, record));
         }
+        self.ends.extend(outcome.records.last().map(|(id, _)| *id));
         self.deltas.push(outcome.delta);
         self.note_moves(op, &before);
         self.supply();
         Ok(count)
+    }
+
+    /// Notes the text of a file that an operation takes one of several names from.
+    fn note_unlinked(&mut self, op: &Op) {
+        let (dir, name) = match op {
+            Op::Unlink { dir, name } => (dir, name),
+            Op::Rename { to_dir, to, mode: RenameMode::Replace, .. } => (to_dir, to),
+            _ => return,
+        };
+        let node = self.view.child(*dir, name.as_bytes()).and_then(|inode| self.view.node(inode));
+        if let Some(node) = node.filter(|node| node.kind == Kind::File && node.nlink > 1)
+            && let Some(bytes) = self.bytes(&node.content)
+        {
+            self.unlinked.push(String::from_utf8_lossy(&bytes).into_owned());
+        }
     }
 
     /// Every entry: (directory, name) and inode.

@@ -231,7 +231,7 @@ impl World {
         if step.action == Action::Sync {
             let from = (at + 1 + step.picks[0] as usize % (self.devices.len() - 1)) % self.devices.len();
             // Often all, sometimes the first part only.
-            let part = if step.picks[1] % 3 == 0 { step.picks[2] as usize } else { usize::MAX };
+            let part = if step.picks[1].is_multiple_of(3) { step.picks[2] as usize } else { usize::MAX };
             return self.sync(at, from, part);
         }
         let seen = tokens_of(&self.devices[at]);
@@ -253,6 +253,9 @@ impl World {
         }
         let left = tokens_of(&self.devices[at]);
         self.taken.extend(seen.difference(&left).cloned());
+        for text in std::mem::take(&mut self.devices[at].unlinked) {
+            self.taken.extend(tokens_in(&text));
+        }
         self.check_device(at, self.thorough)
     }
 
@@ -483,7 +486,7 @@ impl World {
 fn changed(old: &str, token: &str, step: &Step) -> String {
     match step.action {
         Action::Append => format!("{old}{token}\n"),
-        Action::Binary => format!("\0{token}"),
+        Action::Binary => format!("\0{token}\n"),
         _ => {
             let mut lines: Vec<_> = old.lines().map(str::to_string).collect();
             if lines.is_empty() {
@@ -501,10 +504,14 @@ fn tokens_of(device: &Device) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (_, node) in device.walk() {
         if let Some(bytes) = (node.kind == Kind::File).then(|| device.bytes(&node.content)).flatten() {
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            let words = text.split(|c: char| c.is_whitespace() || c == '\0');
-            found.extend(words.filter(|word| word.starts_with('t') && word.ends_with('.')).map(str::to_string));
+            found.extend(tokens_in(&String::from_utf8_lossy(&bytes)));
         }
     }
     found
+}
+
+/// Tokens in a text.
+fn tokens_in(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| c.is_whitespace() || c == '\0');
+    words.filter(|word| word.starts_with('t') && word.ends_with('.')).map(str::to_string).collect()
 }

@@ -124,7 +124,7 @@ fn two_directories_moved_to_one_name_are_both_there() {
 
 #[test]
 fn edit_edit_of_other_lines_is_one_text() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", LINES)));
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     a.write("f", LINES.replace("2\n", "two\n")).unwrap();
     b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -139,7 +139,7 @@ fn edit_edit_of_other_lines_is_one_text() {
 
 #[test]
 fn edit_edit_of_the_same_line_keeps_both() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", LINES)));
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     a.write("f", LINES.replace("2\n", "two\n")).unwrap();
     b.write("f", LINES.replace("2\n", "zwei\n")).unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -149,7 +149,7 @@ fn edit_edit_of_the_same_line_keeps_both() {
 
 #[test]
 fn edit_edit_of_a_binary_keeps_both() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", b"\0base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
     a.write("f", b"\0one").unwrap();
     b.write("f", b"\0two").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -165,7 +165,7 @@ fn edit_edit_of_a_binary_keeps_both() {
 
 #[test]
 fn append_append_has_both_tails() {
-    let (mut a, mut b) = two(|a| drop(a.write("log", "base\n")));
+    let (mut a, mut b) = two(|a| _ = a.write("log", "base\n"));
     a.write("log", "base\na\n").unwrap();
     b.write("log", "base\nb\n").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -175,7 +175,7 @@ fn append_append_has_both_tails() {
 
 #[test]
 fn append_append_to_an_empty_file_has_both_tails() {
-    let (mut a, mut b) = two(|a| drop(a.write("log", "")));
+    let (mut a, mut b) = two(|a| _ = a.write("log", ""));
     a.write("log", "a\n").unwrap();
     b.write("log", "b\n").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -185,7 +185,7 @@ fn append_append_to_an_empty_file_has_both_tails() {
 
 #[test]
 fn append_append_to_a_binary_keeps_both() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", b"\0")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0"));
     a.write("f", b"\0a").unwrap();
     b.write("f", b"\0b").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -194,7 +194,7 @@ fn append_append_to_a_binary_keeps_both() {
 
 #[test]
 fn append_and_truncate_keeps_both() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", LINES)));
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     a.write("f", format!("{LINES}more\n")).unwrap();
     b.write("f", "").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -203,7 +203,7 @@ fn append_and_truncate_keeps_both() {
 
 #[test]
 fn edit_edit_to_the_same_bytes_is_that_file() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", b"\0base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
     a.write("f", b"\0same").unwrap();
     b.now_ms += 100_000;
     b.write("f", b"\0same").unwrap();
@@ -214,7 +214,7 @@ fn edit_edit_to_the_same_bytes_is_that_file() {
 
 #[test]
 fn edit_then_chmod_and_delete_the_edited_file_survives() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", "base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.write("f", "edited").unwrap();
     a.chmod("f", 0o600).unwrap();
     b.unlink("f").unwrap();
@@ -253,7 +253,7 @@ fn unlink_of_all_links_and_edit_brings_back_the_one_written_through() {
 
 #[test]
 fn edit_and_delete_the_edited_file_survives() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", "base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.write("f", "edited").unwrap();
     b.unlink("f").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -266,7 +266,7 @@ fn edit_and_delete_the_edited_file_survives() {
 
 #[test]
 fn delete_delete_is_gone() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", "base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.unlink("f").unwrap();
     b.unlink("f").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -287,7 +287,7 @@ fn unlink_of_each_link_is_gone() {
 
 #[test]
 fn a_deleted_copy_stays_gone_when_its_holder_is_edited_and_renamed() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", b"\0base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
     a.write("f", b"\0one").unwrap();
     b.write("f", b"\0two").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -301,7 +301,7 @@ fn a_deleted_copy_stays_gone_when_its_holder_is_edited_and_renamed() {
 
 #[test]
 fn chmod_and_delete_is_gone() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", "base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.chmod("f", 0o600).unwrap();
     b.unlink("f").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -310,7 +310,7 @@ fn chmod_and_delete_is_gone() {
 
 #[test]
 fn chmod_and_edit_both_apply() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", "base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.chmod("f", 0o600).unwrap();
     b.write("f", "edited").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -320,7 +320,7 @@ fn chmod_and_edit_both_apply() {
 
 #[test]
 fn rename_and_edit_both_apply() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", "base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.mv("f", "g").unwrap();
     b.write("f", "edited").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -330,7 +330,7 @@ fn rename_and_edit_both_apply() {
 
 #[test]
 fn rename_and_delete_survives_renamed() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", "base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.mv("f", "g").unwrap();
     b.unlink("f").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -339,7 +339,7 @@ fn rename_and_delete_survives_renamed() {
 
 #[test]
 fn rename_rename_is_one_file() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", "base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.mv("f", "g").unwrap();
     b.mv("f", "h").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -511,7 +511,7 @@ fn exchange_and_edit_the_edit_follows_the_entry() {
 
 #[test]
 fn save_by_temporary_file_and_edit_is_edit_and_edit() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", LINES)));
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     a.write(".f.tmp", LINES.replace("2\n", "two\n")).unwrap();
     a.mv(".f.tmp", "f").unwrap();
     b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
@@ -522,7 +522,7 @@ fn save_by_temporary_file_and_edit_is_edit_and_edit() {
 
 #[test]
 fn save_by_rename_with_a_peer_online() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", LINES)));
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     a.write(".f.tmp", LINES.replace("2\n", "two\n")).unwrap();
     b.sync_from(&a);
     a.mv(".f.tmp", "f").unwrap();
@@ -534,7 +534,7 @@ fn save_by_rename_with_a_peer_online() {
 
 #[test]
 fn save_by_moving_aside_and_edit_is_edit_and_edit() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", LINES)));
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     let inode = a.find("f").unwrap().inode;
     a.mv("f", "f~").unwrap();
     b.sync_from(&a);
@@ -563,7 +563,7 @@ fn a_real_other_file_moved_over_is_no_save() {
 
 #[test]
 fn replaced_by_a_symlink_and_edit_both_are_there() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", "base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.unlink("f").unwrap();
     a.symlink("elsewhere", "f").unwrap();
     b.write("f", "edited").unwrap();
@@ -607,7 +607,7 @@ fn the_other_keeps_its_suffixed_name_when_the_holder_leaves() {
 
 #[test]
 fn edit_and_edit_then_delete_only_the_unseen_edit_returns() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", b"\0base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
     a.write("f", b"\0a").unwrap();
     b.write("f", b"\0b").unwrap();
     b.unlink("f").unwrap();
@@ -648,7 +648,7 @@ fn a_removed_directory_made_again_is_one() {
 
 #[test]
 fn chmod_of_an_old_version_and_a_newer_edit_then_promotion() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", b"\0base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
     let mut c = Device::new("cat", 3);
     c.sync_from(&a);
     a.chmod("f", 0o600).unwrap();
@@ -695,7 +695,7 @@ fn colliding_names_of_255_bytes() {
 
 #[test]
 fn editing_a_copy_makes_it_a_file() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", b"\0base")));
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
     a.write("f", b"\0one").unwrap();
     b.write("f", b"\0two").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -754,7 +754,7 @@ fn a_move_over_the_holder_leaves_its_copies() {
 
 #[test]
 fn a_merge_waits_for_the_bytes_that_it_needs() {
-    let (mut a, mut b) = two(|a| drop(a.write("f", LINES)));
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     a.write("f", LINES.replace("2\n", "two\n")).unwrap();
     b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
     let mut c = Device::new("cat", 3);

@@ -63,7 +63,6 @@ pub(super) enum Body {
     Place(Box<PlaceRec>),
     Content(Box<ContentRec>),
     Birth {
-        origin: NodeIx,
         version: RecIx,
         node: NodeIx,
         place: PlaceIx,
@@ -165,6 +164,8 @@ pub(super) struct Claim {
     pub(super) dir: NodeIx,
     /// Shown as another place of its slot.
     pub(super) hidden: bool,
+    /// Counted among the subdirectories.
+    pub(super) is_dir: bool,
 }
 
 /// An inode: its records, and (at the root of its class) what they mean.

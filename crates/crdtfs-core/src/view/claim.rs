@@ -29,7 +29,8 @@ impl View {
                 NodeEval::Many(many) => many.revived.map_or(eval.live, |revived| revived == place),
             }
         };
-        stands.then(|| Claim { parent, dir: self.home(parent), hidden: false })
+        let is_dir = state.kind == Some(Kind::Dir);
+        stands.then(|| Claim { parent, dir: self.home(parent), hidden: false, is_dir })
     }
 
     /// Puts a place where it stands now.
@@ -57,9 +58,8 @@ impl View {
         let node = self.node_of(place).expect("a claim has an inode");
         self.touch_claim(place, claim.dir, &name, node);
         self.places[place.at()].claim = Some(claim);
-        let is_dir = self.nodes[node.at()].kind == Some(Kind::Dir);
         let data = self.nodes[claim.dir.at()].dir.get_or_insert_default();
-        data.subdirs += u32::from(is_dir);
+        data.subdirs += u32::from(claim.is_dir);
         match data.slots.get_mut(&name) {
             None => {
                 data.slots.insert(name.clone(), Slot::One(place));
@@ -86,9 +86,8 @@ impl View {
         let node = self.node_of(place)?;
         self.touch_claim(place, claim.dir, &name, node);
         self.places[place.at()].claim = None;
-        let is_dir = self.nodes[node.at()].kind == Some(Kind::Dir);
         let data = self.nodes[claim.dir.at()].dir.get_or_insert_default();
-        data.subdirs -= u32::from(is_dir && !claim.hidden);
+        data.subdirs -= u32::from(claim.is_dir && !claim.hidden);
         match data.slots.get_mut(&name) {
             Some(Slot::One(_)) => {
                 data.slots.remove(&name);
@@ -187,7 +186,7 @@ impl View {
             if gone && let Some(state) = self.copies.get(&id).cloned() {
                 self.touch_copy(&state);
                 self.copies.remove(&id);
-                self.drop_want(state.dir, Claimant::Copy(id));
+                self.drop_want(state.dir, Claimant::Copy(id), None);
             }
         }
         if !new.is_empty() {
@@ -204,7 +203,7 @@ impl View {
             Some(old) => {
                 self.touch_copy(old);
                 if old.dir != state.dir {
-                    self.drop_want(old.dir, claimant);
+                    self.drop_want(old.dir, claimant, None);
                 }
             }
             None => self.touch_copy(&state),

@@ -17,9 +17,13 @@ impl View {
         }
         let (Some(a), Some(b)) = (self.places[place.at()].node, self.places[into.at()].node) else {
             self.early_merges.insert(into);
+            let class = self.node_of(place);
+            self.dirty.all |= class.is_some_and(|class| self.node_members(class).len() > 1);
             return;
         };
         if self.nodes[a.at()].kind != self.nodes[b.at()].kind {
+            // Without effect, but it has a say in who represents a class that there is already.
+            self.dirty.all |= self.node_members(self.nodes[a.at()].class).len() > 1;
             return;
         }
         self.withdraw(a);

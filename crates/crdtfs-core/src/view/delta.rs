@@ -8,12 +8,15 @@ use crate::id::InodeId;
 use crate::name::Name;
 use crate::node::{Delta, EntryChange, Node, NodeChange};
 
+/// What a name means: the inode shown, and who claims the name.
+pub(super) type Meaning = Option<(InodeId, Claimant)>;
+
 /// States before the change.
 #[derive(Default)]
 pub(super) struct Changes {
     /// Nobody asks: the first load.
     pub(super) off: bool,
-    pub(super) entries: BTreeMap<(InodeId, Name), Option<(InodeId, Claimant)>>,
+    pub(super) entries: BTreeMap<(InodeId, Name), Meaning>,
     pub(super) nodes: BTreeMap<InodeId, Option<Node>>,
 }
 
@@ -104,9 +107,7 @@ impl View {
     }
 
     /// Names whose meaning differs from what was noted.
-    pub(super) fn changed_entries(
-        &self,
-    ) -> Vec<(InodeId, Name, Option<(InodeId, Claimant)>, Option<(InodeId, Claimant)>)> {
+    pub(super) fn changed_entries(&self) -> Vec<(InodeId, Name, Meaning, Meaning)> {
         let changed = self.changes.entries.iter().filter_map(|((dir, name), before)| {
             let after = self.node_index.get(dir).and_then(|dir| self.lookup(*dir, name.as_bytes()));
             (after != *before).then(|| (*dir, name.clone(), *before, after))

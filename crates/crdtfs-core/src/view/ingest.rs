@@ -107,6 +107,7 @@ impl View {
             stamps: stamps.iter().any(Option::is_some).then(|| Box::new(stamps)),
             state,
         };
+        self.note_parent(body.parent);
         self.places[place.at()].recs.push(ix);
         // The record with the least id decides what a place names and of which kind it is, should records differ.
         self.recs[ix.at()].body = Body::Place(Box::new(body));
@@ -114,6 +115,13 @@ impl View {
         self.bind_kind(node, record.kind);
         self.mark_place(place);
         Ok(std::mem::replace(&mut self.recs[ix.at()].body, Body::Void))
+    }
+
+    /// Notes a parent of which nothing is known yet: what stands in it is placed again when it comes.
+    fn note_parent(&mut self, parent: NodeIx) {
+        if self.nodes[parent.at()].kind.is_none() {
+            self.early_parents.insert(parent);
+        }
     }
 
     /// Settles which inode a place names.
@@ -149,6 +157,7 @@ impl View {
             Some(known) if known == kind => {}
             None => {
                 self.nodes[node.at()].kind = Some(kind);
+                self.dirty.all |= self.early_parents.remove(&node);
                 if !self.nodes[node.at()].recs.is_empty() || kind == Kind::Dir {
                     self.mark_node(node);
                 }
@@ -214,7 +223,7 @@ impl View {
         let (origin, node, place) =
             (self.node_ix(record.origin), self.node_ix(InodeId(id)), self.place_ix(PlaceId(id)));
         self.places[place.at()].recs.push(ix);
-        self.recs[ix.at()].body = Body::Birth { origin, version, node, place };
+        self.recs[ix.at()].body = Body::Birth { version, node, place };
         self.bind_place(place, node);
         self.bind_kind(node, Kind::File);
         self.nodes[node.at()].extra.get_or_insert_default().root = Some(version);
@@ -222,7 +231,7 @@ impl View {
         self.mark_place(place);
         self.mark_node(node);
         self.mark_node(origin);
-        Ok(Body::Birth { origin, version, node, place })
+        Ok(Body::Birth { version, node, place })
     }
 
     fn add_pin(&mut self, ix: RecIx, record: &Pin) -> Result<Body, ProblemKind> {
@@ -233,6 +242,7 @@ impl View {
             parent: self.node_ix(record.parent),
             name: record.name.clone(),
         };
+        self.note_parent(body.parent);
         self.places[place.at()].recs.push(ix);
         self.mark_place(place);
         Ok(Body::Pin(Box::new(body)))

@@ -78,6 +78,8 @@ pub struct View {
     problems: BTreeMap<RecordId, ProblemKind>,
     /// Places that nothing was known of when another was merged into them.
     early_merges: BTreeSet<PlaceIx>,
+    /// Inodes that something stands in and of which nothing was known.
+    early_parents: BTreeSet<NodeIx>,
     /// Directories whose edge closed a cycle, with the parent that they got instead.
     displaced: BTreeMap<NodeIx, NodeIx>,
     /// Nodes shown as one entry: neighbours, with the number of slots that unite them.

@@ -345,12 +345,12 @@ impl Planner<'_> {
             return Err(OpError::Invalid);
         }
         match (&target, mode) {
-            (Some(target), RenameMode::Exchange) => {
-                if target.kind == Kind::Dir && self.is_below(from_dir, target.inode) {
-                    return Err(OpError::Invalid);
-                }
+            (Some(target), RenameMode::Exchange)
+                if target.kind == Kind::Dir && self.is_below(from_dir, target.inode) =>
+            {
+                return Err(OpError::Invalid);
             }
-            (Some(target), _) => self.check_replaced(&source, target)?,
+            (Some(target), RenameMode::Replace) => self.check_replaced(&source, target)?,
             _ => {}
         }
         self.name_entry(from_dir, from);

@@ -59,7 +59,7 @@ impl View {
         let mut bonded = BTreeSet::new();
         self.bond(&old, false, &mut bonded);
         for group in old.iter().skip(1) {
-            self.drop_want(dir, Claimant::Place(group[0]));
+            self.drop_want(dir, Claimant::Place(group[0]), Some(name));
         }
         let data = self.nodes[dir.at()].dir.as_mut().expect("the slot's directory");
         match claims[..] {
@@ -84,11 +84,11 @@ impl View {
     fn show_groups(&mut self, dir: NodeIx, name: &Name, groups: &[Vec<PlaceIx>]) {
         for (i, group) in groups.iter().enumerate() {
             for (j, &place) in group.iter().enumerate() {
-                let is_dir = self.node_of(place).is_some_and(|node| self.nodes[node.at()].kind == Some(Kind::Dir));
                 let hidden = j > 0;
                 let claim = self.places[place.at()].claim.as_mut().expect("a slot has standing claims");
                 if claim.hidden != hidden {
                     claim.hidden = hidden;
+                    let is_dir = claim.is_dir;
                     let data = self.nodes[dir.at()].dir.as_mut().expect("the slot's directory");
                     match (is_dir, hidden) {
                         (true, true) => data.subdirs -= 1,

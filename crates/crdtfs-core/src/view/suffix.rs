@@ -46,12 +46,11 @@ impl View {
         }
     }
 
-    pub(super) fn drop_want(&mut self, dir: NodeIx, claimant: Claimant) {
-        let data = self.nodes[dir.at()].dir.as_mut();
-        if data
-            .and_then(|data| data.suffixed.as_mut())
-            .is_some_and(|suffixed| suffixed.wants.remove(&claimant).is_some())
-        {
+    /// Ends a want, if it is still for that name (a place may want another by now).
+    pub(super) fn drop_want(&mut self, dir: NodeIx, claimant: Claimant, base: Option<&Name>) {
+        let Some(suffixed) = self.nodes[dir.at()].dir.as_mut().and_then(|data| data.suffixed.as_mut()) else { return };
+        if suffixed.wants.get(&claimant).is_some_and(|want| base.is_none_or(|base| want.base == *base)) {
+            suffixed.wants.remove(&claimant);
             self.dirty.suffixes.insert(dir);
         }
     }
