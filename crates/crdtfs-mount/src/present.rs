@@ -114,8 +114,9 @@ impl Presenter for MountPresenter {
 
 /// Takes away what an engine that died left mounted: every access to it fails, so nobody can be using it.
 fn clear_dead_mount(dir: &Path) -> Result<(), PresentError> {
-    let dead = |error: &io::Error| matches!(Errno::from_io_error(error), Some(Errno::NOTCONN | Errno::CONNABORTED));
-    while std::fs::metadata(dir).err().as_ref().is_some_and(dead) {
+    // The kernel may still answer for the attributes of the root itself; the state of the filesystem is not cached.
+    let dead = || matches!(rustix::fs::statfs(dir), Err(Errno::NOTCONN | Errno::CONNABORTED));
+    while dead() {
         // The directory cannot be resolved: what is above it can.
         let at = match (dir.parent().and_then(|parent| parent.canonicalize().ok()), dir.file_name()) {
             (Some(parent), Some(name)) => parent.join(name),

@@ -388,8 +388,9 @@ impl Inner {
         }
         let note = Note::Folder { id: filling.id, share, key, content };
         self.note(&note, |index| index.persist(filling.places()))?;
-        // Until the folder has moved it to its place, chunks are read through this.
-        self.file_cache.lock().put(filling.id, filling.file(), true);
+        // Until the folder has moved it to its place, chunks are read through this; open for reading only, else nobody could
+        // run it, and it would look as if some program was writing to it.
+        self.file_cache.lock().put(filling.id, Arc::new(reopen(&filling.file())?), true);
         self.expect_file(filling.id, &filling.file())
     }
 
