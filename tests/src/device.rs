@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
-use crate::command::{COMMAND_LIMIT, Done, run};
+use crate::command::{COMMAND_LIMIT, Done, run, tool};
 use crate::lab::Lab;
 use crate::mounts::unmount_below;
 use crate::poll::until;
@@ -50,6 +51,8 @@ pub struct Device {
     root: PathBuf,
     state: PathBuf,
     user: Option<u32>,
+    /// Stands for `/dev/fuse`.
+    own_fuse: Option<PathBuf>,
     engine: Option<Child>,
 }
 
@@ -57,7 +60,7 @@ impl Device {
     pub(crate) fn new(lab: Lab, name: &str) -> Self {
         let root = lab.root().join(name);
         fs::create_dir(&root).expect("device names are unique in a lab");
-        Self { lab, name: name.into(), state: root.join("state"), root, user: None, engine: None }
+        Self { lab, name: name.into(), state: root.join("state"), root, user: None, own_fuse: None, engine: None }
     }
 
     /// Its name, also as crdtfs knows it.
@@ -80,13 +83,23 @@ impl Device {
         self.state = dir;
     }
 
-    /// Runs everything from now on as an ordinary user, to whom its directory is given.
+    /// Runs everything from now on as an ordinary user, to whom its directory is given. Where `/dev/fuse` is root's alone
+    /// (udev would give it to all), this user sees one of its own.
     ///
     /// # Panics
     /// If that cannot be done.
     pub fn become_user(&mut self, user: u32) {
         std::os::unix::fs::chown(&self.root, Some(user), Some(user)).expect("the harness runs as root");
         self.user = Some(user);
+        let fuse = fs::metadata("/dev/fuse");
+        if fuse.is_ok_and(|fuse| fuse.permissions().mode() & 0o666 != 0o666) {
+            let (root, own) = (self.root.to_string_lossy().into_owned(), self.dir("fuse"));
+            tool("mknod", ["-m", "666", &own.to_string_lossy(), "c", "10", "229"]);
+            // What is mounted below in the user's view of the machine is seen from outside, too.
+            tool("mount", ["--bind", &root, &root]);
+            tool("mount", ["--make-shared", &root]);
+            self.own_fuse = Some(own);
+        }
     }
 
     /// Any program in its namespace, as its user.
@@ -116,9 +129,9 @@ impl Device {
         let user =
             self.user.map(|user| [format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into()]);
         if user.is_some() || !setpriv.is_empty() {
-            command.arg("setpriv").args(user.iter().flatten()).args(setpriv);
+            command.arg("setpriv").args(user.iter().flatten()).args(setpriv).arg("--");
         }
-        command.arg("--").arg(program);
+        command.arg(program);
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("CRDTFS_")) {
             command.env_remove(key);
         }
@@ -372,8 +385,17 @@ pub(crate) fn kill_engine_of(state: &Path) {
     if let Some(pid) = pid {
         let _ = kill_process(pid, Signal::KILL);
         let start = Instant::now();
-        while rustix::process::test_kill_process(pid).is_ok() && start.elapsed() < Duration::from_secs(5) {
+        while lives(pid) && start.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Whether a process lives: one that only waits for its parent to hear of its end does not.
+pub fn lives(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before the state may hold anything but a newline (proc_pid_stat(5)).
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.trim_start().chars().next())
+        .is_some_and(|state| !"ZX".contains(state))
 }

@@ -32,7 +32,7 @@ mod random;
 mod tree;
 
 pub use command::{COMMAND_LIMIT, Done, run, tool};
-pub use device::{Device, Mode};
+pub use device::{Device, Mode, lives};
 pub use git::{clone, git, origin};
 pub use lab::{Lab, Segment};
 pub use loopfs::LoopFs;

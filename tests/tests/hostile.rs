@@ -75,10 +75,12 @@ fn noise_and_strangers_change_nothing() {
     segment.unplug(&b);
     stranger.stop();
     stranger.show(Mode::Watch, None, &own);
+    fs::write(mount.join("i"), "not for strangers\n").unwrap();
     let said = a.fails(3, &["wait", mount.to_str().unwrap(), "--timeout", "1s"]);
     assert!(said.contains('b'), "{said}");
     segment.plug(&b);
     a.wait(&mount, "all");
+    assert!(!own.join("i").exists());
     for device in [&mut a, &mut b, &mut stranger] {
         device.stop();
     }

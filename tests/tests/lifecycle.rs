@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crdtfs_tests::{Device, Lab, Mode, is_mounted, needs, run, same_trees, until};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use crdtfs_tests::{Device, Lab, Mode, is_mounted, lives, needs, run, same_trees, until};
+use rustix::process::{Pid, Signal, kill_process};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -41,7 +41,7 @@ fn the_background_engine() {
     // `stop` takes all away, `start` brings it back, with what happened meanwhile.
     a.ok(&["stop"]);
     assert!(!is_mounted(&mount));
-    assert!(test_kill_process(first).is_err(), "its process is gone");
+    assert!(!lives(first), "its process is gone");
     fs::write(folder.join("g"), "two\n").unwrap();
     a.ok(&["start"]);
     until("shown again", LIMIT, || if is_mounted(&mount) { Ok(()) } else { Err("not mounted".into()) });
@@ -64,7 +64,7 @@ fn the_background_engine() {
     // Killed: the dead mount is taken away, and all is shown again.
     let pid = engine(&a);
     kill_process(pid, Signal::KILL).unwrap();
-    until("it is dead", LIMIT, || if test_kill_process(pid).is_err() { Ok(()) } else { Err("alive".into()) });
+    until("it is dead", LIMIT, || if lives(pid) { Err("alive".into()) } else { Ok(()) });
     assert!(fs::read_dir(&mount).is_err(), "a dead mount");
     a.ok(&["start"]);
     until("shown again", LIMIT, || fs::read(mount.join("h")).map_err(|e| e.to_string()));
