@@ -281,7 +281,10 @@ impl Observer<'_> {
             return Err(moved_away());
         }
         let watch = ready.watch.then(|| self.watcher.add(&dir));
-        let names = if ready.job.list { dir.names()? } else { ready.job.names.iter().cloned().collect() };
+        let mut names = ready.job.names.clone();
+        if ready.job.list {
+            names.extend(dir.names()?);
+        }
         let seen = names.into_iter().filter_map(|name| self.see(&dir, name)).collect();
         Ok(Outcome { seen, watch })
     }
