@@ -33,8 +33,9 @@ impl MergeCache {
         content.size <= text::MAX_TEXT as u64
     }
 
-    /// Merges two contents that were made from a third.
+    /// Merges two contents that were made from a third. Which of the two is given first does not matter.
     pub fn merge(&mut self, base: &ContentRef, ours: &ContentRef, theirs: &ContentRef) -> Merge {
+        let (ours, theirs) = if ours.hash <= theirs.hash { (ours, theirs) } else { (theirs, ours) };
         let sides = [base, ours, theirs];
         if !sides.into_iter().all(Self::can_be_text) {
             return Merge::Refused;

@@ -29,8 +29,8 @@ pub fn is_text(bytes: &[u8]) -> bool {
     bytes.len() <= MAX_TEXT && !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok()
 }
 
-/// Merges two texts that were made from `base`: the bytes, or `None` where that is no text or not clean. `ours` is the
-/// one of higher rank; its tail comes first where both appended.
+/// Merges two texts that were made from `base`: the bytes, or `None` where that is no text or not clean. Where
+/// both appended, the tail of `ours` comes first.
 pub fn merge(base: &[u8], ours: &[u8], theirs: &[u8]) -> Option<Vec<u8>> {
     if ![base, ours, theirs].into_iter().all(is_text) {
         return None;

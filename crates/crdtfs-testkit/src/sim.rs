@@ -234,7 +234,7 @@ impl World {
             let part = if step.picks[1].is_multiple_of(3) { step.picks[2] as usize } else { usize::MAX };
             return self.sync(at, from, part);
         }
-        let seen = tokens_of(&self.devices[at]);
+        let seen = tokens_by_node(&self.devices[at]);
         self.devices[at].moves.clear();
         let before = self.tokens;
         let done = self.act(step);
@@ -251,8 +251,12 @@ impl World {
         if let Some(moved) = moves.first() {
             return Err(format!("law 4: {moved}"));
         }
-        let left = tokens_of(&self.devices[at]);
-        self.taken.extend(seen.difference(&left).cloned());
+        // What left a file was taken by an author that saw it, whether or not another file has it, too.
+        let left = tokens_by_node(&self.devices[at]);
+        for (inode, tokens) in seen {
+            let now = self.devices[at].view.node(inode).and_then(|node| left.get(&node.inode));
+            self.taken.extend(tokens.into_iter().filter(|token| now.is_none_or(|now| !now.contains(token))));
+        }
         for text in std::mem::take(&mut self.devices[at].unlinked) {
             self.taken.extend(tokens_in(&text));
         }
@@ -501,13 +505,18 @@ fn changed(old: &str, token: &str, step: &Step) -> String {
 
 /// Tokens in the texts that a device shows.
 fn tokens_of(device: &Device) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for (_, node) in device.walk() {
-        if let Some(bytes) = (node.kind == Kind::File).then(|| device.bytes(&node.content)).flatten() {
-            found.extend(tokens_in(&String::from_utf8_lossy(&bytes)));
-        }
-    }
-    found
+    tokens_by_node(device).into_values().flatten().collect()
+}
+
+/// Tokens in the text of each file that a device shows.
+fn tokens_by_node(device: &Device) -> BTreeMap<InodeId, BTreeSet<String>> {
+    let files = device.walk().into_iter().filter(|(_, node)| node.kind == Kind::File);
+    files
+        .filter_map(|(_, node)| {
+            let bytes = device.bytes(&node.content)?;
+            Some((node.inode, tokens_in(&String::from_utf8_lossy(&bytes)).into_iter().collect()))
+        })
+        .collect()
 }
 
 /// Tokens in a text.

@@ -121,11 +121,14 @@ impl View {
 
     /// Takes all classes apart and joins them again by the records that count now.
     pub(super) fn rebuild_classes(&mut self) {
-        for place in self.roots_of_places() {
-            self.unregister(place);
+        for at in 0..self.places.len() {
+            self.unregister(PlaceIx(u32::try_from(at).expect("an index")));
         }
-        for node in self.roots_of_nodes() {
-            self.nodes[node.at()].eval = NodeEval::Nothing;
+        let holders: BTreeSet<_> = self.copies_of.keys().chain(self.wanting.keys()).copied().collect();
+        for node in &mut self.nodes {
+            node.eval = NodeEval::Nothing;
+        }
+        for node in holders {
             self.set_wanted(node, &[]);
             self.update_copies(node);
         }
