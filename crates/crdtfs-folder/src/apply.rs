@@ -28,9 +28,7 @@ use crate::watch::Watcher;
 /// A content that lies, whole, durable and with its attributes, under a temporary name.
 #[derive(Clone, Debug)]
 pub(crate) struct Staged {
-    /// The directory.
-    pub(crate) dir: InodeId,
-    /// The temporary name.
+    /// The temporary name, in the root.
     pub(crate) name: Name,
     /// What the store knows the file by.
     pub(crate) key: InodeId,
@@ -295,7 +293,7 @@ impl<'a> Applier<'a> {
                 if staged.content.hash != node.content.hash {
                     return Err(ApplyError::Stale);
                 }
-                let near = self.dir(staged.dir)?;
+                let near = self.dir(InodeId::ROOT)?;
                 self.put(&near, &staged.name, &dir, &at.1, old.as_ref())?;
                 self.finish(at, id, over, &staged, &node, &dir)?;
             }
@@ -521,7 +519,7 @@ impl<'a> Applier<'a> {
         }
         let names = self.synced.read().names(id).to_vec();
         let (first, others) = names.split_first().ok_or(ApplyError::Stale)?;
-        let (near, dir) = (self.dir(staged.dir)?, self.dir(first.0)?);
+        let (near, dir) = (self.dir(InodeId::ROOT)?, self.dir(first.0)?);
         self.take_place(&near, &staged.name, &dir, &first.1, &old)?;
         self.finish(first, id, None, &staged, &node, &dir)?;
         for other in others {

@@ -62,10 +62,6 @@ impl Keys {
         }
     }
 
-    fn path(&self, dir: InodeId) -> Option<Vec<Name>> {
-        self.synced.read().path(dir)
-    }
-
     fn open_at(&self, dir: &[Name], name: &Name) -> io::Result<File> {
         let file = self.root.dir(dir)?.open(name)?;
         if disk::is_regular(&file)? { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
@@ -121,11 +117,7 @@ pub(crate) enum NotRead {
 pub(crate) struct FetchJob {
     /// The node that it is for.
     pub(crate) inode: InodeId,
-    /// The directory for the temporary file.
-    pub(crate) near: InodeId,
-    /// The path to it.
-    pub(crate) dir: Vec<Name>,
-    /// The temporary name.
+    /// The temporary name, in the root: beside its entry it would show up to whoever walks the tree meanwhile.
     pub(crate) name: Name,
     /// What the store is to know it by.
     pub(crate) key: InodeId,
@@ -231,7 +223,7 @@ impl Bench {
         }
         let done = jobs.iter().zip(results).map(|(job, result)| {
             if result.is_err() {
-                self.discard(&job.dir, &job.name, job.key);
+                self.discard(&job.name, job.key);
             }
             Fetched { inode: job.inode, content: job.node.content, result }
         });
@@ -239,8 +231,8 @@ impl Bench {
     }
 
     fn open_temporary(&self, job: &FetchJob) -> io::Result<File> {
-        let file = self.root.dir(&job.dir)?.create(&job.name)?;
-        self.keys.hold(job.key, job.dir.clone(), job.name.clone());
+        let file = self.root.dir(&[])?.create(&job.name)?;
+        self.keys.hold(job.key, Vec::new(), job.name.clone());
         Ok(file)
     }
 
@@ -257,7 +249,6 @@ impl Bench {
             return Err(io::Error::other("the store gave other bytes than were asked for"));
         }
         Ok(Staged {
-            dir: job.near,
             name: job.name.clone(),
             key: job.key,
             content: job.node.content,
@@ -268,17 +259,14 @@ impl Bench {
         })
     }
 
-    /// Removes a staged file, wherever its directory is now.
+    /// Removes a staged file.
     pub(crate) fn discard_staged(&self, staged: &Staged) {
-        match self.keys.path(staged.dir) {
-            Some(path) => self.discard(&path, &staged.name, staged.key),
-            None => self.forget(staged.key),
-        }
+        self.discard(&staged.name, staged.key);
     }
 
     /// Removes a temporary file.
-    pub(crate) fn discard(&self, dir: &[Name], name: &Name, key: InodeId) {
-        let removed = self.root.dir(dir).and_then(|dir| dir.unlink(name));
+    pub(crate) fn discard(&self, name: &Name, key: InodeId) {
+        let removed = self.root.dir(&[]).and_then(|dir| dir.unlink(name));
         if let Err(error) = removed
             && error.kind() != io::ErrorKind::NotFound
         {

@@ -60,8 +60,6 @@ impl ViewDirty {
 pub(crate) struct Want {
     /// The node that it is for.
     pub(crate) inode: InodeId,
-    /// The directory beside whose entries the temporary file should lie.
-    pub(crate) near: InodeId,
     /// The node as the view has it.
     pub(crate) node: Node,
 }
@@ -344,7 +342,7 @@ impl Diff<'_> {
     fn want(&mut self, place: &Place, node: Node) {
         self.plan.waiting.places.insert(place.clone());
         if node.shown != Shown::Pending && self.coming.insert(node.inode) {
-            self.plan.wants.push(Want { inode: node.inode, near: place.0, node });
+            self.plan.wants.push(Want { inode: node.inode, node });
         }
     }
 
@@ -362,9 +360,9 @@ impl Diff<'_> {
                 }
                 if self.staged(&node) == Some(true) {
                     self.plan.replace.push(id);
-                } else if let Some((near, _)) = self.inputs.synced.names(id).first() {
+                } else if !self.inputs.synced.names(id).is_empty() {
                     self.plan.waiting.nodes.insert(id);
-                    self.plan.wants.push(Want { inode: id, near: *near, node });
+                    self.plan.wants.push(Want { inode: id, node });
                 }
                 continue;
             }

@@ -191,12 +191,9 @@ impl Worker {
             if under_way || here {
                 continue;
             }
-            let Some((near, dir)) = self.near(want.near) else { continue };
             self.wanted.insert(want.inode, content);
             let job = FetchJob {
                 inode: want.inode,
-                near,
-                dir,
                 name: temporary_name(&mut self.serial),
                 key: InodeId(self.ports.tree.fresh_id()),
                 node: want.node,
@@ -214,15 +211,6 @@ impl Worker {
         }
         if !batch.is_empty() {
             self.crew.fetch(batch);
-        }
-    }
-
-    /// The directory for a temporary file: where it belongs, or the root if that is not there (yet).
-    fn near(&self, dir: InodeId) -> Option<(InodeId, Vec<crdtfs_core::name::Name>)> {
-        let synced = self.synced.read();
-        match synced.path(dir).filter(|_| synced.is_dir(dir)) {
-            Some(path) => Some((dir, path)),
-            None => Some((InodeId::ROOT, Vec::new())),
         }
     }
 
