@@ -164,7 +164,8 @@ struct Planner<'a> {
     sim: Sim<'a>,
     tasks: Vec<Task>,
     removals: BTreeMap<Place, InodeId>,
-    parked: BTreeSet<InodeId>,
+    /// How many names of each node were parked.
+    parked: HashMap<InodeId, u32>,
     steps: Vec<Step>,
 }
 
@@ -179,7 +180,7 @@ pub(crate) fn steps(before: &SyncedTree, changes: &Changes) -> Vec<Step> {
         counts: HashMap::new(),
         made: BTreeSet::new(),
     };
-    let mut planner = Planner { sim, tasks, removals, parked: BTreeSet::new(), steps: Vec::new() };
+    let mut planner = Planner { sim, tasks, removals, parked: HashMap::new(), steps: Vec::new() };
     planner.run();
     planner.steps
 }
@@ -337,10 +338,12 @@ impl Planner<'_> {
     fn park(&mut self) -> bool {
         for i in 0..self.tasks.len() {
             let Task::Move(id, from, to) = self.tasks[i].clone() else { continue };
-            if self.sim.child(&from) != Some(id) || !self.parked.insert(id) {
+            if self.sim.child(&from) != Some(id) || from.1.as_bytes().starts_with(PARKED) {
                 continue;
             }
-            let at = (InodeId::ROOT, parked_name(id));
+            let before = self.parked.entry(id).or_default();
+            let at = (InodeId::ROOT, parked_name(id, *before));
+            *before += 1;
             self.sim.put(from.clone(), None);
             self.sim.put(at.clone(), Some(id));
             self.tasks[i] = Task::Move(id, at.clone(), to);
@@ -358,7 +361,7 @@ fn source(task: &Task) -> Place {
     }
 }
 
-/// The name in the root under which a node waits for its place to become free.
-pub(crate) fn parked_name(id: InodeId) -> Name {
-    Name::new(&[PARKED, id.to_string().as_bytes()].concat()).expect("short and without a separator")
+/// The name in the root under which a name of a node (its n-th to do so) waits for its place to become free.
+fn parked_name(id: InodeId, n: u32) -> Name {
+    Name::new(&[PARKED, format!("{id}-{n}").as_bytes()].concat()).expect("short and without a separator")
 }

@@ -100,7 +100,10 @@ impl Worker {
         for name in root.names().unwrap_or_default().into_iter().filter(is_parked) {
             let Ok(Some(Meta { stamp, .. })) = root.stat(&name) else { continue };
             let mut synced = self.synced.write();
-            let known = synced.by_ident(&stamp.ident).and_then(|id| Some((id, synced.names(id).first().cloned()?)));
+            let known = synced.by_ident(&stamp.ident).and_then(|id| {
+                let from = synced.names(id).iter().find(|p| !is_parked(&p.1));
+                Some((id, from.cloned()?))
+            });
             if let Some((_, from)) = known {
                 synced.rename(&from, (InodeId::ROOT, name));
                 continue;
