@@ -44,6 +44,11 @@ impl MergeCache {
         if let Some(done) = self.done.get(&key) {
             return done.map_or(Merge::Refused, Merge::Clean);
         }
+        // One that is no text decides it alone: the others may be out of everybody's reach for ever.
+        if sides.into_iter().filter_map(|side| self.bytes(side)).any(|bytes| !text::is_text(&bytes)) {
+            self.done.insert(key, None);
+            return Merge::Refused;
+        }
         if sides.into_iter().any(|side| self.bytes(side).is_none()) {
             let needed: BTreeSet<_> = sides.into_iter().filter(|side| !self.is_own(side)).copied().collect();
             return Merge::Wants(needed.into_iter().collect());
@@ -88,5 +93,24 @@ impl MergeCache {
     /// The bytes of a result.
     pub fn result(&self, hash: &Hash) -> Option<Arc<[u8]>> {
         self.results.get(hash).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_is_not_merged_even_if_its_base_is_lost() {
+        let content = |bytes: &[u8]| ContentRef { hash: Hash::of(bytes), size: bytes.len() as u64, manifest: None };
+        let [base, ours, theirs] = [b"one".as_slice(), b"two\0", b"three"].map(content);
+        let mut cache = MergeCache::default();
+        assert!(matches!(cache.merge(&base, &ours, &theirs), Merge::Wants(wanted) if wanted.len() == 3));
+        cache.supply(theirs.hash, b"three".as_slice().into());
+        assert!(matches!(cache.merge(&base, &ours, &theirs), Merge::Wants(_)));
+        cache.supply(ours.hash, b"two\0".as_slice().into());
+        assert_eq!(cache.merge(&base, &ours, &theirs), Merge::Refused);
+        cache.release(|_| false);
+        assert_eq!(cache.merge(&base, &theirs, &ours), Merge::Refused, "remembered");
     }
 }
