@@ -26,7 +26,7 @@ use crate::space::Space;
 use crate::state::{StateDir, StateError};
 
 /// How often what ends by itself is noticed and what is dirty is made durable.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
 /// How often what no version needs is dropped.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
@@ -211,7 +211,7 @@ impl Core {
         share.set_keeping(mounted && !partial, partial);
     }
 
-    /// What is to be done every second.
+    /// What is to be done every few seconds.
     pub(crate) fn chores(self: &Arc<Self>) {
         let showings = self.showings.lock().clone();
         for showing in showings {
