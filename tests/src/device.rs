@@ -126,6 +126,11 @@ impl Device {
     fn enter(&self, program: &OsStr, setpriv: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.lab.netns(&self.name)));
+        if let Some(fuse) = &self.own_fuse {
+            // `/dev` first, else all of the machine would see it.
+            let script = "mount --make-rprivate /dev && mount --bind \"$0\" /dev/fuse && exec \"$@\"";
+            command.args(["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script]).arg(fuse);
+        }
         let user =
             self.user.map(|user| [format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into()]);
         if user.is_some() || !setpriv.is_empty() {
