@@ -31,3 +31,55 @@ fn a_seed_has_one_digest() {
         assert_eq!(simulate(seed, &config).unwrap(), simulate(seed, &config).unwrap());
     }
 }
+
+/// Histories that once failed.
+mod regressions {
+    use crdtfs_testkit::{Action::*, Step, replay};
+
+    #[test]
+    fn a_link_to_a_file_that_came_back_leaves_its_copies() {
+        let steps = [
+            Step { device: 0, action: Create, picks: [2121264634, 56666477, 2593354094] },
+            Step { device: 2, action: Sync, picks: [1121942191, 621770696, 394107016] },
+            Step { device: 1, action: Sync, picks: [3220083684, 591913564, 2186397056] },
+            Step { device: 0, action: Rewrite, picks: [3594191534, 3824493574, 201426780] },
+            Step { device: 2, action: Binary, picks: [4225273803, 27712555, 3368970349] },
+            Step { device: 1, action: Unlink, picks: [1192753770, 4131445877, 1417715940] },
+            Step { device: 2, action: Sync, picks: [3546627844, 3726108586, 2868189876] },
+            Step { device: 2, action: Sync, picks: [1722698900, 2090943889, 2793815804] },
+            Step { device: 2, action: Link, picks: [1917705627, 432316899, 3177938585] },
+            Step { device: 3, action: Sync, picks: [0, 0, 0] },
+        ];
+        replay(26555, &steps, true).unwrap();
+    }
+
+    #[test]
+    fn an_entry_that_is_suffixed_again_under_another_name_is_shown() {
+        let steps = [
+            Step { device: 2, action: Symlink, picks: [2641630159, 839203175, 2357269050] },
+            Step { device: 2, action: Create, picks: [2511034746, 583251424, 1439724744] },
+            Step { device: 0, action: Create, picks: [1757751021, 1570610616, 3527129526] },
+            Step { device: 2, action: Sync, picks: [3956733196, 1492978620, 283935380] },
+            Step { device: 0, action: RenameInPlace, picks: [232881967, 3948923958, 3030251661] },
+            Step { device: 2, action: Create, picks: [1007174129, 292801473, 92706081] },
+        ];
+        replay(89, &steps, true).unwrap();
+    }
+
+    #[test]
+    fn a_chmod_does_not_undo_a_merge() {
+        let steps = [
+            Step { device: 0, action: Create, picks: [1649750433, 2209334505, 2946383834] },
+            Step { device: 1, action: Sync, picks: [1128912551, 3373903524, 549944957] },
+            Step { device: 1, action: SaveAside, picks: [4165736166, 1213553777, 3479139933] },
+            Step { device: 1, action: Chmod, picks: [1620998681, 3101291212, 3146888041] },
+            Step { device: 0, action: SaveByRename, picks: [3038117578, 3130529555, 1425853018] },
+            Step { device: 0, action: Rewrite, picks: [3815347969, 780867859, 547353171] },
+            Step { device: 1, action: Create, picks: [436587656, 3722439027, 3365470713] },
+            Step { device: 1, action: Unlink, picks: [3936385248, 1625581147, 2928376764] },
+            Step { device: 0, action: Sync, picks: [2135222873, 3095380222, 1182682150] },
+            Step { device: 0, action: Chmod, picks: [2374203344, 1621148075, 3927708205] },
+        ];
+        replay(6564, &steps, true).unwrap();
+    }
+}

@@ -152,7 +152,7 @@ impl View {
     }
 
     /// Versions of equal bytes that count as one, from the `merged` records of the class.
-    fn equals(&self, class: NodeIx) -> Equals {
+    pub(super) fn equals(&self, class: NodeIx) -> Equals {
         let mut equals = Equals::new();
         if self.nodes[class.at()].extra.as_ref().is_none_or(|extra| extra.members.is_empty()) {
             return equals;

@@ -30,6 +30,10 @@ impl View {
             return;
         }
         let eval = self.eval_place(root);
+        // Where a displaced directory goes instead depends on all of its records.
+        if let Some(node) = self.node_of(root).filter(|node| self.displaced.contains_key(node)) {
+            self.dirty.edges.insert(node);
+        }
         if eval == self.places[root.at()].eval {
             return;
         }
@@ -69,7 +73,10 @@ impl View {
     /// Whether a record is of a place in the class.
     fn is_of_place_class(&self, ix: RecIx, root: PlaceIx) -> bool {
         match &self.rec(ix).body {
-            Body::Place(rec) => self.places[rec.place.at()].class == root,
+            Body::Place(rec) => {
+                let place = &self.places[rec.place.at()];
+                place.class == root && place.node == Some(rec.node)
+            }
             _ => false,
         }
     }

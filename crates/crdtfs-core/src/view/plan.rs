@@ -239,11 +239,11 @@ impl Planner<'_> {
             .filter(|ix| self.view.content_rec(*ix).is_some())
             .collect();
         let versions: Vec<_> = basis.iter().map(|ix| self.view.version_of(*ix)).collect();
-        let none = super::graph::Equals::new();
+        let equals = self.view.equals(node);
         let heads = self.shown_heads(node);
         let known = |head: &RecIx| {
             let head = self.view.version_of(*head);
-            versions.iter().any(|version| self.view.descends(*version, head, &none))
+            versions.iter().any(|version| self.view.descends(*version, head, &equals))
         };
         // What it was made from may have been merged or chmodded since: those heads are settled with it.
         let mut settled = basis.clone();
@@ -296,11 +296,11 @@ impl Planner<'_> {
         let node = self.own(inode)?;
         let place = self.via(node, None).ok_or(OpError::NotFound)?;
         let heads = self.shown_heads(node);
-        let none = super::graph::Equals::new();
+        let equals = self.view.equals(node);
         let top = heads.first().map(|top| self.view.version_of(*top));
         let settled: Vec<_> = heads
             .into_iter()
-            .filter(|head| top.is_some_and(|top| self.view.descends(top, self.view.version_of(*head), &none)))
+            .filter(|head| top.is_some_and(|top| self.view.descends(top, self.view.version_of(*head), &equals)))
             .collect();
         let mut record = self.view.content_record(node, place, &self.device, &settled);
         if let NodeEval::Many(many) = &self.view.nodes[node.at()].eval {
@@ -487,6 +487,9 @@ impl Planner<'_> {
             _ => None,
         };
         if let Some(revived) = revived {
+            // It settles what a deletion had seen; its conflict copies are not among that.
+            self.promote_copies_of(node);
+            self.view.update();
             self.live_again(revived);
             let record = self.view.place_record(revived, &self.device, PlaceState::Live, NewPosition::default());
             self.emit(&Record::Place(record));
