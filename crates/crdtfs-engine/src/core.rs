@@ -197,6 +197,7 @@ impl Core {
     pub(crate) fn showing_progressed(&self, share: &ShareId) {
         let behind = self.showings_of(share).iter().any(|showing| showing.behind());
         if let Some(share) = self.share(share) {
+            share.take_stock_again();
             share.set_behind(behind);
         }
         self.progressed_now();
@@ -223,6 +224,7 @@ impl Core {
             }
         }
         for share in self.shares() {
+            share.take_stock_again();
             share.chores();
         }
         self.collect_now_and_then();

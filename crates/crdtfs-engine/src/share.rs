@@ -341,6 +341,9 @@ impl Share {
     /// Looks again whether what is missing is here: a folder that begins to be shown brings what lies in it.
     pub(crate) fn take_stock_again(&self) {
         let missing: Vec<ContentRef> = self.work.lock().wants.iter().map(|(_, content)| *content).collect();
+        if missing.is_empty() {
+            return;
+        }
         let here: Vec<ContentRef> = missing.into_iter().filter(|content| self.has_whole(content)).collect();
         let mut work = self.work.lock();
         here.iter().for_each(|content| work.wants.arrived(&content.hash));
@@ -380,9 +383,6 @@ impl Share {
     /// Whether a showing has yet to show what is in the view.
     pub(crate) fn set_behind(&self, behind: bool) {
         if self.behind.swap(behind, Ordering::Relaxed) != behind {
-            if !behind {
-                self.take_stock_again();
-            }
             self.events.changed(self);
         }
     }

@@ -53,6 +53,7 @@ impl Core {
                 settled &= showing.settle(deadline);
             }
             share.commit_all();
+            share.take_stock_again();
         }
         settled
     }
