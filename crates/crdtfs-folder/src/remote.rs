@@ -93,6 +93,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) dirty: &'a ViewDirty,
     /// Contents that are here, ready to be put into place, by node.
     pub(crate) staged: &'a HashMap<InodeId, ContentRef>,
+    /// Contents that are being fetched, or will be tried again. Asked for only if something goes: there may be many.
+    pub(crate) awaited: &'a dyn Fn() -> HashSet<Hash>,
     /// What is not to be in the folder.
     pub(crate) ignores: &'a Ignores,
 }
@@ -157,6 +159,12 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> RemotePlan {
     }
     for dir in &inputs.dirty.dirs {
         diff.ask_all(*dir);
+    }
+    // What is shown but not here may have waited for a merge.
+    for id in inputs.dirty.nodes.iter().filter(|id| inputs.synced.node(**id).is_none()) {
+        for place in inputs.tree.names(*id) {
+            diff.ask(place);
+        }
     }
     diff.close();
     diff.look_at_nodes();
@@ -378,7 +386,10 @@ impl Diff<'_> {
     /// Bytes that something still waits for stay until it has them, and a name that something waits for stays taken by
     /// what has it, so that the one takes the other's place in one step.
     fn finish(mut self) -> RemotePlan {
-        let wanted: HashSet<Hash> = self.plan.wants.iter().map(|w| w.node.content.hash).collect();
+        let mut wanted: HashSet<Hash> = self.plan.wants.iter().map(|w| w.node.content.hash).collect();
+        if !self.changes.removed.is_empty() || !self.plan.replace.is_empty() {
+            wanted.extend((self.inputs.awaited)());
+        }
         let added: HashSet<InodeId> = self.changes.added.iter().map(|(_, id)| *id).collect();
         let (synced, tree) = (self.inputs.synced, self.inputs.tree);
         let waiting = &mut self.plan.waiting;

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crdtfs_core::content::ContentRef;
-use crdtfs_core::id::InodeId;
+use crdtfs_core::id::{Hash, InodeId};
 
 use super::Worker;
 use crate::apply::{Applier, ApplyError, Done, intent, temporary_name};
 use crate::crew::{FetchJob, Fetched, LARGE};
 use crate::plan::Step;
 use crate::remote::{self, Inputs, RemotePlan, ViewDirty, Want};
-use crate::synced::Place;
+use crate::synced::{Place, SyncedTree};
 
 /// A batch of small files that is fetched at once.
 const BATCH_FILES: usize = 256;
@@ -41,6 +41,7 @@ impl Worker {
                 tree: &*self.ports.tree,
                 dirty: &dirty,
                 staged: &staged,
+                awaited: &|| self.awaited(&synced),
                 ignores: &self.ignores,
             };
             remote::plan(&inputs)
@@ -66,6 +67,17 @@ impl Worker {
         self.want(plan.wants);
     }
 
+    /// Contents that are to come into the folder, whether or not this is the time for them: what has them is not replaced.
+    fn awaited(&self, here: &SyncedTree) -> HashSet<Hash> {
+        let tree = &self.ports.tree;
+        let places = self.view_waiting.places.iter().filter_map(|place| tree.child(place.0, &place.1));
+        let nodes = self.view_waiting.nodes.iter().copied().chain(self.retries.values().map(|retry| retry.id));
+        let waiting = places.chain(nodes.filter_map(|id| tree.node(id)));
+        let waiting =
+            waiting.filter(|node| here.node(node.inode).is_none_or(|has| has.content.hash != node.content.hash));
+        self.wanted.values().map(|content| content.hash).chain(waiting.map(|node| node.content.hash)).collect()
+    }
+
     /// What waits for bytes is looked at again once nothing is being fetched; what still waits then (for a merge, for a
     /// program to close a file) comes by a change of the view or a retry.
     pub(super) fn recheck_waiting(&mut self) {
@@ -87,8 +99,14 @@ impl Worker {
         let staged = HashMap::new();
         let rekeys = {
             let synced = self.synced.read();
-            let inputs =
-                Inputs { synced: &synced, tree: &*self.ports.tree, dirty, staged: &staged, ignores: &self.ignores };
+            let inputs = Inputs {
+                synced: &synced,
+                tree: &*self.ports.tree,
+                dirty,
+                staged: &staged,
+                awaited: &HashSet::new,
+                ignores: &self.ignores,
+            };
             remote::rekeys(&inputs)
         };
         for (from, to) in rekeys {

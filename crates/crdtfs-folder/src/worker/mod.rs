@@ -43,7 +43,7 @@ const BUSY_AGAIN: Duration = Duration::from_millis(500);
 /// A file that is open for writing and did not change for this long is taken as it is.
 const BUSY_QUIET: Duration = Duration::from_secs(2);
 /// The state is saved this long after a change.
-const SAVE_AFTER: Duration = Duration::from_millis(500);
+const SAVE_AFTER: Duration = Duration::from_millis(200);
 /// Everything is looked at this often, for changes that no event tells (written mappings, network filesystems).
 const RESCAN_EVERY: Duration = Duration::from_secs(3600);
 /// Longest pause before something that failed is tried again.
@@ -290,7 +290,9 @@ impl Worker {
         let stale = self.synced.write().take_stale();
         self.forget_keys(stale);
         self.answer();
-        self.shown.applying.store(self.first_scan || !self.shows_all(), Ordering::SeqCst);
+        // A crash before the state is saved would make a removal that follows it look like a file that never came.
+        let behind = self.first_scan || !self.shows_all() || self.save_at.is_some();
+        self.shown.applying.store(behind, Ordering::SeqCst);
         self.shown.tell();
         Ok(())
     }
@@ -458,7 +460,9 @@ impl Worker {
     }
 
     fn try_save(&mut self) -> Result<(), String> {
-        if self.ops_open {
+        // What the state says of files is also what the store knows of them: if that were lost and this kept, nobody would
+        // look at the files again, and their bytes could not be given to others.
+        if self.ops_open || !self.synced.read().changed.is_empty() {
             self.ports.tree.sync().map_err(|e| e.to_string())?;
             self.ops_open = false;
         }
