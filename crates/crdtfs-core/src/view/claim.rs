@@ -213,6 +213,15 @@ impl View {
         self.set_want(dir, claimant, want);
     }
 
+    /// Notes that all copies of a node will be shown otherwise.
+    pub(super) fn touch_copies(&mut self, node: NodeIx) {
+        for id in self.copies_of.get(&node).cloned().unwrap_or_default() {
+            if let Some(state) = self.copies.get(&id).cloned() {
+                self.touch_copy(&state);
+            }
+        }
+    }
+
     fn touch_copy(&mut self, state: &CopyState) {
         self.touch_id(state.copy.id);
         if let Some((at, name)) = self.suffix_names.get(&Claimant::Copy(state.copy.id)).cloned() {

@@ -41,6 +41,11 @@ impl View {
         if eval == self.nodes[node.at()].eval {
             return;
         }
+        let was_pending = matches!(&self.nodes[node.at()].eval, NodeEval::Many(many) if !many.pending.is_empty());
+        if was_pending == pending.is_empty() {
+            // Copies are as pending as what they are copies of.
+            self.touch_copies(node);
+        }
         self.touch_node(node);
         let alias = self.nodes[node.at()].alias;
         self.touch_node(alias);
