@@ -767,3 +767,23 @@ fn a_merge_waits_for_the_bytes_that_it_needs() {
     meet(&mut [&mut a, &mut b, &mut c]);
     assert_eq!(c.ls(""), ["f"]);
 }
+
+#[test]
+fn a_copy_of_two_equal_edits_is_one_file_once_it_is_promoted() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
+    let (mut c, mut d) = (Device::new("cat", 3), Device::new("dan", 4));
+    c.sync_from(&a);
+    d.sync_from(&a);
+    for (device, text) in [(&mut a, "x"), (&mut b, "x"), (&mut c, "y"), (&mut d, "y")] {
+        device.write("f", format!("\0{text}")).unwrap();
+    }
+    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
+    let copy = copies(&a, "")[0].clone();
+    assert_eq!(a.ls("").len(), 2);
+    a.mv("f", "g").unwrap();
+    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
+    assert_eq!(b.ls(""), [copy.as_str(), "g"]);
+    b.unlink(&copy).unwrap();
+    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
+    assert_eq!(a.ls(""), ["g"]);
+}

@@ -82,4 +82,39 @@ mod regressions {
         ];
         replay(6564, &steps, true).unwrap();
     }
+
+    #[test]
+    fn an_edit_of_a_copy_opened_earlier_settles_only_its_own() {
+        let steps = [
+            Step { device: 0, action: Create, picks: [2872743285, 1696249965, 621947376] },
+            Step { device: 1, action: Sync, picks: [3487890695, 133863910, 726854177] },
+            Step { device: 0, action: SaveAside, picks: [3068781178, 258152873, 3363263888] },
+            Step { device: 2, action: Create, picks: [4210801075, 2797134286, 952112362] },
+            Step { device: 0, action: Chmod, picks: [3829019761, 2746446407, 2486789359] },
+            Step { device: 1, action: Rewrite, picks: [2866803553, 3882342529, 478400006] },
+            Step { device: 1, action: Sync, picks: [3894480377, 1532328902, 4033428493] },
+            Step { device: 2, action: Sync, picks: [3505408383, 1191852239, 3244235508] },
+            Step { device: 1, action: RemoveTree, picks: [2716384328, 565996369, 1606419560] },
+            Step { device: 1, action: Rewrite, picks: [2097054008, 2195892425, 650067264] },
+            Step { device: 2, action: Open, picks: [3533985352, 1805595484, 465280372] },
+            Step { device: 2, action: Sync, picks: [381128903, 3521519600, 3608017300] },
+            Step { device: 2, action: Close, picks: [4265676891, 1593434228, 3990055767] },
+        ];
+        replay(129024, &steps, true).unwrap();
+    }
+
+    #[test]
+    fn a_save_over_a_suffixed_file_leaves_the_copies_of_both() {
+        let steps = [
+            Step { device: 0, action: CreateSame, picks: [2737647571, 1458105189, 702058817] },
+            Step { device: 0, action: Open, picks: [2019947266, 2148431712, 1845839422] },
+            Step { device: 1, action: Create, picks: [651372731, 4290393355, 1379549941] },
+            Step { device: 0, action: Rewrite, picks: [868118953, 3093159873, 2673306644] },
+            Step { device: 0, action: Close, picks: [4266026993, 3270915649, 3269186638] },
+            Step { device: 0, action: Sync, picks: [108958932, 2538970321, 1074320306] },
+            Step { device: 0, action: CreateSame, picks: [2692986605, 1557404547, 3066279446] },
+            Step { device: 0, action: MoveOver, picks: [3197918228, 57990498, 3835940641] },
+        ];
+        replay(180669, &steps, true).unwrap();
+    }
 }

@@ -321,9 +321,28 @@ impl View {
                 && self.has_birth(*member)
         });
         let born = born.min_by_key(|member| self.nodes[member.at()].id);
-        let origin = born.or_else(|| self.content_rec(stamp).map(|rec| rec.node)).unwrap_or(class);
+        // So is one that a record only claims to have the bytes of.
+        let node_of = |ix: RecIx| self.content_rec(ix).map(|rec| rec.node);
+        let own = node_of(stamp).filter(|node| self.nodes[node.at()].class == class);
+        let origin = born.or(own).or_else(|| node_of(version.heads[0])).unwrap_or(class);
         let id = InodeId(birth_id(&self.nodes[origin.at()].id, &self.rec(stamp).id));
         CopyEval { id, origin, version: stamp, heads: version.heads.clone(), content: version.content }
+    }
+
+    /// A content record as one that the inode class can settle: itself if it is of the class, or the version that a member
+    /// was born from.
+    pub(super) fn as_own(&self, class: NodeIx, ix: RecIx) -> Option<RecIx> {
+        let rec = self.content_rec(ix)?;
+        if self.nodes[rec.node.at()].class == class || self.is_birth_root(class, ix) {
+            return Some(ix);
+        }
+        Some(self.version_of(ix)).filter(|version| self.is_birth_root(class, *version))
+    }
+
+    /// Whether a member of the class was born from a version.
+    pub(super) fn is_birth_root(&self, class: NodeIx, version: RecIx) -> bool {
+        let root = |member: &NodeIx| self.nodes[member.at()].extra.as_ref().and_then(|extra| extra.root);
+        self.node_members(class).iter().any(|member| root(member) == Some(version))
     }
 
     /// Contents of the shown bytes of a node, by which twins are found.

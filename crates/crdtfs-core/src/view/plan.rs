@@ -236,7 +236,7 @@ impl Planner<'_> {
             .iter()
             .filter_map(|id| self.view.index.get(id))
             .copied()
-            .filter(|ix| self.view.content_rec(*ix).is_some())
+            .filter_map(|ix| self.view.as_own(node, ix))
             .collect();
         let versions: Vec<_> = basis.iter().map(|ix| self.view.version_of(*ix)).collect();
         let equals = self.view.equals(node);

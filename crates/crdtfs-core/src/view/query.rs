@@ -371,11 +371,11 @@ impl View {
             Body::Pin(_) | Body::Void => None,
         };
         let own = subject(ix);
-        let root = match &self.rec(ix).body {
-            Body::Content(rec) => self.nodes[rec.node.at()].extra.as_ref().and_then(|extra| extra.root),
-            _ => None,
+        let is_root = |old: RecIx| match &self.rec(ix).body {
+            Body::Content(rec) => self.is_birth_root(self.nodes[rec.node.at()].class, old),
+            _ => false,
         };
-        let foreign = |old: &&RecIx| subject(**old) != own && Some(**old) != root;
+        let foreign = |old: &&RecIx| subject(**old) != own && !is_root(**old);
         self.replaces(ix).iter().find(foreign).map(|_| ProblemKind::ForeignReplaces)
     }
 }

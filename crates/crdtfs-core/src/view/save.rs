@@ -129,9 +129,11 @@ impl Planner<'_> {
         }
         let (Ok(new), Ok(old)) = (self.own(source), self.own(target)) else { return false };
         self.promote_copies_of(old);
+        self.promote_copies_of(new);
         self.view.update();
         let places = (self.view.shown_places(new), self.view.shown_places(old));
         let ([new_place], [old_place]) = (&places.0[..], &places.1[..]) else { return false };
+        self.pin_suffixed(old);
         self.replace_content(old, *old_place, new, *new_place);
         true
     }
@@ -155,6 +157,7 @@ impl Planner<'_> {
         let (dir_id, name, parent, name_stamp) = (fact.dir, fact.name.clone(), fact.parent, fact.name_stamp);
         let (Ok(new), Ok(old)) = (self.own(source), self.own(backup)) else { return false };
         self.promote_copies_of(old);
+        self.promote_copies_of(new);
         self.view.update();
         let places = (self.view.shown_places(new), self.view.shown_places(old));
         let ([new_place], [old_place]) = (&places.0[..], &places.1[..]) else { return false };

@@ -1,13 +1,16 @@
 //! What an operation writes down besides itself, so that nothing moves that nobody moved: promotions of conflict copies,
 //! merges of what is shown as one, and pins.
 
+use std::collections::BTreeSet;
+
 use super::View;
-use super::arena::{Claimant, NodeEval, NodeIx, PlaceIx, Slot};
+use super::arena::{Claimant, CopyEval, NodeEval, NodeIx, PlaceIx, Slot};
 use super::plan::Planner;
 use super::record_of::NewPosition;
 use crate::id::{InodeId, PlaceId, RecordId};
 use crate::name::Name;
-use crate::record::{Birth, Pin, PlaceState, Record};
+use crate::node::Kind;
+use crate::record::{Birth, Pin, Place, PlaceState, Record, birth_id};
 
 /// How often pins are looked for again: each round pins what the one before disturbed.
 const MAX_ROUNDS: usize = 32;
@@ -107,6 +110,7 @@ impl Planner<'_> {
         self.emit(&Record::Birth(Birth { origin, version }));
         let pin = Pin { place: PlaceId(id.0), covers: Vec::new(), parent: dir, name: name.clone(), saw: Vec::new() };
         self.emit(&Record::Pin(pin));
+        self.promote_equals(&copy, dir, name);
         // What was set on the version besides its bytes goes with it.
         if copy.heads[0] != copy.version {
             let node = self.view.node_index[&id];
@@ -114,6 +118,33 @@ impl Planner<'_> {
             let mut record = self.view.content_record(node, place, &self.device, &[copy.version]);
             self.view.copy_fields(&mut record, [copy.heads[0]; 5]);
             self.emit(&Record::Content(record));
+        }
+    }
+
+    /// Versions of the same bytes are one copy: each is born, and becomes one with the first.
+    fn promote_equals(&mut self, copy: &CopyEval, dir: InodeId, name: &Name) {
+        let first = self.view.rec(copy.version).id;
+        let versions: BTreeSet<_> = copy.heads.iter().map(|head| self.view.version_of(*head)).collect();
+        for version in versions.into_iter().filter(|version| *version != copy.version) {
+            let Some(node) = self.view.content_rec(version).map(|rec| rec.node) else { continue };
+            let birth = Birth { origin: self.view.nodes[node.at()].id, version: self.view.rec(version).id };
+            let born = birth_id(&birth.origin, &birth.version);
+            let mut pair = [(first, birth.version)];
+            pair.sort_unstable();
+            let id = self.emit(&Record::Birth(birth));
+            self.emit(&Record::Place(Place {
+                place: PlaceId(born),
+                inode: InodeId(born),
+                kind: Kind::File,
+                parent: dir,
+                parent_stamp: None,
+                name: name.clone(),
+                name_stamp: None,
+                device: self.device.clone(),
+                state: PlaceState::Merged { into: PlaceId(copy.id.0), seen: pair.to_vec() },
+                replaces: vec![id],
+                saw: Vec::new(),
+            }));
         }
     }
 
@@ -180,7 +211,7 @@ impl Planner<'_> {
         if self.view.displaced.is_empty() {
             return;
         }
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let mut at = dir;
         while at != NodeIx::ROOT && seen.insert(at) {
             if self.view.displaced.contains_key(&at)
