@@ -91,6 +91,24 @@ async fn several_sources_work_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_fetches_want_at_once_is_sent_once() {
+    let (node, _, others) = reader_and(&[2]).await;
+    let content = chunks(200, 128 * KIB, 1);
+    others[0].1.put(&share(), &content);
+    let (prefetched, read) = (Got::default(), Got::default());
+    let (prefetch, reader) = tokio::join!(
+        node.fetch(share(), wants(&content), Urgency::Background, LONG, prefetched.sink()),
+        node.fetch(share(), wants(&content), Urgency::Waiting, LONG, read.sink()),
+    );
+    prefetch.unwrap();
+    reader.unwrap();
+    prefetched.assert_is(&content);
+    read.assert_is(&content);
+    assert_eq!(others[0].1.reads.load(Ordering::Relaxed), content.len());
+    end(node, others).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lying_peer_is_noticed_and_the_rest_comes_from_another() {
     let (node, _, others) = reader_and(&[2, 3]).await;
     let content = chunks(200, 64 * KIB, 1);

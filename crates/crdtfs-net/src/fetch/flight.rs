@@ -120,7 +120,7 @@ fn verify(inner: &Arc<Inner>, assignment: &Assignment, number: u64, group: &[Byt
             ChunkAnswer::Chunk { request, index, .. } | ChunkAnswer::Absent { request, index } => (*request, *index),
         };
         let position = index as usize;
-        let (Some(want), Some(slot)) = (assignment.wants.get(position), assignment.slots.get(position)) else {
+        let Some(want) = assignment.wants.get(position) else {
             return Verdict::Fault(format!("answered number {index} of {} chunks", assignment.wants.len()));
         };
         if request != number {
@@ -132,7 +132,7 @@ fn verify(inner: &Arc<Inner>, assignment: &Assignment, number: u64, group: &[Byt
                 if !want.plausible(bytes.len()) || Hash::of(bytes) != want.hash {
                     return Verdict::Lie;
                 }
-                inner.fetcher.arrived(assignment.flight, position, *slot, frame.slice_ref(bytes));
+                inner.fetcher.arrived(assignment.flight, position, &frame.slice_ref(bytes));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! the stream's, and the streams' windows add up on long fat links. What arrives is hashed and handed to its fetch on threads that may
 //! block, so that a slow disk slows the stream down and nothing else.
 
+mod chunk;
 mod flight;
 mod plan;
 #[cfg(test)]
@@ -17,14 +18,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crdtfs_core::id::{DeviceId, ShareId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use self::request::{Urgency, Want};
 
 use self::plan::Plan;
-use self::request::{Assignment, Claim, Ended, FlightId, JobId, Landing, Slot};
+use self::request::{Assignment, Ended, FlightId, JobId, Landing};
 use crate::error::FetchError;
 use crate::node::Inner;
 
@@ -227,29 +228,26 @@ impl Fetcher {
         self.state.lock().plan.absent(flight, slot, Instant::now());
     }
 
-    /// A verified chunk came: gives it to its fetch if it is the first. Blocks as long as the sink does.
-    fn arrived(&self, flight: FlightId, position: usize, slot: Slot, bytes: Bytes) {
-        let sink = {
-            let mut state = self.state.lock();
-            if state.plan.arrived(flight, position, Instant::now()) == Claim::Late {
-                return;
-            }
-            state.jobs.get(&slot.0).map(|job| job.sink.clone())
-        };
-        let Some(sink) = sink else { return };
-        let outcome = sink(slot.1 as usize, bytes);
+    /// A verified chunk came: gives it to all that want it if it is the first. Blocks as long as their sinks do.
+    fn arrived(&self, flight: FlightId, position: usize, bytes: &Bytes) {
         let mut state = self.state.lock();
-        match outcome {
-            Ok(()) => {
-                let ended = state.plan.delivered(slot, Instant::now());
-                state.settle(ended);
-            }
-            Err(error) => {
-                if let Some(job) = state.jobs.remove(&slot.0) {
-                    let _ = job.done.send(Err(FetchError::Sink(error)));
+        let Some(chunk) = state.plan.arrived(flight, position, Instant::now()) else { return };
+        while let Some(slot) = state.plan.taker(chunk) {
+            let Some(sink) = state.jobs.get(&slot.0).map(|job| job.sink.clone()) else { continue };
+            let outcome = MutexGuard::unlocked(&mut state, || sink(slot.1 as usize, bytes.clone()));
+            match outcome {
+                Ok(()) => {
+                    let ended = state.plan.delivered(slot, Instant::now());
+                    state.settle(ended);
                 }
-                let ended = state.plan.remove(slot.0);
-                state.settle(ended);
+                Err(error) => {
+                    if let Some(job) = state.jobs.remove(&slot.0) {
+                        // The caller may have gone away.
+                        let _ = job.done.send(Err(FetchError::Sink(error)));
+                    }
+                    let ended = state.plan.remove(slot.0);
+                    state.settle(ended);
+                }
             }
         }
     }

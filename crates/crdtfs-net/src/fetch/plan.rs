@@ -1,19 +1,21 @@
 //! Which chunk is asked of whom: pure bookkeeping, time passed in.
 //!
-//! A *job* is one call of `fetch`: chunks wanted from one share. A *flight* is one request on its way to one peer; it may
-//! carry chunks of several jobs of the same share and urgency, so that thousands of small files do not become thousands
+//! A *job* is one call of `fetch`: chunks wanted from one share. What several jobs of a share want is one chunk, queued in
+//! each of them, taken by the most urgent, given to all ([`super::chunk`]). A *flight* is one request on its way to one peer; it
+//! may carry chunks of several jobs of the same share and urgency, so that thousands of small files do not become thousands
 //! of requests. Work stealing falls out of small flights: who answers fast asks for more. What a slow peer sits on is asked of
 //! another one as well, and whichever answer comes first counts.
 //!
-//! Invariants: a chunk that nobody has delivered is either queued in its job or in a flight; a chunk is claimed once; what is in
-//! flight is bounded by requests and bytes a peer and by bytes in all.
+//! Invariants: a chunk that nobody has delivered is either queued in the jobs that want it or in a flight; a chunk is claimed
+//! once; what is in flight is bounded by requests and bytes a peer and by bytes in all.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crdtfs_core::id::{DeviceId, ShareId};
 
-use super::request::{Assignment, Claim, Ended, FlightId, JobId, Landing, Slot, Urgency, Want};
+use super::chunk::{Chunk, Chunks};
+use super::request::{Assignment, ChunkId, Ended, FlightId, JobId, Landing, Slot, Urgency, Want};
 use crate::config::MAX_REQUEST;
 
 const TARGET_FIRST: u64 = 512 << 10;
@@ -25,8 +27,6 @@ const LONG: Duration = Duration::from_millis(400);
 const PEER_BYTES: u64 = 16 << 20;
 const PEER_BYTES_WAITING: u64 = 32 << 20;
 const ALL_BYTES: u64 = 64 << 20;
-/// What a chunk of unknown length counts as.
-const GUESS: u64 = 256 << 10;
 const STALL: Duration = Duration::from_secs(8);
 const STALL_MAX: Duration = Duration::from_secs(60);
 const SLOW_PENALTY: Duration = Duration::from_secs(10);
@@ -34,29 +34,19 @@ const LIE_PENALTY: Duration = Duration::from_secs(60);
 const NEWS_EVERY: Duration = Duration::from_millis(300);
 /// Absent answers are asked again after this, for peers that gained something without saying so.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
-
-struct Item {
-    want: Want,
-    claimed: bool,
-    queued: bool,
-    flying: u8,
-    /// Peers that said they lack it, with their generation at that time.
-    absent: Vec<(DeviceId, u64)>,
-}
-
-impl Item {
-    fn bytes(&self) -> u64 {
-        self.want.len.map_or(GUESS, u64::from)
-    }
-}
+/// How long somebody waits for a chunk in a less urgent request before the same peer is asked for it more urgently.
+const RAISE: Duration = Duration::from_secs(2);
 
 struct Job {
     share: ShareId,
     urgency: Urgency,
-    items: Vec<Item>,
-    queue: VecDeque<u32>,
+    /// What it wants, each once.
+    chunks: Vec<ChunkId>,
+    /// Chunks that were queued when they were put here; some may have been taken by another job since.
+    queue: VecDeque<ChunkId>,
     queued_bytes: u64,
     flying_bytes: u64,
+    /// Places that wait for their chunk.
     left: usize,
     exhausted: HashSet<DeviceId>,
     progress: Instant,
@@ -80,8 +70,8 @@ struct Peer {
 struct Flight {
     device: DeviceId,
     urgency: Urgency,
-    slots: Vec<Slot>,
-    /// Which slots were answered.
+    chunks: Vec<ChunkId>,
+    /// Which were answered.
     answered: Vec<bool>,
     bytes: u64,
     started: Instant,
@@ -89,9 +79,9 @@ struct Flight {
 }
 
 impl Flight {
-    /// Slots that were not answered.
-    fn open(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.slots.iter().zip(&self.answered).filter(|(_, answered)| !**answered).map(|(slot, _)| *slot)
+    /// Chunks that were not answered.
+    fn open(&self) -> impl Iterator<Item = ChunkId> + '_ {
+        self.chunks.iter().zip(&self.answered).filter(|(_, answered)| !**answered).map(|(chunk, _)| *chunk)
     }
 }
 
@@ -99,6 +89,7 @@ impl Flight {
 #[derive(Default)]
 pub(crate) struct Plan {
     jobs: BTreeMap<JobId, Job>,
+    chunks: Chunks,
     peers: HashMap<DeviceId, Peer>,
     flights: BTreeMap<FlightId, Flight>,
     bytes: u64,
@@ -111,30 +102,35 @@ impl Plan {
         if wants.is_empty() {
             return None;
         }
-        let items: Vec<Item> = wants
-            .into_iter()
-            .map(|want| Item { want, claimed: false, queued: true, flying: 0, absent: Vec::new() })
-            .collect();
-        let job = Job {
+        let id = JobId::new(self.fresh());
+        let mut job = Job {
             share,
             urgency,
-            queue: (0..items.len() as u32).collect(),
-            queued_bytes: items.iter().map(Item::bytes).sum(),
+            chunks: Vec::with_capacity(wants.len()),
+            queue: VecDeque::with_capacity(wants.len()),
+            queued_bytes: 0,
             flying_bytes: 0,
-            left: items.len(),
-            items,
+            left: wants.len(),
             exhausted: HashSet::new(),
             progress: now,
             asked_again: now,
         };
-        let id = JobId::new(self.fresh());
+        for (index, want) in wants.into_iter().enumerate() {
+            if let Some((chunk_id, chunk)) = self.chunks.want(share, want, urgency, (id, index as u32)) {
+                job.enter(id, chunk_id, chunk, now);
+            }
+        }
         self.jobs.insert(id, job);
         Some(id)
     }
 
     /// Forgets a job; gives the flights that nobody needs any more.
-    pub(crate) fn remove(&mut self, job: JobId) -> Ended {
-        self.jobs.remove(&job);
+    pub(crate) fn remove(&mut self, id: JobId) -> Ended {
+        if let Some(job) = self.jobs.remove(&id) {
+            for chunk in job.chunks {
+                self.chunks.unwant(chunk, id, |job| urgency_of(&self.jobs, job));
+            }
+        }
         Ended { done: Vec::new(), needless: self.needless() }
     }
 
@@ -145,7 +141,7 @@ impl Plan {
 
     /// Whether anything is wanted at all.
     pub(crate) fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && self.flights.is_empty()
+        self.jobs.is_empty() && self.flights.is_empty() && self.chunks.is_empty()
     }
 
     /// A peer can be asked for chunks of a share.
@@ -220,8 +216,10 @@ impl Plan {
             if !job.queue.is_empty() && job.flying_bytes == 0 && now >= job.asked_again + ASK_AGAIN {
                 job.asked_again = now;
                 job.exhausted.clear();
-                for item in &mut job.items {
-                    item.absent.clear();
+                for chunk in &job.chunks {
+                    if let Some(chunk) = self.chunks.get_mut(chunk) {
+                        chunk.absent.clear();
+                    }
                 }
             }
         }
@@ -266,27 +264,27 @@ impl Plan {
             .collect();
         order.sort_unstable();
         let mut first: Option<(ShareId, Urgency, u64)> = None;
-        let (mut slots, mut bytes) = (Vec::new(), 0);
+        let (mut chunks, mut bytes) = (Vec::new(), 0);
         for (urgency, _, id) in order.iter().copied() {
             let share = self.jobs.get(&id)?.share;
             let (flight_share, flight_urgency, target) =
                 *first.get_or_insert_with(|| (share, urgency, self.target(&device, &share, urgency)));
             if share != flight_share || urgency != flight_urgency {
-                if slots.is_empty() {
+                if chunks.is_empty() {
                     first = None;
                 }
                 continue;
             }
-            self.take(device, id, target, &mut slots, &mut bytes);
-            if bytes >= target || slots.len() >= MAX_REQUEST {
+            self.take(device, id, target, &mut chunks, &mut bytes);
+            if bytes >= target || chunks.len() >= MAX_REQUEST {
                 break;
             }
-            if slots.is_empty() {
+            if chunks.is_empty() {
                 first = None;
             }
         }
         let (share, urgency, _) = first?;
-        if slots.is_empty() { None } else { Some(self.launch(device, share, urgency, slots, bytes, now)) }
+        if chunks.is_empty() { None } else { Some(self.launch(device, share, urgency, chunks, bytes, now)) }
     }
 
     /// Bytes that the next flight should carry: what the peer answers in a fraction of a second, but no more than its share
@@ -303,73 +301,103 @@ impl Plan {
     }
 
     /// Moves chunks of a job from its queue into a flight.
-    fn take(&mut self, device: DeviceId, id: JobId, target: u64, slots: &mut Vec<Slot>, bytes: &mut u64) {
+    fn take(&mut self, device: DeviceId, id: JobId, target: u64, chunks: &mut Vec<ChunkId>, bytes: &mut u64) {
         let generation = self.peers.get(&device).map_or(0, |peer| peer.generation);
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        let before = slots.len();
-        for _ in 0..job.queue.len() {
-            if slots.len() >= MAX_REQUEST || *bytes >= target {
+        let before = chunks.len();
+        let queued = self.jobs.get(&id).map_or(0, |job| job.queue.len());
+        for _ in 0..queued {
+            if chunks.len() >= MAX_REQUEST || *bytes >= target {
                 break;
             }
-            let Some(index) = job.queue.pop_front() else { break };
-            let item = &mut job.items[index as usize];
-            if item.claimed {
-                item.queued = false;
-                job.queued_bytes -= item.bytes();
-            } else if item.absent.contains(&(device, generation)) {
-                job.queue.push_back(index);
-            } else {
-                item.queued = false;
-                item.flying += 1;
-                job.queued_bytes -= item.bytes();
-                job.flying_bytes += item.bytes();
-                *bytes += item.bytes();
-                slots.push((id, index));
+            let Some(job) = self.jobs.get_mut(&id) else { return };
+            let Some(chunk_id) = job.queue.pop_front() else { break };
+            let Some(chunk) = self.chunks.get_mut(&chunk_id) else { continue };
+            if chunk.queued && chunk.absent.contains(&(device, generation)) {
+                job.queue.push_back(chunk_id);
+                continue;
+            }
+            chunk.list(id, false);
+            // Another job may have taken it.
+            if chunk.queued {
+                *bytes += chunk.bytes();
+                chunks.push(chunk_id);
+                self.fly(chunk_id);
             }
         }
-        if slots.len() == before {
+        if let Some(job) = self.jobs.get_mut(&id)
+            && chunks.len() == before
+            && !job.queue.is_empty()
+        {
             job.exhausted.insert(device);
         }
     }
 
-    /// A second flight for what a slower peer was asked long ago.
+    /// Counts a chunk as being in one more flight.
+    fn fly(&mut self, id: ChunkId) {
+        let Some(chunk) = self.chunks.get_mut(&id) else { return };
+        let (bytes, queued) = (chunk.bytes(), std::mem::take(&mut chunk.queued));
+        chunk.flying += 1;
+        for taker in &chunk.takers {
+            if let Some(job) = self.jobs.get_mut(&taker.job) {
+                job.queued_bytes -= if queued { bytes } else { 0 };
+                job.flying_bytes += bytes;
+            }
+        }
+    }
+
+    /// Counts a chunk as being in one flight less.
+    fn unfly(&mut self, id: ChunkId) {
+        let Some(chunk) = self.chunks.get(&id) else { return };
+        // Of one that came, jobs count nothing any more.
+        for taker in chunk.takers.iter().filter(|_| !chunk.claimed) {
+            if let Some(job) = self.jobs.get_mut(&taker.job) {
+                job.flying_bytes -= chunk.bytes();
+            }
+        }
+        self.chunks.unfly(id);
+    }
+
+    /// Queues a chunk again, for all but the one that has just said that it lacks it.
+    fn requeue(&mut self, id: ChunkId, lacking: Option<DeviceId>) {
+        let Some(chunk) = self.chunks.get_mut(&id) else { return };
+        if chunk.claimed || chunk.queued || chunk.flying > 0 {
+            return;
+        }
+        (chunk.queued, chunk.raised) = (true, None);
+        let bytes = chunk.bytes();
+        for taker in &mut chunk.takers {
+            let Some(job) = self.jobs.get_mut(&taker.job) else { continue };
+            job.queued_bytes += bytes;
+            if !std::mem::replace(&mut taker.listed, true) {
+                job.queue.push_back(id);
+            }
+            job.exhausted.retain(|device| Some(*device) == lacking);
+        }
+    }
+
+    /// A second flight for what a slower peer was asked long ago, or what this one was asked less urgently.
     fn steal_for(&mut self, device: DeviceId, now: Instant) -> Option<Assignment> {
         let peer = self.peers.get(&device)?;
-        let generation = peer.generation;
-        let (share, urgency, slots) = self.flights.values().find_map(|flight| {
-            let patience = match flight.urgency {
-                Urgency::Waiting => Duration::from_millis(150),
-                Urgency::Soon | Urgency::Background => Duration::from_secs(1),
-            };
-            if flight.device == device || now < flight.started + patience || !has_room(peer, self.bytes, flight.urgency)
-            {
-                return None;
-            }
-            let mut share = None;
-            let open: Vec<Slot> = flight
+        let (share, urgency, chunks) = self.flights.values().find_map(|flight| {
+            let mut first = None;
+            let chunks: Vec<ChunkId> = flight
                 .open()
-                .filter(|(id, index)| {
-                    self.jobs.get(id).is_some_and(|job| {
-                        let item = &job.items[*index as usize];
-                        let free = !item.claimed && item.flying < 2 && !item.absent.contains(&(device, generation));
-                        share = share.or(free.then_some(job.share));
-                        free && peer.shares.contains(&job.share)
+                .filter(|id| {
+                    self.chunks.get(id).is_some_and(|chunk| {
+                        may_steal(device, peer, flight, chunk, now)
+                            && has_room(peer, self.bytes, chunk.urgency)
+                            && *first.get_or_insert((chunk.share, chunk.urgency)) == (chunk.share, chunk.urgency)
                     })
                 })
                 .collect();
-            let share = share.filter(|_| !open.is_empty())?;
-            Some((share, flight.urgency, open))
+            first.map(|(share, urgency)| (share, urgency, chunks))
         })?;
         let mut bytes = 0;
-        for (id, index) in &slots {
-            if let Some(job) = self.jobs.get_mut(id) {
-                let item = &mut job.items[*index as usize];
-                item.flying += 1;
-                job.flying_bytes += item.bytes();
-                bytes += item.bytes();
-            }
+        for id in &chunks {
+            bytes += self.chunks.get(id).map_or(0, Chunk::bytes);
+            self.fly(*id);
         }
-        Some(self.launch(device, share, urgency, slots, bytes, now))
+        Some(self.launch(device, share, urgency, chunks, bytes, now))
     }
 
     fn launch(
@@ -377,24 +405,21 @@ impl Plan {
         device: DeviceId,
         share: ShareId,
         urgency: Urgency,
-        slots: Vec<Slot>,
+        chunks: Vec<ChunkId>,
         bytes: u64,
         now: Instant,
     ) -> Assignment {
         let flight = FlightId::new(self.fresh());
-        let wants = slots
-            .iter()
-            .filter_map(|(id, index)| self.jobs.get(id).map(|job| job.items[*index as usize].want))
-            .collect();
+        let wants = chunks.iter().filter_map(|id| self.chunks.get(id).map(|chunk| chunk.want)).collect();
         if let Some(peer) = self.peers.get_mut(&device) {
             peer.flights += 1;
             peer.bytes += bytes;
         }
         self.bytes += bytes;
-        let answered = vec![false; slots.len()];
-        let state = Flight { device, urgency, slots: slots.clone(), answered, bytes, started: now, progress: now };
+        let answered = vec![false; chunks.len()];
+        let state = Flight { device, urgency, chunks, answered, bytes, started: now, progress: now };
         self.flights.insert(flight, state);
-        Assignment { flight, device, share, urgency, slots, wants }
+        Assignment { flight, device, share, urgency, wants }
     }
 
     /// Bytes arrived for a flight; false if it is not needed any more.
@@ -408,46 +433,52 @@ impl Plan {
         }
     }
 
-    /// A slot of a flight was answered with its chunk, verified.
-    pub(crate) fn arrived(&mut self, flight: FlightId, slot: usize, now: Instant) -> Claim {
-        let Some((id, index)) = self.answer(flight, slot, now) else { return Claim::Late };
-        let Some(job) = self.jobs.get_mut(&id) else { return Claim::Late };
-        job.progress = now;
-        let item = &mut job.items[index as usize];
-        if item.claimed {
-            Claim::Late
-        } else {
-            item.claimed = true;
-            Claim::First
+    /// A chunk of a flight came, verified. If it is the first time, the caller gives it to all its [`Plan::taker`]s.
+    pub(crate) fn arrived(&mut self, flight: FlightId, position: usize, now: Instant) -> Option<ChunkId> {
+        let id = self.answer(flight, position, now)?;
+        let chunk = self.chunks.get_mut(&id).filter(|chunk| !chunk.claimed)?;
+        chunk.claimed = true;
+        let flying = chunk.bytes() * u64::from(chunk.flying);
+        for taker in &chunk.takers {
+            if let Some(job) = self.jobs.get_mut(&taker.job) {
+                job.flying_bytes -= flying;
+                job.progress = now;
+            }
         }
+        Some(id)
     }
 
-    /// A slot of a flight was answered: the peer lacks it.
-    pub(crate) fn absent(&mut self, flight: FlightId, slot: usize, now: Instant) {
+    /// The next place to give a claimed chunk to, most urgent first, those too that began to want it meanwhile. To be asked
+    /// until there is none.
+    pub(crate) fn taker(&mut self, chunk: ChunkId) -> Option<Slot> {
+        self.chunks.next_taker(chunk, |job| urgency_of(&self.jobs, job))
+    }
+
+    /// A chunk of a flight was answered: the peer lacks it.
+    pub(crate) fn absent(&mut self, flight: FlightId, position: usize, now: Instant) {
         let device = self.flights.get(&flight).map(|flight| flight.device);
-        let (Some(device), Some((id, index))) = (device, self.answer(flight, slot, now)) else { return };
+        let (Some(device), Some(id)) = (device, self.answer(flight, position, now)) else { return };
         let generation = self.peers.get(&device).map_or(0, |peer| peer.generation);
-        if let Some(job) = self.jobs.get_mut(&id) {
-            let item = &mut job.items[index as usize];
-            item.absent.retain(|(other, _)| *other != device);
-            item.absent.push((device, generation));
-            job.requeue(index, Some(device));
+        if let Some(chunk) = self.chunks.get_mut(&id) {
+            chunk.absent.retain(|(other, _)| *other != device);
+            chunk.absent.push((device, generation));
+            self.requeue(id, Some(device));
         }
     }
 
     /// Counts an answer; the chunk is in this flight no more.
-    fn answer(&mut self, flight: FlightId, slot: usize, now: Instant) -> Option<Slot> {
+    fn answer(&mut self, flight: FlightId, position: usize, now: Instant) -> Option<ChunkId> {
         let flight = self.flights.get_mut(&flight)?;
-        if std::mem::replace(flight.answered.get_mut(slot)?, true) {
+        if std::mem::replace(flight.answered.get_mut(position)?, true) {
             return None;
         }
         flight.progress = now;
-        let slot = flight.slots[slot];
-        self.jobs.get_mut(&slot.0)?.unfly(slot.1);
-        Some(slot)
+        let chunk = flight.chunks[position];
+        self.unfly(chunk);
+        Some(chunk)
     }
 
-    /// A claimed chunk was given to its fetch.
+    /// A claimed chunk was given to a place of a fetch.
     pub(crate) fn delivered(&mut self, (id, _): Slot, now: Instant) -> Ended {
         let mut done = Vec::new();
         if let Some(job) = self.jobs.get_mut(&id) {
@@ -488,17 +519,15 @@ impl Plan {
                 Landing::Needless => {}
             }
         }
-        for (id, index) in flight.open() {
-            if let Some(job) = self.jobs.get_mut(&id) {
-                job.unfly(index);
-                job.requeue(index, None);
-            }
+        for id in flight.open() {
+            self.unfly(id);
+            self.requeue(id, None);
         }
     }
 
-    /// Flights all of whose open slots are claimed or unwanted. They stay until they land.
+    /// Flights all of whose open chunks are claimed or unwanted. They stay until they land.
     fn needless(&self) -> Vec<FlightId> {
-        let wanted = |(id, index): Slot| self.jobs.get(&id).is_some_and(|job| !job.items[index as usize].claimed);
+        let wanted = |id: ChunkId| self.chunks.get(&id).is_some_and(|chunk| !chunk.claimed && !chunk.takers.is_empty());
         let needless = |flight: &Flight| flight.open().next().is_some() && !flight.open().any(wanted);
         self.flights.iter().filter(|(_, flight)| needless(flight)).map(|(id, _)| *id).collect()
     }
@@ -510,23 +539,44 @@ impl Plan {
 }
 
 impl Job {
-    fn unfly(&mut self, index: u32) {
-        let item = &mut self.items[index as usize];
-        item.flying -= 1;
-        self.flying_bytes -= item.bytes();
-    }
-
-    /// Queues a chunk again, for all but the one that has just said that it lacks it.
-    fn requeue(&mut self, index: u32, lacking: Option<DeviceId>) {
-        let item = &mut self.items[index as usize];
-        if item.claimed || item.queued || item.flying > 0 {
-            return;
+    /// Takes part in a chunk as it is now: queued, in a flight of another job, or being given away.
+    fn enter(&mut self, own: JobId, id: ChunkId, chunk: &mut Chunk, now: Instant) {
+        self.chunks.push(id);
+        if chunk.queued {
+            chunk.list(own, true);
+            self.queue.push_back(id);
+            self.queued_bytes += chunk.bytes();
+        } else if !chunk.claimed {
+            self.flying_bytes += chunk.bytes() * u64::from(chunk.flying);
+            if self.urgency < chunk.urgency {
+                chunk.raised = Some(now);
+            }
         }
-        item.queued = true;
-        self.queued_bytes += item.bytes();
-        self.queue.push_back(index);
-        self.exhausted.retain(|device| Some(*device) == lacking);
+        chunk.urgency = chunk.urgency.min(self.urgency);
     }
+}
+
+/// How urgent a job is; one that is gone, not at all.
+fn urgency_of(jobs: &BTreeMap<JobId, Job>, job: &JobId) -> Urgency {
+    jobs.get(job).map_or(Urgency::Background, |job| job.urgency)
+}
+
+/// Whether a peer may be asked for a chunk that is in a flight already: another peer is slow with it, or this one was asked
+/// less urgently than it is wanted now.
+fn may_steal(device: DeviceId, peer: &Peer, flight: &Flight, chunk: &Chunk, now: Instant) -> bool {
+    let patience = match chunk.urgency {
+        Urgency::Waiting => Duration::from_millis(150),
+        Urgency::Soon | Urgency::Background => Duration::from_secs(1),
+    };
+    let due = if flight.device == device {
+        chunk.urgency < flight.urgency && chunk.raised.is_some_and(|at| now >= at + RAISE)
+    } else {
+        now >= flight.started + patience
+    };
+    due && !chunk.claimed
+        && chunk.flying < 2
+        && peer.shares.contains(&chunk.share)
+        && !chunk.absent.contains(&(device, peer.generation))
 }
 
 /// Whether one more flight may go to a peer. More urgent ones have room of their own.

@@ -55,7 +55,17 @@ impl FlightId {
     }
 }
 
-/// A chunk of a job.
+/// One chunk that is wanted, by however many jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ChunkId(u64);
+
+impl ChunkId {
+    pub(super) fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// A place in a job's list of wants.
 pub(crate) type Slot = (JobId, u32);
 
 /// A request that is to be sent.
@@ -65,17 +75,7 @@ pub(crate) struct Assignment {
     pub(crate) device: DeviceId,
     pub(crate) share: ShareId,
     pub(crate) urgency: Urgency,
-    pub(crate) slots: Vec<Slot>,
     pub(crate) wants: Vec<Want>,
-}
-
-/// What became of a chunk that arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Claim {
-    /// It is the first: deliver it.
-    First,
-    /// Somebody else was faster, or nobody wants it any more.
-    Late,
 }
 
 /// How a flight ended.
