@@ -12,7 +12,7 @@ use iroh::endpoint::{
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr};
 
 use crate::address::{Addresses, may_use_locally};
-use crate::config::{ALPN_JOIN, IDLE_TIMEOUT, KEEP_ALIVE, NetConfig, Network};
+use crate::config::{ALPN_JOIN, IDLE_TIMEOUT, KEEP_ALIVE, LOCAL_RTT, NetConfig, Network};
 use crate::error::NetError;
 
 /// Says who may connect, before anything is read from them.
@@ -125,7 +125,7 @@ async fn bind_at<G: Gate>(config: &NetConfig, bind: Option<SocketAddr>, gate: Ar
     builder
         .secret_key(SecretKey::from_bytes(&config.secret))
         .alpns(vec![wire::ALPN.to_vec(), ALPN_JOIN.to_vec()])
-        .transport_config(transport())
+        .transport_config(transport(config.network))
         .hooks(Hook(gate))
         .bind()
         .await
@@ -155,9 +155,13 @@ fn relay_url(url: &str) -> Result<RelayUrl, NetError> {
 }
 
 /// Timeouts only: larger windows lose connections ("too many gaps in stream buffer").
-fn transport() -> QuicTransportConfig {
+fn transport(network: Network) -> QuicTransportConfig {
     let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("a few seconds fit into a timeout");
-    QuicTransportConfig::builder()
+    let builder = match network {
+        Network::Local => QuicTransportConfig::builder().initial_rtt(LOCAL_RTT),
+        Network::Internet => QuicTransportConfig::builder(),
+    };
+    builder
         .max_idle_timeout(Some(idle))
         .default_path_max_idle_timeout(IDLE_TIMEOUT)
         .keep_alive_interval(KEEP_ALIVE)

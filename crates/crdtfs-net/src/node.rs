@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{CLOSE_TIMEOUT, MAX_HANDSHAKES, MAX_JOINERS, NetConfig};
+use crate::config::{MAX_HANDSHAKES, MAX_JOINERS, NetConfig};
 use crate::endpoint::{Code, bind, device_id, own_sockets};
 use crate::error::{FetchError, JoinError, NetError};
 use crate::fetch::{Fetcher, Urgency, Want};
@@ -168,7 +169,8 @@ impl Node {
         self.0.fetcher.fetch(&self.0, share, wants, urgency, patience, Arc::new(sink)).await
     }
 
-    /// Tells the peers, ends all tasks and waits for them, and closes the endpoint. Fetches and joins that wait fail.
+    /// Tells the peers, ends all tasks and waits for them, and closes the endpoint. Fetches and joins that wait fail. Takes
+    /// less than a second: a peer that does not acknowledge the end is not waited for longer.
     pub async fn shutdown(&self) {
         let inner = &self.0;
         inner.fetcher.close();
@@ -177,10 +179,23 @@ impl Node {
             link.close(Code::Bye, "this device closed it");
         }
         inner.tasks.close();
-        if tokio::time::timeout(CLOSE_TIMEOUT, inner.endpoint.close()).await.is_err() {
-            tracing::warn!("the endpoint took too long to close");
+        let endpoint = inner.endpoint.clone();
+        let closing = tokio::spawn(async move {
+            // The runtime may end first. An endpoint that is dropped before it has closed is an error to iroh, but at the
+            // program's end there is nothing left to clean up: then it is left to the system.
+            let endpoint = ManuallyDrop::new(endpoint);
+            endpoint.close().await;
+            drop(ManuallyDrop::into_inner(endpoint));
+        });
+        if tokio::time::timeout(inner.config.network.close_timeout(), closing).await.is_err() {
+            tracing::debug!("a peer has not acknowledged the end: it will notice by itself");
         }
         inner.tasks.wait().await;
+    }
+
+    /// Whether [`Node::shutdown`] has closed the endpoint: all peers have acknowledged, or do not answer.
+    pub fn is_closed(&self) -> bool {
+        self.0.endpoint.is_closed()
     }
 }
 

@@ -5,7 +5,7 @@ mod world;
 
 use std::sync::atomic::Ordering;
 
-use crdtfs_net::PathKind;
+use crdtfs_net::{NetConfig, PathKind};
 use world::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,4 +210,27 @@ async fn a_taken_port_is_no_obstacle() {
     assert_ne!(node_a.bound()[0].port(), node_b.bound()[0].port());
     node_a.shutdown().await;
     node_b.shutdown().await;
+}
+
+/// What is closed has not been cut short: with a peer that is there, and with one that is gone and being dialled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_closes_cleanly_whether_its_peer_is_there_or_not() {
+    let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
+    let config = |number| NetConfig { discovery: false, ..NetConfig::local(secret(number)) };
+    let node_a = start_with(1, &a, config(1)).await;
+    let node_b = start_with(2, &b, config(2)).await;
+    introduce(&node_a, &node_b);
+    in_session(&a, &genesis(9).share(), device(2)).await;
+    in_session(&b, &genesis(9).share(), device(1)).await;
+    // A device of which there is only an address: nobody answers there.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    a.admit_member(&genesis(9).share(), device(3));
+    node_a.remember(device(3), &[silent.local_addr().unwrap()]);
+    let dialled = tokio::task::spawn_blocking(move || silent.recv_from(&mut [0; 2000]).map(|_| silent));
+    let _silent = dialled.await.unwrap().unwrap();
+    node_a.shutdown().await;
+    assert!(node_a.is_closed());
+    b.until("gone", |host| host.disconnects.load(Ordering::SeqCst) == 1).await;
+    node_b.shutdown().await;
+    assert!(node_b.is_closed());
 }
