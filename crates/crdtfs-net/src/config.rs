@@ -34,7 +34,8 @@ pub struct NetConfig {
     pub network: Network,
     /// Relays of the user's own (URLs), used with [`Network::Internet`]. Then nothing of anybody else's is used.
     pub relays: Vec<String>,
-    /// The address to listen on; a taken port falls back to a free one. `None`: every interface, any free port.
+    /// The address to listen on; a taken port falls back to a free one. `None`: every interface, any free port. The
+    /// unspecified IPv4 address means every interface, too; IPv6 then has the same port if that is free there.
     pub bind: Option<SocketAddr>,
     /// Whether to find peers on the local network by mDNS, and to be found.
     pub discovery: bool,

@@ -103,24 +103,40 @@ pub(crate) fn endpoint_id(device: &DeviceId) -> Option<EndpointId> {
 
 /// Binds the endpoint.
 pub(crate) async fn bind<G: Gate>(config: &NetConfig, gate: Arc<G>) -> Result<Endpoint, NetError> {
-    match bind_at(config, config.bind, gate.clone()).await {
-        Err(error) if config.bind.is_some_and(|bind| bind.port() != 0) => {
+    let Some(wanted) = config.bind.filter(|bind| bind.port() != 0) else {
+        return bind_at(config, config.bind, None, gate).await;
+    };
+    if wanted.ip() == Ipv4Addr::UNSPECIFIED {
+        // iroh would give IPv6 a port of its own, and another one at each start.
+        let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), wanted.port());
+        match bind_at(config, Some(wanted), Some(v6), gate.clone()).await {
+            Ok(endpoint) => return Ok(endpoint),
+            Err(error) => tracing::debug!(%error, "not the same port with IPv4 and IPv6"),
+        }
+    }
+    match bind_at(config, Some(wanted), None, gate.clone()).await {
+        Err(error) => {
             tracing::warn!(%error, "listening on a free port instead");
-            let free = config.bind.map(|bind| SocketAddr::new(bind.ip(), 0));
-            bind_at(config, free, gate).await
+            bind_at(config, Some(SocketAddr::new(wanted.ip(), 0)), None, gate).await
         }
         other => other,
     }
 }
 
-async fn bind_at<G: Gate>(config: &NetConfig, bind: Option<SocketAddr>, gate: Arc<G>) -> Result<Endpoint, NetError> {
+/// Binds one address, and another one of the other family; `None`: iroh's defaults.
+async fn bind_at<G: Gate>(
+    config: &NetConfig,
+    bind: Option<SocketAddr>,
+    also: Option<SocketAddr>,
+    gate: Arc<G>,
+) -> Result<Endpoint, NetError> {
     let failed = |reason: String| NetError::Bind { bind, reason };
     let mut builder = base(config)?;
-    if let Some(bind) = bind {
-        if !bind.ip().is_unspecified() {
-            builder = builder.clear_ip_transports();
-        }
-        builder = builder.bind_addr(bind).map_err(|error| failed(error.to_string()))?;
+    if bind.is_some_and(|bind| !bind.ip().is_unspecified()) {
+        builder = builder.clear_ip_transports();
+    }
+    for address in bind.into_iter().chain(also) {
+        builder = builder.bind_addr(address).map_err(|error| failed(error.to_string()))?;
     }
     builder
         .secret_key(SecretKey::from_bytes(&config.secret))

@@ -3,9 +3,10 @@
 
 mod world;
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
-use crdtfs_net::{NetConfig, PathKind};
+use crdtfs_net::{NetConfig, Node, PathKind};
 use world::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,6 +211,25 @@ async fn a_taken_port_is_no_obstacle() {
     assert_ne!(node_a.bound()[0].port(), node_b.bound()[0].port());
     node_a.shutdown().await;
     node_b.shutdown().await;
+}
+
+/// A device that was started again listens where it did, with IPv4 and, where there is IPv6, with that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_is_kept_on_every_interface() {
+    let a = host(9, &[1]);
+    let config = |bind: SocketAddr| NetConfig { bind: Some(bind), discovery: false, ..NetConfig::local(secret(1)) };
+    let node = start_with(1, &a, config("0.0.0.0:0".parse().unwrap())).await;
+    let v4 = |node: &Node| node.bound().into_iter().find(SocketAddr::is_ipv4).unwrap();
+    let bound = v4(&node);
+    end(node, &a).await;
+    for _ in 0..2 {
+        let again = start_with(1, &a, config(bound)).await;
+        assert_eq!(v4(&again), bound);
+        let has_v6 = std::net::UdpSocket::bind("[::1]:0").is_ok();
+        assert_eq!(again.bound().len(), if has_v6 { 2 } else { 1 }, "{:?}", again.bound());
+        assert!(again.bound().iter().all(|socket| socket.port() == bound.port()), "{:?}", again.bound());
+        end(again, &a).await;
+    }
 }
 
 /// What is closed has not been cut short: with a peer that is there, and with one that is gone and being dialled.
