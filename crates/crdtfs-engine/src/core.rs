@@ -1,6 +1,9 @@
 //! What the parts of an engine share: the state directory, the store, the network, the shares and their showings.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,10 +26,13 @@ use crate::share::{Events, Parts, Share, now_ms};
 use crate::showing::Showing;
 use crate::source::NetSource;
 use crate::space::Space;
-use crate::state::{StateDir, StateError};
+use crate::state::{StateDir, StateError, write_atomically};
 
 /// How often what ends by itself is noticed and what is dirty is made durable.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// The file of the state directory with the UDP port that was listened on last.
+const PORT_FILE: &str = "port";
 
 /// How often what no version needs is dropped.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
@@ -91,10 +97,12 @@ impl Core {
         let net = NetConfig {
             network: core.config.network,
             relays: core.config.relays.clone(),
+            bind: remembered_bind(core.state.path()),
             ..NetConfig::local(*core.state.key())
         };
         let host = Arc::new(EngineHost::new(Arc::downgrade(&core)));
         let node = runtime.block_on(Node::start(net, host))?;
+        remember_port(core.state.path(), &node.bound());
         assert!(core.node.set(node).is_ok(), "the network starts once");
         for share in core.shares() {
             core.introduce(&share);
@@ -290,6 +298,23 @@ impl Core {
     }
 }
 
+/// Where to listen: on the port of the last time, at which other devices look for this one first.
+fn remembered_bind(state: &Path) -> Option<SocketAddr> {
+    let port: u16 = fs::read_to_string(state.join(PORT_FILE)).ok()?.trim().parse().ok()?;
+    Some((Ipv4Addr::UNSPECIFIED, port).into())
+}
+
+/// Keeps the port for the next start. Without it this device has to be found anew, which takes longer.
+fn remember_port(state: &Path, bound: &[SocketAddr]) {
+    let Some(socket) = bound.iter().find(|socket| socket.is_ipv4()) else { return };
+    if remembered_bind(state).is_some_and(|kept| kept.port() == socket.port()) {
+        return;
+    }
+    if let Err(error) = write_atomically(&state.join(PORT_FILE), format!("{}\n", socket.port()).as_bytes()) {
+        tracing::warn!(%error, "the port is not remembered");
+    }
+}
+
 /// What shares tell the engine, as long as it lives.
 struct CoreEvents {
     core: Weak<Core>,
@@ -315,5 +340,46 @@ impl Events for CoreEvents {
         if let Some(core) = self.core.upgrade() {
             core.progressed_now();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::engine::Engine;
+
+    fn start(state_dir: &Path) -> Engine {
+        let config = EngineConfig {
+            state_dir: state_dir.to_owned(),
+            network: Network::Local,
+            relays: Vec::new(),
+            name: "a".to_owned(),
+            version: "test".to_owned(),
+        };
+        Engine::start(config, Vec::new()).unwrap()
+    }
+
+    fn port(state_dir: &Path) -> u16 {
+        fs::read_to_string(state_dir.join(PORT_FILE)).unwrap().trim().parse().unwrap()
+    }
+
+    #[test]
+    fn an_engine_listens_where_it_did_unless_somebody_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        start(&state).shutdown(Duration::from_secs(10));
+        let first = port(&state);
+        let again = start(&state);
+        assert_eq!(port(&state), first);
+        std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, first)).unwrap_err();
+        again.shutdown(Duration::from_secs(10));
+        let taken = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, first)).unwrap();
+        start(&state).shutdown(Duration::from_secs(10));
+        assert_ne!(port(&state), first, "the new one is the one to be found at");
+        drop(taken);
+        fs::write(state.join(PORT_FILE), "nonsense").unwrap();
+        start(&state).shutdown(Duration::from_secs(10));
+        assert_ne!(port(&state), 0);
     }
 }
