@@ -1,12 +1,13 @@
-//! How fast the store is on this machine: `cargo run --release -p crdtfs-store --example speed DIR`.
+//! How fast the store is on this machine: `cargo run --release -p crdtfs-store --example speed DIR [edits]`.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, ShareId};
 use crdtfs_core::port::{Content, FileOpener, FolderContent};
 use crdtfs_store::{ChunkSink, ChunkSource, ShareContent, Store, StoreOptions, Urgency, Want};
@@ -39,10 +40,18 @@ impl FileOpener for Folder {
     }
 }
 
+/// Seconds of processor time of all threads, in steps of 10 ms: on a busy machine the figure to compare.
+fn cpu() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
 fn timed<T>(what: &str, run: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
+    let (start, busy) = (Instant::now(), cpu());
     let result = run();
-    println!("{what:50} {:8.1} ms", start.elapsed().as_secs_f64() * 1000.0);
+    let (wall, busy) = (start.elapsed().as_secs_f64() * 1000.0, (cpu() - busy) * 1000.0);
+    println!("{what:50} {wall:8.1} ms {busy:8.0} ms cpu");
     result
 }
 
@@ -58,8 +67,83 @@ fn id(n: u64) -> InodeId {
     InodeId(id)
 }
 
+/// A large file changes a little: mounts on both sides, then folders on both sides.
+fn edits(dir: &Path, big: &[u8]) {
+    let _ = fs::remove_dir_all(dir);
+    for part in ["folder", "folder2"] {
+        fs::create_dir_all(dir.join(part)).unwrap();
+    }
+    let share = ShareId([1; 32]);
+    let open = |name: &str, source: Arc<dyn ChunkSource>, folder: &str| {
+        let store = Store::open(&dir.join(name), StoreOptions::default()).unwrap();
+        let content = ShareContent::new(store.clone(), share, source).unwrap();
+        content.set_opener(Arc::new(Folder(dir.join(folder))));
+        (store, content)
+    };
+    let (store_a, a) = open("a", Arc::new(Nobody), "folder");
+    let (_, b) = open("b", Arc::new(Peer(store_a.clone())), "folder2");
+    let fetch = |content| b.fetch(&[content], Urgency::Prefetch).remove(0).unwrap();
+    let read = |of: &ShareContent, content: &ContentRef| {
+        let (reader, mut buf) = (of.open(content).unwrap(), vec![0; 128 << 10]);
+        (0..content.size).step_by(buf.len()).for_each(|at| _ = reader.read_at(&mut buf, at).unwrap());
+    };
+    let tail = noise(1 << 20, 78);
+
+    let file = a.write_file(None).unwrap();
+    big.chunks(1 << 20).enumerate().for_each(|(at, piece)| _ = file.write_at(piece, (at as u64) << 20).unwrap());
+    let first = a.seal(&*file).unwrap();
+    a.discard(file);
+    timed("mount: fetch 1 GiB", || fetch(first));
+    let file = a.write_file(Some(&first)).unwrap();
+    file.write_at(&tail, first.size).unwrap();
+    let second = timed("mount, 1 MiB appended: seal", || a.seal(&*file).unwrap());
+    timed("mount, 1 MiB appended: fetch", || fetch(second));
+    timed("mount, 1 MiB appended: read all where it was sealed", || read(&a, &second));
+    timed("mount, 1 MiB appended: read all where it was fetched", || read(&b, &second));
+    file.write_at(b"x", 0).unwrap();
+    timed("mount, 1 byte written over the same file: seal", || a.seal(&*file).unwrap());
+    a.discard(file);
+    let file = a.write_file(None).unwrap();
+    file.write_at(b"X", 0).unwrap();
+    big.chunks(1 << 20).enumerate().for_each(|(at, piece)| _ = file.write_at(piece, ((at as u64) << 20) + 1).unwrap());
+    let third = timed("mount, 1 byte inserted: seal", || a.seal(&*file).unwrap());
+    a.discard(file);
+    timed("mount, 1 byte inserted: fetch", || fetch(third));
+    timed("mount, 1 byte inserted: read all where it was fetched", || read(&b, &third));
+    drop((a, b, store_a));
+    for part in ["a", "b"] {
+        fs::remove_dir_all(dir.join(part)).unwrap();
+    }
+
+    let (store_a, a) = open("a", Arc::new(Nobody), "folder");
+    let (_, b) = open("b", Arc::new(Peer(store_a)), "folder2");
+    let (here, there) = (dir.join("folder").join(id(1).to_string()), dir.join("folder2").join(id(1).to_string()));
+    let part = dir.join("folder2/part");
+    let arrive = |what: &str, content: &ContentRef| {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&part).unwrap();
+        timed(what, || b.fetch_into(id(1), content, &file).unwrap());
+        fs::rename(&part, &there).unwrap();
+    };
+    fs::write(&here, big).unwrap();
+    let index = |what: &str| timed(what, || a.index_file(id(1), &File::open(&here).unwrap()).unwrap());
+    arrive("folder: fetch 1 GiB", &index("folder: index 1 GiB"));
+    OpenOptions::new().append(true).open(&here).unwrap().write_all(&tail).unwrap();
+    let appended = index("folder, 1 MiB appended: index");
+    arrive("folder, 1 MiB appended: fetch", &appended);
+    let bytes = [b"X", big].concat();
+    fs::write(&here, &bytes).unwrap();
+    let inserted = index("folder, 1 byte inserted: index");
+    arrive("folder, 1 byte inserted: fetch", &inserted);
+    assert!(fs::read(&there).unwrap() == bytes);
+    drop((a, b));
+    fs::remove_dir_all(dir).unwrap();
+}
+
 fn main() {
     let dir = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "target/store-speed".into()));
+    if std::env::args().nth(2).is_some_and(|part| part == "edits") {
+        return edits(&dir, &noise(1 << 30, 77));
+    }
     let _ = fs::remove_dir_all(&dir);
     for part in ["folder", "folder2"] {
         fs::create_dir_all(dir.join(part)).unwrap();
@@ -120,4 +204,5 @@ fn main() {
     timed("open without an index", || Store::open(&dir.join("b"), StoreOptions::default()).unwrap());
     drop((a, store));
     fs::remove_dir_all(&dir).unwrap();
+    edits(&dir, &big);
 }

@@ -9,6 +9,9 @@ use crdtfs_core::content::SINGLE_CHUNK_MAX;
 use crdtfs_core::id::Hash;
 use fastcdc::v2020::{Normalization, cut, select_masks};
 
+use crate::known::Known;
+use crate::store::ChunkSpan;
+
 /// The shortest chunk, but for the last of a content, in bytes.
 pub(crate) const MIN_CHUNK: usize = 64 << 10;
 const AVERAGE_CHUNK: usize = 256 << 10;
@@ -40,7 +43,7 @@ impl Chunked {
 pub(crate) type OnChunk<'a> = &'a mut (dyn FnMut(u64, &Hash, &[u8]) -> io::Result<()> + Send);
 
 /// Where the first chunk of `bytes` ends. `bytes` goes to the end of the content or is at least [`MAX_CHUNK`] long.
-struct Cutter {
+pub(crate) struct Cutter {
     strict: u64,
     relaxed: u64,
 }
@@ -51,7 +54,7 @@ impl Cutter {
         Self { strict, relaxed }
     }
 
-    fn next(&self, bytes: &[u8]) -> usize {
+    pub(crate) fn next(&self, bytes: &[u8]) -> usize {
         let bytes = &bytes[..bytes.len().min(MAX_CHUNK)];
         let (s, l) = (self.strict, self.relaxed);
         cut(bytes, MIN_CHUNK, AVERAGE_CHUNK, MAX_CHUNK, s, l, s << 1, l << 1).1
@@ -82,12 +85,33 @@ pub(crate) fn chunk_bytes(bytes: &[u8], each: OnChunk<'_>) -> io::Result<Chunked
     Ok(chunked)
 }
 
+/// The chunks with their offsets.
+pub(crate) fn spans(chunked: &Chunked) -> Vec<ChunkSpan> {
+    let mut offset = 0;
+    let span = |(hash, len): &(Hash, u32)| {
+        let span = ChunkSpan { hash: *hash, offset, len: *len };
+        offset += u64::from(*len);
+        span
+    };
+    chunked.chunks.iter().map(span).collect()
+}
+
 /// Chunks what `read` gives (as `pread`), to its end; `size` says how much to expect. Large contents are read and cut here
 /// and hashed on a second thread, which also calls `each`.
 pub(crate) fn chunk_reader(
     size: u64,
     read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
     each: OnChunk<'_>,
+) -> io::Result<Chunked> {
+    chunk_known(size, read, each, Known::Nothing)
+}
+
+/// As [`chunk_reader`], with the same outcome, sooner where something is known of the bytes.
+pub(crate) fn chunk_known(
+    size: u64,
+    read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
+    each: OnChunk<'_>,
+    mut known: Known<'_>,
 ) -> io::Result<Chunked> {
     if size < PIPELINE_FROM {
         let mut bytes = vec![0; size as usize + 1];
@@ -102,7 +126,7 @@ pub(crate) fn chunk_reader(
         let (to_hash, blocks) = mpsc::sync_channel::<Block>(BLOCKS);
         let (give_back, free) = mpsc::channel();
         let hasher = scope.spawn(move || hash_blocks(blocks, give_back, each));
-        let cut = cut_blocks(read, &to_hash, &free);
+        let cut = cut_blocks(read, &mut known, &to_hash, &free);
         drop(to_hash);
         let hashed = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // An error of the hashing side also ends the cutting side: it is the one to tell.
@@ -114,12 +138,13 @@ pub(crate) fn chunk_reader(
 
 struct Block {
     bytes: Vec<u8>,
-    /// Lengths of the chunks that `bytes` begins with.
-    cuts: Vec<u32>,
+    /// Lengths of the chunks that `bytes` begins with, and hashes that are known.
+    cuts: Vec<(u32, Option<Hash>)>,
 }
 
 fn cut_blocks(
     read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
+    known: &mut Known<'_>,
     to_hash: &mpsc::SyncSender<Block>,
     free: &mpsc::Receiver<Vec<u8>>,
 ) -> io::Result<()> {
@@ -135,11 +160,12 @@ fn cut_blocks(
         let end = n < room.len();
         offset += n as u64;
         bytes.truncate(carry.len() + n);
+        let start = offset - bytes.len() as u64;
         let mut cuts = Vec::new();
         let mut at = 0;
-        while at < bytes.len() && (end || bytes.len() - at >= MAX_CHUNK) {
-            let len = cutter.next(&bytes[at..]);
-            cuts.push(len as u32);
+        while at < bytes.len() && (end || bytes.len() - at >= known.lookahead()) {
+            let (len, hash) = known.chunk(&cutter, start + at as u64, &bytes[at..], end);
+            cuts.push((len as u32, hash));
             at += len;
         }
         carry.clear();
@@ -162,9 +188,9 @@ fn hash_blocks(
     let mut chunked = Chunked { hash: Hash([0; 32]), size: 0, chunks: Vec::new() };
     for block in blocks {
         let mut at = 0;
-        for len in block.cuts {
+        for (len, hash) in block.cuts {
             let chunk = &block.bytes[at..at + len as usize];
-            let hash = Hash::of(chunk);
+            let hash = hash.unwrap_or_else(|| Hash::of(chunk));
             each(chunked.size + at as u64, &hash, chunk)?;
             chunked.chunks.push((hash, len));
             at += len as usize;

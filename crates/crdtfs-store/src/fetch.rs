@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crdtfs_core::content::ContentRef;
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use crate::error::StoreError;
 use crate::fill::{Filling, reopen};
 use crate::index::{Note, Place, key};
-use crate::object::OBJECT_FROM;
+use crate::known::{Known, Like};
 use crate::pack::Codec;
 use crate::source::{ChunkSink, ChunkSource, Urgency, Want};
 use crate::store::{ChunkSpan, Inner};
@@ -23,6 +24,12 @@ use crate::text::{TEXT_MAX, is_text};
 
 /// Chunks that are asked for in one call.
 const WINDOW: usize = 8192;
+/// Large files of folders of which is remembered what they held.
+const EARLIER_MAX: usize = 4096;
+/// From so many chunks on they are copied by two threads.
+const COPY_PIPELINE_FROM: usize = 8;
+/// Chunks that were read and not written yet.
+const COPY_AHEAD: usize = 8;
 
 /// Where a content is wanted.
 pub(crate) enum Into<'a> {
@@ -177,7 +184,7 @@ impl Job<'_> {
                 let spans = self.spans.clone();
                 self.filling = Some(Arc::new(Filling::begin(inner, &self.content, spans, file)?));
             }
-            Into::Store if self.content.size >= OBJECT_FROM && !inner.is_local(&self.content) => {
+            Into::Store if inner.wants_object(&self.content, &self.spans) => {
                 self.filling = Some(inner.fill_object(&self.content, &self.spans)?);
             }
             Into::Store => {}
@@ -296,14 +303,36 @@ fn fetch_chunks(inner: &Inner, source: &dyn ChunkSource, jobs: &[Job<'_>], urgen
     fetch_away(inner, source, jobs, &late, urgency);
 }
 
-/// Copies what is here; returns what turned out not to be.
+/// Copies what is here; returns what turned out not to be. Reading and verifying is one thread's work, writing and hashing
+/// the whole another's.
 fn copy_local(inner: &Inner, jobs: &[Job<'_>], local: Vec<(Want, Takers)>) -> Vec<(Want, Takers)> {
+    if local.len() < COPY_PIPELINE_FROM {
+        return read_local(inner, jobs, local, &mut |takers, bytes| give(inner, jobs, &takers, &bytes));
+    }
+    std::thread::scope(|scope| {
+        let (to_write, read) = mpsc::sync_channel::<(Takers, Vec<u8>)>(COPY_AHEAD);
+        scope.spawn(move || read.iter().for_each(|(takers, bytes)| give(inner, jobs, &takers, &bytes)));
+        // The writer ends only when this side does: it takes all.
+        read_local(inner, jobs, local, &mut |takers, bytes| _ = to_write.send((takers, bytes)))
+    })
+}
+
+/// Reads what is here, verified; returns what turned out not to be.
+fn read_local(
+    inner: &Inner,
+    jobs: &[Job<'_>],
+    local: Vec<(Want, Takers)>,
+    each: &mut dyn FnMut(Takers, Vec<u8>),
+) -> Vec<(Want, Takers)> {
     let mut late = Vec::new();
     for (want, takers) in local {
+        if takers.iter().all(|(job, _)| jobs[*job].has_failed()) {
+            continue;
+        }
         let zeros = is_zeros(&ChunkSpan { hash: want.hash, offset: 0, len: want.len });
         let bytes = if zeros { Ok(Some(vec![0; want.len as usize])) } else { inner.read_chunk(&want.hash) };
         match bytes {
-            Ok(Some(bytes)) => give(inner, jobs, &takers, &bytes),
+            Ok(Some(bytes)) => each(takers, bytes),
             Ok(None) => late.push((want, takers)),
             Err(error) => {
                 let error: io::Error = error.into();
@@ -386,6 +415,7 @@ impl Inner {
         if content.size <= TEXT_MAX {
             self.keep_text_of(&filling.file(), &filling.spans, content.size)?;
         }
+        self.note_earlier(share, key, &content);
         let note = Note::Folder { id: filling.id, share, key, content };
         self.note(&note, |index| index.persist(filling.places()))?;
         // Until the folder has moved it to its place, chunks are read through this; open for reading only, else nobody could
@@ -432,12 +462,22 @@ impl Inner {
         if content.manifest.is_none() || known.map(|known| known.0) == content.manifest {
             return Ok(());
         }
-        let mut whole = blake3::Hasher::new();
-        for span in spans {
-            let bytes = self.read_chunk(&span.hash)?.ok_or(io::ErrorKind::NotFound)?;
-            whole.update(&bytes);
-        }
-        if *whole.finalize().as_bytes() != content.hash.0 {
+        let whole = std::thread::scope(|scope| {
+            let (to_hash, read) = mpsc::sync_channel::<Vec<u8>>(COPY_AHEAD);
+            let hasher = scope.spawn(move || {
+                let mut whole = blake3::Hasher::new();
+                read.iter().for_each(|bytes| _ = whole.update(&bytes));
+                whole.finalize()
+            });
+            let read = spans.iter().try_for_each(|span| {
+                let bytes = self.read_chunk(&span.hash)?.ok_or(io::ErrorKind::NotFound)?;
+                to_hash.send(bytes).map_err(|_| io::Error::other("the hashing thread has ended"))
+            });
+            drop(to_hash);
+            let whole = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            read.map(|()| whole)
+        })?;
+        if *whole.as_bytes() != content.hash.0 {
             return Err(not_the_content(content));
         }
         Ok(self.remember_content(content)?)
@@ -456,6 +496,28 @@ impl Inner {
         Ok(())
     }
 
+    /// Remembers what a large file of a folder held, for when it has changed.
+    fn note_earlier(&self, share: ShareId, inode: InodeId, content: &ContentRef) {
+        let mut earlier = self.earlier.lock();
+        if content.size <= TEXT_MAX {
+            earlier.remove(&(share, inode));
+            return;
+        }
+        if earlier.len() >= EARLIER_MAX {
+            // Any: one that is missed costs the chunking of its file.
+            let any = earlier.keys().next().copied();
+            any.and_then(|any| earlier.remove(&any));
+        }
+        earlier.insert((share, inode), *content);
+    }
+
+    /// The chunks that a large file of a folder had when it was last looked at, if that is known.
+    fn earlier_chunks(&self, share: ShareId, inode: InodeId) -> Vec<ChunkSpan> {
+        let earlier = self.earlier.lock().get(&(share, inode)).copied();
+        let spans = earlier.and_then(|content| self.spans(&content, 0..content.size).ok());
+        spans.filter(|(_, needs)| needs.is_empty()).map_or_else(Vec::new, |(spans, _)| spans)
+    }
+
     /// Hashes and chunks a folder's file in place.
     pub(crate) fn index_file(&self, share: ShareId, inode: InodeId, file: &File) -> io::Result<ContentRef> {
         let size = file.metadata()?.len();
@@ -469,9 +531,12 @@ impl Inner {
             })?
         } else {
             let mut read = |buf: &mut [u8], offset: u64| file.read_at(buf, offset);
-            crate::chunker::chunk_reader(size, &mut read, &mut |_, _, _| Ok(()))?
+            let before = self.earlier_chunks(share, inode);
+            let known = if before.is_empty() { Known::Nothing } else { Known::Like(Like::new(&before)) };
+            crate::chunker::chunk_known(size, &mut read, &mut |_, _, _| Ok(()), known)?
         };
         let content = self.put_manifest(&chunked)?;
+        self.note_earlier(share, inode, &content);
         let id = self.fresh_id();
         self.note(&Note::Folder { id, share, key: inode, content }, |index| {
             let mut offset = 0;

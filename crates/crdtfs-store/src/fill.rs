@@ -17,6 +17,7 @@ use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, seek};
 
 use crate::fetch::not_the_content;
 use crate::index::{Key, Place, key};
+use crate::object::OBJECT_FROM;
 use crate::store::{ChunkSpan, Inner};
 
 /// The files that are being filled now.
@@ -210,6 +211,22 @@ impl Filling {
 }
 
 impl Inner {
+    /// Whether what lacks of a large content goes into an object: if most of it lacks, or one was begun. What lacks of an
+    /// edited file goes into the packs; nothing that is here is copied.
+    pub(crate) fn wants_object(&self, content: &ContentRef, spans: &[ChunkSpan]) -> bool {
+        if content.size < OBJECT_FROM {
+            return false;
+        }
+        if self.fillings.objects.lock().contains_key(&key(&content.hash)) {
+            return true;
+        }
+        let lacks: u64 = {
+            let index = self.index.read();
+            spans.iter().filter(|span| !index.has(&key(&span.hash))).map(|span| u64::from(span.len)).sum()
+        };
+        lacks > 0 && (lacks > content.size / 2 || self.part_path(content).exists())
+    }
+
     /// The object of a content that is being filled, begun if need be.
     pub(crate) fn fill_object(&self, content: &ContentRef, spans: &[ChunkSpan]) -> io::Result<Arc<Filling>> {
         let mut objects = self.fillings.objects.lock();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -128,6 +129,12 @@ impl Layer {
             }
         }
         Ok(n)
+    }
+
+    /// Whether all bytes of a range are the base's, at the same place.
+    pub(crate) fn shows_base(&self, range: Range<u64>) -> bool {
+        let Body::Overlay { base: Some(_), base_len, extents, .. } = &self.body else { return false };
+        range.end <= *base_len && extents.at_or_after(range.start).is_none_or(|(start, _)| start >= range.end)
     }
 
     /// As `fallocate`; the body is a file or an overlay with a file.

@@ -26,6 +26,7 @@ mod index;
 mod index_file;
 mod journal;
 mod keeper;
+mod known;
 mod layer;
 mod log;
 mod manifest;

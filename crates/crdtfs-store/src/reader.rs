@@ -114,6 +114,14 @@ impl ContentReader {
         }
         let mut tries = 0;
         let bytes = loop {
+            // What is read as a whole goes by the cache: it is not read again in pieces.
+            if skip == 0
+                && buf.len() == span.len as usize
+                && let Some(bytes) = self.inner().read_chunk(&span.hash)?
+            {
+                buf.copy_from_slice(&bytes);
+                return Ok(());
+            }
             if let Some(bytes) = self.inner().read_cached(&span.hash)? {
                 break bytes;
             }
@@ -138,11 +146,18 @@ impl ContentReader {
             Some((file, _)) => file.clone(),
             None => return Ok(false),
         };
-        let mut bytes = vec![0; span.len as usize];
-        if file.read_exact_at(&mut bytes, span.offset).is_err() || Hash::of(&bytes) != span.hash {
-            return Ok(false);
+        let good = |bytes: &mut [u8]| file.read_exact_at(bytes, span.offset).is_ok() && Hash::of(bytes) == span.hash;
+        if buf.len() == span.len as usize {
+            if !good(buf) {
+                return Ok(false);
+            }
+        } else {
+            let mut bytes = vec![0; span.len as usize];
+            if !good(&mut bytes) {
+                return Ok(false);
+            }
+            buf.copy_from_slice(&bytes[skip..skip + buf.len()]);
         }
-        buf.copy_from_slice(&bytes[skip..skip + buf.len()]);
         if let Some((_, verified)) = &mut *self.object.lock() {
             verified.insert(span.offset);
         }
@@ -233,6 +248,10 @@ impl Window {
         // The object needs the whole list; where it is not here yet, the packs take what a reader waits for.
         let (all, needs) = inner.spans(content, 0..content.size)?;
         if !needs.is_empty() {
+            return self
+                .fetch(&wants, urgency, &|index, bytes| Ok(inner.put(&wants[index].hash, bytes, Codec::Raw)?));
+        }
+        if !inner.wants_object(content, &all) {
             return self
                 .fetch(&wants, urgency, &|index, bytes| Ok(inner.put(&wants[index].hash, bytes, Codec::Raw)?));
         }

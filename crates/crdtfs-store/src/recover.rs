@@ -60,6 +60,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, dir: &Path, options: &StoreOptions
         wake: Wake::default(),
         marks: Mutex::default(),
         arriving: Mutex::default(),
+        earlier: Mutex::default(),
     };
     inner.read_packs(&segments, from, options.segment_bytes)?;
     inner.look_at_objects()?;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use crdtfs_core::content::{ContentRef, SINGLE_CHUNK_MAX};
-use crdtfs_core::id::{Hash, ShareId};
+use crdtfs_core::id::{Hash, InodeId, ShareId};
 use crdtfs_core::port::FileOpener;
 use parking_lot::{Mutex, RwLock};
 
@@ -120,6 +120,8 @@ pub(crate) struct Inner {
     pub(crate) marks: Mutex<crate::gc::Marks>,
     /// Files that were filled lately and that their folder may not have moved to their places yet.
     pub(crate) arriving: Mutex<Arriving>,
+    /// What large files of folders held when they were last indexed or fetched: their next version is mostly that.
+    pub(crate) earlier: Mutex<HashMap<(ShareId, InodeId), ContentRef>>,
 }
 
 /// By container: device and inode of the file that was filled, and when.

@@ -15,12 +15,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
+use crdtfs_core::id::Hash;
 use crdtfs_core::port::{Reader, WriteFile};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::ioctl_ficlone;
 
-use crate::chunker::{self, Chunked};
+use crate::chunker::{self, spans};
 use crate::journal::{BaseRecord, BodyRecord, Journal, Record, Recovered, Replay};
+use crate::known::{Known, Like, Unchanged};
 use crate::layer::{Base, Body, Extents, Layer};
 use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
@@ -147,9 +149,10 @@ impl Handle {
     pub(crate) fn seal(&self) -> io::Result<ContentRef> {
         let _one = self.sealing.lock();
         let inner = &self.window.store.inner;
-        let (frozen, version) = {
+        let (frozen, version, earlier) = {
             let mut state = self.state.write();
             state.refresh_size();
+            let earlier = state.sealed.map(|(_, content)| content);
             if let Some((version, content)) = &state.sealed
                 && *version == state.version
             {
@@ -162,13 +165,21 @@ impl Handle {
                 self.state.write().sealed = Some((version, content));
                 return Ok(content);
             }
-            (self.freeze(&mut state)?, state.version)
+            (self.freeze(&mut state)?, state.version, earlier)
         };
         let adopted = matches!(frozen.body, Body::Plain(_)) && frozen.size >= OBJECT_FROM;
         let mut read = |buf: &mut [u8], offset: u64| frozen.read_at(buf, offset);
-        let chunked = chunker::chunk_reader(frozen.size, &mut read, &mut |_, hash, chunk| {
+        let mut each = |_, hash: &Hash, chunk: &[u8]| {
             if adopted { Ok(()) } else { Ok(inner.put(hash, chunk, Codec::Raw)?) }
-        })?;
+        };
+        let (base, in_place) = self.base_chunks(&frozen, earlier.as_ref())?;
+        let same = |range| frozen.shows_base(range);
+        let known = match &base[..] {
+            [] => Known::Nothing,
+            base if in_place => Known::Unchanged(Unchanged { base, size: frozen.size, same: &same }),
+            other => Known::Like(Like::new(other)),
+        };
+        let chunked = chunker::chunk_known(frozen.size, &mut read, &mut each, known)?;
         let content = inner.put_manifest(&chunked)?;
         if let (true, Body::Plain(file)) = (adopted, &frozen.body) {
             let path = self.layer_path(frozen.generation);
@@ -182,6 +193,20 @@ impl Handle {
             state.logged = None;
         }
         Ok(content)
+    }
+
+    /// The chunks of what the layer lies on and shows most of (then true), else of what the file held before, as far as
+    /// that is known: who writes a file anew mostly writes again what was there.
+    fn base_chunks(&self, layer: &Layer, earlier: Option<&ContentRef>) -> io::Result<(Vec<ChunkSpan>, bool)> {
+        let (content, in_place) = match (&layer.body, earlier) {
+            (Body::Overlay { base: Some(Base::Content(reader)), base_len, .. }, _) if *base_len > layer.size / 2 => {
+                (*reader.content(), true)
+            }
+            (_, Some(earlier)) => (*earlier, false),
+            _ => return Ok((Vec::new(), false)),
+        };
+        let (chunks, needs) = self.window.store.inner.spans(&content, 0..content.size)?;
+        Ok((if needs.is_empty() { chunks } else { Vec::new() }, in_place))
     }
 
     /// Makes what is there the base of a new layer that nothing is written to yet.
@@ -394,16 +419,6 @@ fn base_record(base: Option<&Base>) -> BaseRecord {
         Some(Base::Content(reader)) => BaseRecord::Content { content: *reader.content() },
         Some(Base::Frozen(layer)) => BaseRecord::Generation { generation: layer.generation },
     }
-}
-
-fn spans(chunked: &Chunked) -> Vec<ChunkSpan> {
-    let mut offset = 0;
-    let span = |(hash, len): &(crdtfs_core::id::Hash, u32)| {
-        let span = ChunkSpan { hash: *hash, offset, len: *len };
-        offset += u64::from(*len);
-        span
-    };
-    chunked.chunks.iter().map(span).collect()
 }
 
 /// Has the filesystem share the blocks of what lies below, where it can.
