@@ -291,7 +291,9 @@ impl Worker {
         self.forget_keys(stale);
         self.answer();
         // A crash before the state is saved would make a removal that follows it look like a file that never came.
-        let behind = self.first_scan || !self.shows_all() || self.save_at.is_some();
+        // And what was seen but not taken yet is about to become operations.
+        let local = !self.local.is_empty() || !self.reading.is_empty();
+        let behind = self.first_scan || local || !self.shows_all() || self.save_at.is_some();
         self.shown.applying.store(behind, Ordering::SeqCst);
         self.shown.tell();
         Ok(())
