@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, PlaceId, RecordId};
 use crdtfs_core::name::Name;
-use crdtfs_core::node::{Basis, Delta, Kind, Node, Time, Xattrs};
+use crdtfs_core::node::{Basis, Delta, Kind, Node, NodeChange, Time, Xattrs};
 use crdtfs_core::op::{NewNode, Op, OpError, RenameMode};
 use crdtfs_core::record::Record;
 use crdtfs_core::view::{Author, View};
@@ -24,8 +24,8 @@ pub struct Device {
     pub log: Vec<(RecordId, Record)>,
     /// Its clock, in milliseconds.
     pub now_ms: u64,
-    /// What the view said that changed, in order.
-    pub(crate) deltas: Vec<Delta>,
+    /// What the view said that changed, in order, each with what the nodes named were right after.
+    pub(crate) deltas: Vec<(Delta, Vec<Option<Node>>)>,
     /// Entries that an operation moved which it did not name.
     pub(crate) moves: Vec<String>,
     /// Texts of files that lost one of several names: their versions count as seen by that deletion.
@@ -93,7 +93,7 @@ impl Device {
     /// Takes records over, without the bytes that they name.
     pub fn receive(&mut self, records: &[(RecordId, Record)]) {
         let delta = self.view.insert(records);
-        self.deltas.push(delta);
+        self.note_delta(delta);
         for (id, record) in records {
             if self.known.insert(*id) {
                 self.log.push((*id, record.clone()));
@@ -109,7 +109,7 @@ impl Device {
             for content in &wanted {
                 if let Some(bytes) = self.bytes(content) {
                     let delta = self.view.supply(content.hash, bytes);
-                    self.deltas.push(delta);
+                    self.note_delta(delta);
                 }
             }
             if self.view.wanted() == wanted {
@@ -131,10 +131,16 @@ impl Device {
             self.log.push((*id, record));
         }
         self.ends.extend(outcome.records.last().map(|(id, _)| *id));
-        self.deltas.push(outcome.delta);
+        self.note_delta(outcome.delta);
         self.note_moves(op, &before);
         self.supply();
         Ok(count)
+    }
+
+    fn note_delta(&mut self, delta: Delta) {
+        let shown = |change: &NodeChange| self.view.node(change.inode).filter(|node| node.inode == change.inode);
+        let nodes = delta.nodes.iter().map(shown).collect();
+        self.deltas.push((delta, nodes));
     }
 
     /// Notes the text of a file that an operation takes one of several names from.

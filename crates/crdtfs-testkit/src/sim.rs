@@ -278,7 +278,7 @@ impl World {
     fn check_device(&mut self, at: usize, scratch: bool) -> Result<(), String> {
         let device = &mut self.devices[at];
         let mirror = &mut self.mirrors[at];
-        for delta in std::mem::take(&mut device.deltas) {
+        for (delta, nodes) in std::mem::take(&mut device.deltas) {
             for change in delta.entries {
                 let key = (change.dir, change.name);
                 if mirror.entries.get(&key).copied() != change.before {
@@ -289,8 +289,8 @@ impl World {
                     None => drop(mirror.entries.remove(&key)),
                 }
             }
-            for change in delta.nodes {
-                match device.view.node(change.inode).filter(|node| node.inode == change.inode) {
+            for (change, node) in delta.nodes.iter().zip(nodes) {
+                match node {
                     Some(node) => drop(mirror.nodes.insert(change.inode, node)),
                     None => drop(mirror.nodes.remove(&change.inode)),
                 }
