@@ -147,6 +147,10 @@ impl Core {
             events: Arc::new(CoreEvents { core: Arc::downgrade(self) }),
         };
         let share = Share::open(id, dir, parts)?;
+        // A folder that is about to be shown again may have been changed meanwhile: nobody is to be told that all is
+        // settled before it was looked at.
+        let watched = share.dir().shown()?.iter().any(|shown| shown.active && shown.mode == Mode::Watch);
+        share.set_behind(watched);
         self.fetchers.lock().push(Fetcher::start(share.clone()).map_err(EngineError::Threads)?);
         self.shares.write().insert(id, share.clone());
         Ok(share)

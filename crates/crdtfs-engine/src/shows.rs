@@ -211,6 +211,7 @@ impl Core {
             let showing = Showing::new(share.clone(), shown.dir.clone(), shown.mode, shown.options.clone());
             showing.failed(failure.message);
             self.showings.lock().push(showing);
+            self.showing_progressed(&share.id());
             // Not given up: the next engine tries again.
             if let Err(failure) = self.remember(&share, shown.clone()) {
                 tracing::error!(error = %failure.message, "cannot remember what is to be shown");
