@@ -57,6 +57,8 @@ pub(crate) struct Core {
     progress: watch::Sender<u64>,
     stop: watch::Sender<bool>,
     closed: watch::Sender<bool>,
+    /// Held while it is found out whether a showing is behind.
+    looking: Mutex<()>,
     /// When the last collection began, and its thread.
     collecting: Mutex<(Instant, Option<JoinHandle<()>>)>,
     runtime: Handle,
@@ -86,6 +88,7 @@ impl Core {
             progress: watch::channel(0).0,
             stop: watch::channel(false).0,
             closed: watch::channel(false).0,
+            looking: Mutex::default(),
             collecting: Mutex::new((Instant::now(), None)),
             runtime: runtime.handle().clone(),
             state,
@@ -207,11 +210,14 @@ impl Core {
 
     /// A showing of the share caught up with the view, or fell behind, or ended.
     pub(crate) fn showing_progressed(&self, share: &ShareId) {
+        // One at a time: an older look must not overwrite a newer one.
+        let looking = self.looking.lock();
         let behind = self.showings_of(share).iter().any(|showing| showing.behind());
         if let Some(share) = self.share(share) {
             share.take_stock_again();
             share.set_behind(behind);
         }
+        drop(looking);
         self.progressed_now();
     }
 

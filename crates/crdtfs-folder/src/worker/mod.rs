@@ -63,7 +63,7 @@ pub(crate) struct Shown {
     /// The worker has something of the view to apply.
     applying: AtomicBool,
     /// What was told last.
-    told: AtomicBool,
+    told: Mutex<bool>,
     progressed: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -75,7 +75,7 @@ impl Shown {
             ended: Mutex::default(),
             unheard: AtomicUsize::new(0),
             applying: AtomicBool::new(true),
-            told: AtomicBool::new(true),
+            told: Mutex::new(true),
             progressed,
         }
     }
@@ -92,8 +92,13 @@ impl Shown {
     }
 
     fn tell(&self) {
-        let behind = self.behind();
-        if self.told.swap(behind, Ordering::SeqCst) != behind {
+        // Looked at with the lock held: what is told last is how it is.
+        let news = {
+            let mut told = self.told.lock();
+            let behind = self.behind();
+            std::mem::replace(&mut *told, behind) != behind
+        };
+        if news {
             (self.progressed)();
         }
     }
