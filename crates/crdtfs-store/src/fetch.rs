@@ -33,7 +33,7 @@ const COPY_AHEAD: usize = 8;
 
 /// Where a content is wanted.
 pub(crate) enum Into<'a> {
-    /// In the packs, or in an object if it is large.
+    /// In the packs, or in an object if it is large and most of it lacks.
     Store,
     /// In a folder's file.
     Folder(ShareId, InodeId, &'a File),
@@ -95,6 +95,10 @@ pub(crate) fn fetch(
         }
     }
     fetch_chunks(inner, source, &jobs, urgency);
+    // What the index had and the disk turned out not to have is fetched after all. Each job is looked at, not just the first.
+    if jobs.iter().filter(|job| job.lost_chunks(inner)).count() > 0 {
+        fetch_chunks(inner, source, &jobs, urgency);
+    }
     jobs.into_iter().map(|job| job.end(inner)).collect()
 }
 
@@ -219,6 +223,16 @@ impl Job<'_> {
             (None, Into::Folder(..)) => self.written.load(Ordering::Acquire),
             (None, Into::Store) => inner.index.read().has(&key(&self.spans[at].hash)),
         }
+    }
+
+    /// Whether looking at the chunks in the packs showed that some are not there.
+    fn lost_chunks(&self, inner: &Inner) -> bool {
+        let in_packs = matches!(self.into, Into::Store) && self.filling.is_none();
+        in_packs
+            && !self.has_failed()
+            && self.lacking(inner).is_empty()
+            && inner.verify_whole(&self.content, &self.spans).is_err()
+            && !self.lacking(inner).is_empty()
     }
 
     /// Takes a verified chunk.
@@ -514,8 +528,7 @@ impl Inner {
     /// The chunks that a large file of a folder had when it was last looked at, if that is known.
     fn earlier_chunks(&self, share: ShareId, inode: InodeId) -> Vec<ChunkSpan> {
         let earlier = self.earlier.lock().get(&(share, inode)).copied();
-        let spans = earlier.and_then(|content| self.spans(&content, 0..content.size).ok());
-        spans.filter(|(_, needs)| needs.is_empty()).map_or_else(Vec::new, |(spans, _)| spans)
+        earlier.map_or_else(Vec::new, |content| self.known_chunks(&content))
     }
 
     /// Hashes and chunks a folder's file in place.

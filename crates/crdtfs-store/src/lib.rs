@@ -14,6 +14,8 @@
 mod cache;
 mod check;
 mod chunker;
+#[cfg(test)]
+mod edit_tests;
 mod error;
 #[cfg(test)]
 mod fault;

@@ -178,6 +178,12 @@ impl Inner {
         Ok((spans, needs))
     }
 
+    /// The chunks of a content if its whole manifest is here and readable, else none.
+    pub(crate) fn known_chunks(&self, content: &ContentRef) -> Vec<ChunkSpan> {
+        let spans = self.spans(content, 0..content.size).ok();
+        spans.filter(|(_, needs)| needs.is_empty()).map_or_else(Vec::new, |(spans, _)| spans)
+    }
+
     pub(crate) fn chunk_list(&self, content: &ContentRef) -> Result<ChunkList, StoreError> {
         let (spans, needs) = self.spans(content, 0..content.size)?;
         if needs.is_empty() { Ok(ChunkList::Whole(spans)) } else { Ok(ChunkList::Needs(named(&needs))) }

@@ -21,21 +21,21 @@ use crate::{ChunkList, ChunkSink, ChunkSource, ShareContent, Store, StoreOptions
 
 /// Another device: gives what its store has, out of order, from two threads.
 #[derive(Default)]
-struct Peer {
+pub(crate) struct Peer {
     store: Mutex<Option<Store>>,
     given: AtomicU64,
-    bytes: AtomicU64,
+    pub(crate) bytes: AtomicU64,
     /// Refuses after so many chunks.
     limit: AtomicU64,
     lies: std::sync::atomic::AtomicBool,
 }
 
 impl Peer {
-    fn of(store: &Store) -> Arc<Self> {
+    pub(crate) fn of(store: &Store) -> Arc<Self> {
         Arc::new(Self { store: Mutex::new(Some(store.clone())), limit: AtomicU64::new(u64::MAX), ..Self::default() })
     }
 
-    fn nobody() -> Arc<Self> {
+    pub(crate) fn nobody() -> Arc<Self> {
         Arc::new(Self::default())
     }
 }
@@ -64,10 +64,10 @@ impl ChunkSource for Peer {
     }
 }
 
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    fn path(&self, key: InodeId) -> PathBuf {
+    pub(crate) fn path(&self, key: InodeId) -> PathBuf {
         self.0.join(key.to_string())
     }
 }
@@ -78,10 +78,10 @@ impl FileOpener for Folder {
     }
 }
 
-struct Device {
+pub(crate) struct Device {
     dir: TempDir,
-    share: ShareContent,
-    folder: Arc<Folder>,
+    pub(crate) share: ShareContent,
+    pub(crate) folder: Arc<Folder>,
 }
 
 fn share_on(dir: &Path, peer: Arc<Peer>) -> ShareContent {
@@ -91,7 +91,7 @@ fn share_on(dir: &Path, peer: Arc<Peer>) -> ShareContent {
     ShareContent::new(store, ShareId([7; 32]), peer).unwrap()
 }
 
-fn device(peer: Arc<Peer>) -> Device {
+pub(crate) fn device(peer: Arc<Peer>) -> Device {
     let dir = tempfile::tempdir().unwrap();
     let share = share_on(dir.path(), peer);
     let folder = Arc::new(Folder(dir.path().join("folder")));
@@ -109,23 +109,23 @@ impl Device {
         Self { dir, share, folder }
     }
 
-    fn write_and_index(&self, key: InodeId, bytes: &[u8]) -> ContentRef {
+    pub(crate) fn write_and_index(&self, key: InodeId, bytes: &[u8]) -> ContentRef {
         fs::write(self.folder.path(key), bytes).unwrap();
         self.share.index_file(key, &File::open(self.folder.path(key)).unwrap()).unwrap()
     }
 
-    fn problems(&self, live: &[ContentRef]) -> Vec<crate::Problem> {
+    pub(crate) fn problems(&self, live: &[ContentRef]) -> Vec<crate::Problem> {
         let report = self.share.store().check(false, &mut || live.to_vec()).unwrap();
         assert_eq!(report.incomplete, vec![]);
         report.problems
     }
 }
 
-fn id(n: u8) -> InodeId {
+pub(crate) fn id(n: u8) -> InodeId {
     InodeId([n; 16])
 }
 
-fn read(share: &ShareContent, content: &ContentRef) -> io::Result<Vec<u8>> {
+pub(crate) fn read(share: &ShareContent, content: &ContentRef) -> io::Result<Vec<u8>> {
     share.read_all(content, Urgency::Read)
 }
 
@@ -681,96 +681,4 @@ fn collection_spares_what_is_open_and_removes_dead_objects() {
     };
     assert!(!device.share.is_local(&object), "after a restart, too");
     assert_eq!(device.problems(&[contents[&0]]), vec![]);
-}
-
-#[test]
-fn what_lacks_of_an_edited_large_content_goes_to_the_packs() {
-    let (here, tail) = (device(Peer::nobody()), noise(300_000, 61));
-    let bytes = noise(12 << 20, 60);
-    let first = here.share.store().put_bytes(&bytes).unwrap();
-    let appended = [&bytes[..], &tail].concat();
-    let second = here.share.store().put_bytes(&appended).unwrap();
-    let peer = Peer::of(here.share.store());
-    let there = device(peer.clone());
-    let fetch = |content| there.share.fetch(&[content], Urgency::Prefetch).pop().unwrap().unwrap();
-    fetch(first);
-    assert!(peer.bytes.load(Ordering::Relaxed) >= 12 << 20);
-    let usage = there.share.store().usage();
-    assert!(usage.objects >= 12 << 20, "most of it lacked: it is an object");
-    peer.bytes.store(0, Ordering::Relaxed);
-    fetch(second);
-    assert!(peer.bytes.load(Ordering::Relaxed) < 3 << 20, "only the end is fetched");
-    assert_eq!(there.share.store().usage().objects, usage.objects, "and nothing is copied");
-    assert_eq!(read(&there.share, &second).unwrap(), appended);
-    assert!(there.share.store().is_local(&second));
-    // A reader does it the same way.
-    let inserted = [b"x", &appended[..]].concat();
-    let third = here.share.store().put_bytes(&inserted).unwrap();
-    assert_eq!(read(&there.share, &third).unwrap(), inserted);
-    assert_eq!(there.share.store().usage().objects, usage.objects);
-    assert_eq!(there.problems(&[first, second, third]), vec![]);
-}
-
-#[test]
-fn a_seal_of_an_edited_content_is_that_of_its_bytes() {
-    let (device, other) = (device(Peer::nobody()), device(Peer::nobody()));
-    let mut model = noise(7 << 20, 70);
-    let sealed = |file: &dyn WriteFile, model: &[u8]| {
-        let content = device.share.seal(file).unwrap();
-        assert_eq!(content, other.share.store().put_bytes(model).unwrap());
-        assert_eq!(read(&device.share, &content).unwrap(), model);
-        content
-    };
-    let file = device.share.write_file(None).unwrap();
-    file.write_at(&model, 0).unwrap();
-    let first = sealed(&*file, &model);
-    let file = device.share.write_file(Some(&first)).unwrap();
-    let random = |n: u64| u64::from_le_bytes(Hash::of(&n.to_le_bytes()).0[..8].try_into().unwrap());
-    for step in 0..24 {
-        let (what, place) = (random(step), random(step + 1000) % (9 << 20));
-        match what % 4 {
-            0 => {
-                file.set_len(place.max(3 << 20)).unwrap();
-                model.resize(place.max(3 << 20) as usize, 0);
-            }
-            _ => {
-                let piece = noise((what % 100_000) as usize + 1, step);
-                let at = if what % 4 == 1 { model.len() } else { (place as usize).min(model.len()) };
-                file.write_at(&piece, at as u64).unwrap();
-                model.resize(model.len().max(at + piece.len()), 0);
-                model[at..at + piece.len()].copy_from_slice(&piece);
-            }
-        }
-        if step % 3 != 0 {
-            sealed(&*file, &model);
-        }
-    }
-    // Written anew, with a byte in front.
-    model.insert(0, b'x');
-    file.set_len(0).unwrap();
-    file.write_at(&model, 0).unwrap();
-    let last = sealed(&*file, &model);
-    assert_eq!(device.problems(&[first, last]), vec![]);
-}
-
-#[test]
-fn a_folders_file_that_is_edited_is_indexed_as_its_bytes() {
-    let (here, other) = (device(Peer::nobody()), device(Peer::nobody()));
-    let peer = Peer::of(here.share.store());
-    let there = device(peer);
-    let mut bytes = noise(8 << 20, 80);
-    for step in 0..6_u64 {
-        let content = here.write_and_index(id(1), &bytes);
-        assert_eq!(content, other.share.store().put_bytes(&bytes).unwrap());
-        let part = there.folder.0.join("part");
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&part).unwrap();
-        there.share.fetch_into(id(1), &content, &file).unwrap();
-        fs::rename(&part, there.folder.path(id(1))).unwrap();
-        assert_eq!(fs::read(there.folder.path(id(1))).unwrap(), bytes);
-        match step % 3 {
-            0 => bytes.extend(noise(200_000, step)),
-            1 => bytes.insert(0, b'X'),
-            _ => _ = bytes.drain(4 << 20..5 << 20),
-        }
-    }
 }

@@ -172,7 +172,7 @@ impl Handle {
         let mut each = |_, hash: &Hash, chunk: &[u8]| {
             if adopted { Ok(()) } else { Ok(inner.put(hash, chunk, Codec::Raw)?) }
         };
-        let (base, in_place) = self.base_chunks(&frozen, earlier.as_ref())?;
+        let (base, in_place) = self.base_chunks(&frozen, earlier.as_ref());
         let same = |range| frozen.shows_base(range);
         let known = match &base[..] {
             [] => Known::Nothing,
@@ -197,16 +197,15 @@ impl Handle {
 
     /// The chunks of what the layer lies on and shows most of (then true), else of what the file held before, as far as
     /// that is known: who writes a file anew mostly writes again what was there.
-    fn base_chunks(&self, layer: &Layer, earlier: Option<&ContentRef>) -> io::Result<(Vec<ChunkSpan>, bool)> {
+    fn base_chunks(&self, layer: &Layer, earlier: Option<&ContentRef>) -> (Vec<ChunkSpan>, bool) {
         let (content, in_place) = match (&layer.body, earlier) {
             (Body::Overlay { base: Some(Base::Content(reader)), base_len, .. }, _) if *base_len > layer.size / 2 => {
                 (*reader.content(), true)
             }
             (_, Some(earlier)) => (*earlier, false),
-            _ => return Ok((Vec::new(), false)),
+            _ => return (Vec::new(), false),
         };
-        let (chunks, needs) = self.window.store.inner.spans(&content, 0..content.size)?;
-        Ok((if needs.is_empty() { chunks } else { Vec::new() }, in_place))
+        (self.window.store.inner.known_chunks(&content), in_place)
     }
 
     /// Makes what is there the base of a new layer that nothing is written to yet.

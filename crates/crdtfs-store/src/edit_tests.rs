@@ -1,0 +1,118 @@
+//! Tests of large contents that change a little.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, OpenOptions};
+use std::sync::atomic::Ordering;
+
+use crdtfs_core::id::Hash;
+use crdtfs_core::port::{Content, FolderContent, WriteFile};
+
+use crate::Urgency;
+use crate::share_tests::{Peer, device, id, read};
+use crate::store_tests::noise;
+
+#[test]
+fn what_lacks_of_an_edited_large_content_goes_to_the_packs() {
+    let (here, tail) = (device(Peer::nobody()), noise(300_000, 61));
+    let bytes = noise(12 << 20, 60);
+    let first = here.share.store().put_bytes(&bytes).unwrap();
+    let appended = [&bytes[..], &tail].concat();
+    let second = here.share.store().put_bytes(&appended).unwrap();
+    let peer = Peer::of(here.share.store());
+    let there = device(peer.clone());
+    let fetch = |content| there.share.fetch(&[content], Urgency::Prefetch).pop().unwrap().unwrap();
+    fetch(first);
+    assert!(peer.bytes.load(Ordering::Relaxed) >= 12 << 20);
+    let usage = there.share.store().usage();
+    assert!(usage.objects >= 12 << 20, "most of it lacked: it is an object");
+    peer.bytes.store(0, Ordering::Relaxed);
+    fetch(second);
+    assert!(peer.bytes.load(Ordering::Relaxed) < 3 << 20, "only the end is fetched");
+    assert_eq!(there.share.store().usage().objects, usage.objects, "and nothing is copied");
+    assert_eq!(read(&there.share, &second).unwrap(), appended);
+    assert!(there.share.store().is_local(&second));
+    // A reader does it the same way.
+    let inserted = [b"x", &appended[..]].concat();
+    let third = here.share.store().put_bytes(&inserted).unwrap();
+    assert_eq!(read(&there.share, &third).unwrap(), inserted);
+    assert_eq!(there.share.store().usage().objects, usage.objects);
+    assert_eq!(there.problems(&[first, second, third]), vec![]);
+}
+
+#[test]
+fn a_chunk_that_only_the_index_has_is_fetched() {
+    let here = device(Peer::nobody());
+    let there = device(Peer::of(here.share.store()));
+    let bytes = noise(12 << 20, 62);
+    let whole = here.share.store().put_bytes(&bytes).unwrap();
+    // Most of it lies in a folder's file, which changes without a word.
+    there.write_and_index(id(1), &bytes[..9 << 20]);
+    fs::write(there.folder.path(id(1)), noise(9 << 20, 63)).unwrap();
+    there.share.fetch(&[whole], Urgency::Prefetch).pop().unwrap().unwrap();
+    assert_eq!(read(&there.share, &whole).unwrap(), bytes);
+}
+
+#[test]
+fn a_seal_of_an_edited_content_is_that_of_its_bytes() {
+    let (device, other) = (device(Peer::nobody()), device(Peer::nobody()));
+    let mut model = noise(7 << 20, 70);
+    let sealed = |file: &dyn WriteFile, model: &[u8]| {
+        let content = device.share.seal(file).unwrap();
+        assert_eq!(content, other.share.store().put_bytes(model).unwrap());
+        assert_eq!(read(&device.share, &content).unwrap(), model);
+        content
+    };
+    let file = device.share.write_file(None).unwrap();
+    file.write_at(&model, 0).unwrap();
+    let first = sealed(&*file, &model);
+    let file = device.share.write_file(Some(&first)).unwrap();
+    let random = |n: u64| u64::from_le_bytes(Hash::of(&n.to_le_bytes()).0[..8].try_into().unwrap());
+    for step in 0..24 {
+        let (what, place) = (random(step), random(step + 1000) % (9 << 20));
+        match what % 4 {
+            0 => {
+                file.set_len(place.max(3 << 20)).unwrap();
+                model.resize(place.max(3 << 20) as usize, 0);
+            }
+            _ => {
+                let piece = noise((what % 100_000) as usize + 1, step);
+                let at = if what % 4 == 1 { model.len() } else { (place as usize).min(model.len()) };
+                file.write_at(&piece, at as u64).unwrap();
+                model.resize(model.len().max(at + piece.len()), 0);
+                model[at..at + piece.len()].copy_from_slice(&piece);
+            }
+        }
+        if step % 3 != 0 {
+            sealed(&*file, &model);
+        }
+    }
+    // Written anew, with a byte in front.
+    model.insert(0, b'x');
+    file.set_len(0).unwrap();
+    file.write_at(&model, 0).unwrap();
+    let last = sealed(&*file, &model);
+    assert_eq!(device.problems(&[first, last]), vec![]);
+}
+
+#[test]
+fn a_folders_file_that_is_edited_is_indexed_as_its_bytes() {
+    let (here, other) = (device(Peer::nobody()), device(Peer::nobody()));
+    let peer = Peer::of(here.share.store());
+    let there = device(peer);
+    let mut bytes = noise(8 << 20, 80);
+    for step in 0..6_u64 {
+        let content = here.write_and_index(id(1), &bytes);
+        assert_eq!(content, other.share.store().put_bytes(&bytes).unwrap());
+        let part = there.folder.0.join("part");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&part).unwrap();
+        there.share.fetch_into(id(1), &content, &file).unwrap();
+        fs::rename(&part, there.folder.path(id(1))).unwrap();
+        assert_eq!(fs::read(there.folder.path(id(1))).unwrap(), bytes);
+        match step % 3 {
+            0 => bytes.extend(noise(200_000, step)),
+            1 => bytes.insert(0, b'X'),
+            _ => _ = bytes.drain(4 << 20..5 << 20),
+        }
+    }
+}
