@@ -117,4 +117,22 @@ mod regressions {
         ];
         replay(180669, &steps, true).unwrap();
     }
+
+    #[test]
+    fn another_name_of_a_file_moved_aside_is_no_backup() {
+        let steps = [
+            Step { device: 2, action: Mkdir, picks: [380941632, 1296528171, 942537950] },
+            Step { device: 1, action: Sync, picks: [1177965222, 1136746153, 4692877] },
+            Step { device: 0, action: Mkdir, picks: [2132640469, 3273683331, 1027153824] },
+            Step { device: 1, action: Create, picks: [4071315023, 3907099929, 2736617584] },
+            Step { device: 1, action: Sync, picks: [2282196135, 797474480, 940329064] },
+            Step { device: 0, action: Create, picks: [3944031030, 4087085647, 731768546] },
+            Step { device: 0, action: RemoveTree, picks: [1944208504, 1904303688, 3152368899] },
+            Step { device: 1, action: Link, picks: [496980551, 1614165154, 725134309] },
+            Step { device: 1, action: Sync, picks: [1917515343, 2235377748, 3567674494] },
+            Step { device: 1, action: SaveAside, picks: [2767152877, 857394086, 1720668766] },
+            Step { device: 1, action: Unlink, picks: [2562228060, 4053312937, 1107378489] },
+        ];
+        replay(348460, &steps, true).unwrap();
+    }
 }

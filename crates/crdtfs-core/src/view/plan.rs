@@ -511,7 +511,7 @@ impl Planner<'_> {
             _ => {}
         }
         self.name_entry(dir, name);
-        if !as_dir && self.end_of_rewrite(target.inode) {
+        if !as_dir && self.end_of_rewrite(target.inode, dir) {
             return Ok(());
         }
         self.hold(&target)?;
@@ -522,7 +522,7 @@ impl Planner<'_> {
     }
 
     /// Makes a directory live that is only shown because of what stands in it.
-    fn revive_dir(&mut self, dir: NodeIx) {
+    pub(super) fn revive_dir(&mut self, dir: NodeIx) {
         if dir == NodeIx::ROOT {
             return;
         }

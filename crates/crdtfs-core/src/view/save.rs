@@ -44,6 +44,7 @@ struct Created {
 /// A file renamed here: where it stood, with the stamps that it had there.
 struct MovedAside {
     then_ms: u64,
+    place: PlaceIx,
     dir: InodeId,
     name: Name,
     parent: (InodeId, Option<RecordId>),
@@ -106,6 +107,7 @@ impl Planner<'_> {
         let record = view.place_record(place, &self.device, PlaceState::Live, NewPosition::default());
         let fact = MovedAside {
             then_ms: self.now_ms,
+            place,
             dir: view.nodes[dir.at()].id,
             name: name.clone(),
             parent: (record.parent, record.parent_stamp),
@@ -135,12 +137,13 @@ impl Planner<'_> {
         let ([new_place], [old_place]) = (&places.0[..], &places.1[..]) else { return false };
         self.pin_suffixed(old);
         self.replace_content(old, *old_place, new, *new_place);
+        self.revive_dir(self.view.home(to_dir));
         true
     }
 
     /// If an unlink removes the backup of a file that was moved aside and written again, makes that an edit of the old
     /// inode, which takes its old place again.
-    pub(super) fn end_of_rewrite(&mut self, backup: InodeId) -> bool {
+    pub(super) fn end_of_rewrite(&mut self, backup: InodeId, backup_dir: NodeIx) -> bool {
         if !self.is_plain_file(backup) {
             return false;
         }
@@ -152,6 +155,11 @@ impl Planner<'_> {
         let Some(dir) = view.node_index.get(&fact.dir).map(|dir| view.home(*dir)) else { return false };
         let Some((source, _)) = view.lookup(dir, fact.name.as_bytes()) else { return false };
         if source == backup || !self.is_save_under_way(source, dir) {
+            return false;
+        }
+        // Another of its names is no backup.
+        let names = view.shown_places(view.node_index[&backup]);
+        if names != [view.places[fact.place.at()].class] {
             return false;
         }
         let (dir_id, name, parent, name_stamp) = (fact.dir, fact.name.clone(), fact.parent, fact.name_stamp);
@@ -168,6 +176,8 @@ impl Planner<'_> {
         back = place;
         self.emit(&Record::Place(back));
         self.view.local.moved.remove(&backup);
+        self.revive_dir(self.view.home(dir));
+        self.revive_dir(self.view.home(backup_dir));
         true
     }
 
