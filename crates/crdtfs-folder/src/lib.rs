@@ -1,9 +1,9 @@
 //! The watched folder: a share as plain files that are kept in sync.
 //!
-//! Three trees: the last synced one ([`synced`], kept in [`state`]), the folder now ([`observe`]), and the view. What the
-//! folder has otherwise than the last synced tree was done by the user ([`local`]) and is published ([`publish`]); what the
-//! view has otherwise was done elsewhere ([`remote`]) and is applied ([`apply`]). Both differences become steps by one pure
-//! planner ([`plan`]); merging what happened on both sides is the view's business alone.
+//! Three trees: the last synced one (`synced`, kept in `state`), the folder now (`observe`), and the view. What the
+//! folder has otherwise than the last synced tree was done by the user (`local`) and is published (`publish`); what the
+//! view has otherwise was done elsewhere (`remote`) and is applied (`apply`). Both differences become steps by one pure
+//! planner (`plan`); merging what happened on both sides is the view's business alone.
 //!
 //! What it promises: a file is replaced or removed only in exactly the state that was synced, so no edit is overwritten
 //! unseen; what cannot be seen (unreadable, unmounted, events lost) counts as unchanged and is never taken for deleted; a
