@@ -7,7 +7,7 @@
 //!
 //! Everything that a test makes outside its own directory (namespaces, mounts, loop devices, processes) is taken away when
 //! its guard is dropped, also when the test fails; what a test left behind that was killed itself, the next one sweeps away
-//! ([`lab`] says how).
+//! (`lab` says how).
 //!
 //! Where a test needs what this machine lacks (root, `/dev/fuse`, a tool), [`needs!`] says so and ends it; with
 //! `CRDTFS_NO_SKIP=1`, as in CI, that is a failure.
@@ -16,7 +16,8 @@
 //! it has, thus once.
 //!
 //! Environment: `CRDTFS_BIN` (the binary; else the one beside the test, built in the same profile), `CRDTFS_TEST_DIR` (where
-//! labs lie; else the temporary directory), `CRDTFS_KEEP=1` (failed tests keep their directory), `CRDTFS_KILLS` (rounds of
+//! labs lie; else the temporary directory), `CRDTFS_KEEP=1` (failed tests keep their directory), `CRDTFS_PAUSE=MINUTES`
+//! (failed tests stand still before they tidy up, for a look at what runs), `CRDTFS_KILLS` (rounds of
 //! the kill tests), `CRDTFS_SEED` (their seed).
 #![allow(clippy::print_stderr, reason = "this crate talks to whoever runs the tests")]
 

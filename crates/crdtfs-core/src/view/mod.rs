@@ -4,10 +4,10 @@
 //! bytes that it was given: no clock, no randomness, no order of arrival goes into what it shows.
 //!
 //! Records are evaluated in layers, each a function of the one below, and only what a new record touches is evaluated
-//! again: places ([`place`]: heads and fields of one name), contents ([`content`]: heads, merges and conflict copies of
-//! one inode), cycles ([`cycle`]), claims ([`claim`]: which place stands in which directory), slots ([`slot`]: who has a
-//! name, twins and unions) and suffixes ([`suffix`]). Operations are planned by [`plan`], which also writes down where
-//! neighbours stand that an operation would disturb ([`settle`]).
+//! again: places (`place`: heads and fields of one name), contents (`content`: heads, merges and conflict copies of
+//! one inode), cycles (`cycle`), claims (`claim`: which place stands in which directory), slots (`slot`: who has a
+//! name, twins and unions) and suffixes (`suffix`). Operations are planned by `plan`, which also writes down where
+//! neighbours stand that an operation would disturb (`settle`).
 
 mod arena;
 mod claim;
