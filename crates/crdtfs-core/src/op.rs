@@ -148,6 +148,9 @@ pub enum OpError {
     /// This device may not write to the share (`EROFS`).
     #[error("the share is read-only for this device")]
     ReadOnly,
+    /// The disk of this device has no room to write the operation down (`ENOSPC`).
+    #[error("no space left on the disk of the state directory")]
+    NoSpace,
     /// A value is over its limit (`E2BIG`, `ENAMETOOLONG`).
     #[error("over a limit of the share")]
     TooLarge,
