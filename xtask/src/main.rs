@@ -1,10 +1,11 @@
-//! The project's chores: `cargo xtask test`, `demo`, `tidy`.
+//! The project's chores: `cargo xtask test`, `demo`, `tidy`, `sim`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "chores talk to whoever runs them")]
 
 mod demo;
 mod device;
 mod machine;
 mod process;
+mod sim;
 mod test;
 mod tidy;
 mod tree;
@@ -29,6 +30,8 @@ enum Chore {
     Test(test::Args),
     /// Three devices on this machine: a real source tree, edits while apart, healing
     Demo,
+    /// Run random histories of several devices and check the laws of the merge
+    Sim(sim::Args),
     /// Check the project's own rules: layering, names, sizes, paths
     Tidy,
 }
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let done = match Chores::parse().chore {
         Chore::Test(args) => test::run(&args),
         Chore::Demo => demo::run(),
+        Chore::Sim(args) => sim::run(&args),
         Chore::Tidy => tidy::run(),
     };
     match done {
@@ -81,7 +85,9 @@ fn build_program() -> Result<PathBuf> {
         return Ok(program.into());
     }
     let root = root()?;
-    see(cargo().current_dir(&root).args(["build", "--release", "--package", "crdtfs"]))?;
+    // All binaries of the workspace, not this package alone: with the features that the tests are built with, so that
+    // nothing is compiled twice.
+    see(cargo().current_dir(&root).args(["build", "--release", "--workspace", "--bins"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
     Ok(target.join("release/crdtfs"))
 }

@@ -1,0 +1,62 @@
+//! Many worlds of the simulator, on all cores: `sim SEEDS FROM DEVICES OPERATIONS` (`cargo xtask sim` calls it).
+//!
+//! Prints the count, the time and the failures; each failure as a test that can be pasted. Exit code 1 if there was one.
+#![allow(clippy::print_stdout, reason = "it is what it is for")]
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crdtfs_testkit::{Failure, SimConfig, simulate};
+
+/// Failures after which the rest is not run.
+const ENOUGH: usize = 10;
+
+fn main() -> ExitCode {
+    let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    let &[seeds, from, devices, operations] = numbers.as_slice() else {
+        println!("usage: sim SEEDS FROM DEVICES OPERATIONS");
+        return ExitCode::from(2);
+    };
+    let size = |number: u64| usize::try_from(number).expect("a small number");
+    let config = SimConfig { devices: size(devices), operations: size(operations), thorough: false };
+    let begun = Instant::now();
+    let (failures, ran) = run(from, seeds, &config);
+    let seconds = begun.elapsed().as_secs_f64();
+    for failure in &failures {
+        println!("{failure}\n");
+    }
+    println!(
+        "{ran} histories of up to {devices} devices and {operations} operations, seeds {from} to {}: {} failures, {seconds:.1} s",
+        from + ran.saturating_sub(1),
+        failures.len(),
+    );
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Every core takes the next seed until none is left.
+fn run(from: u64, seeds: u64, config: &SimConfig) -> (Vec<Failure>, u64) {
+    let (next, ran) = (AtomicU64::new(from), AtomicU64::new(0));
+    let failures = std::sync::Mutex::new(Vec::new());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let full =
+        || failures.lock().map_or(true, |failures: std::sync::MutexGuard<'_, Vec<Failure>>| failures.len() >= ENOUGH);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= from + seeds || full() {
+                        return;
+                    }
+                    let outcome = simulate(seed, config);
+                    ran.fetch_add(1, Ordering::Relaxed);
+                    if let (Err(failure), Ok(mut failures)) = (outcome, failures.lock()) {
+                        failures.push(failure);
+                    }
+                }
+            });
+        }
+    });
+    (failures.into_inner().unwrap_or_default(), ran.into_inner())
+}
