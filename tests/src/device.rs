@@ -357,6 +357,10 @@ impl Drop for Device {
             let lines: Vec<_> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(60)..].join("\n");
             eprintln!("--- log of {} (its end; {})\n{tail}\n---", self.name, self.log_path().display());
+            if let Some(minutes) = std::env::var("CRDTFS_PAUSE").ok().and_then(|text| text.parse::<u64>().ok()) {
+                eprintln!("everything is left as it is for {minutes} minutes: {}", self.root.display());
+                std::thread::sleep(Duration::from_secs(minutes * 60));
+            }
         }
         if let Some(mut child) = self.engine.take() {
             let _ = kill_process(Pid::from_child(&child), Signal::TERM);

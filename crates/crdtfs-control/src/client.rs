@@ -69,6 +69,9 @@ impl Client {
         let connect = || {
             let (address, _dir) = address(state_dir, SOCKET_NAME)?;
             let write = UnixStream::connect(address)?;
+            if is_dead(&write) {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
             write.set_read_timeout(Some(SILENCE))?;
             write.set_write_timeout(Some(SILENCE))?;
             Ok(Self { read: BufReader::new(write.try_clone()?), write })
@@ -135,6 +138,14 @@ impl Client {
         }
         serde_json::from_slice(&answer).map_err(|error| ClientError::Garbled(error.to_string()))
     }
+}
+
+/// Whether the process that listens was killed: its socket may outlive it for as long as one of its threads cannot end
+/// (proc_pid_stat(5)).
+fn is_dead(stream: &UnixStream) -> bool {
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(stream) else { return false };
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", peer.pid)).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// What an error of the connection means.

@@ -71,7 +71,7 @@ impl Core {
         presenters: Vec<Arc<dyn Presenter>>,
         runtime: &Runtime,
     ) -> Result<Arc<Self>, EngineError> {
-        let state = StateDir::open(&config.state_dir)?;
+        let state = take_over(&config, &presenters)?;
         let store = Store::open(&state.path().join("store"), StoreOptions::default())?;
         let core = Arc::new(Self {
             device: Key::new(state.key()).id(),
@@ -323,6 +323,39 @@ fn remember_port(state: &Path, bound: &[SocketAddr]) {
     if let Err(error) = write_atomically(&state.join(PORT_FILE), format!("{}\n", socket.port()).as_bytes()) {
         tracing::warn!(%error, "the port is not remembered");
     }
+}
+
+/// How long a process that was killed may take to end.
+const LAST_BREATH: Duration = Duration::from_secs(5);
+
+/// Opens the state directory. If the engine before was killed and cannot end, for what it shows holds it up, that is let
+/// go of by force.
+fn take_over(config: &EngineConfig, presenters: &[Arc<dyn Presenter>]) -> Result<StateDir, StateError> {
+    let deadline = Instant::now() + LAST_BREATH;
+    let mut forced = false;
+    loop {
+        let (path, pid) = match StateDir::open(&config.state_dir) {
+            Err(StateError::InUse(path, Some(pid))) if is_dead(pid) && Instant::now() < deadline => (path, pid),
+            outcome => return outcome,
+        };
+        if !std::mem::replace(&mut forced, true) {
+            tracing::info!(pid, "the engine before was killed and has not ended yet");
+            for (_, share) in ShareDir::list(&path.join("shares")).unwrap_or_default() {
+                for shown in share.shown().unwrap_or_default().into_iter().filter(|shown| shown.active) {
+                    let fitting = presenters.iter().filter(|presenter| presenter.mode() == shown.mode);
+                    fitting.for_each(|presenter| presenter.abandon(&shown.dir));
+                }
+            }
+        }
+        // The end of a process that is not our child has no event.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether a process was killed, though some of its threads may not have ended (proc_pid_stat(5)).
+fn is_dead(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// What shares tell the engine, as long as it lives.

@@ -110,6 +110,10 @@ pub trait Presenter: Send + Sync + 'static {
     /// Creates it if it is not there. Called before a ticket is spent. `known` says that it already showed this share.
     fn prepare(&self, dir: &Path, options: &PresentOptions, known: bool) -> Result<(), PresentError>;
 
+    /// Lets go, by force, of what an engine that was killed left at `dir` and what keeps its process from ending. Most
+    /// adapters leave nothing of that kind.
+    fn abandon(&self, _dir: &Path) {}
+
     /// Shows the share; returns once it can be used. The adapter runs threads of its own until it is stopped.
     fn present(
         &self,

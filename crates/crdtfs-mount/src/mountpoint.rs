@@ -124,6 +124,23 @@ pub(crate) fn unmount(dir: &Path, lazily: bool) -> io::Result<()> {
     }
 }
 
+/// Fails all requests to the mount of ours at `dir`, answered or not, for good; false if there is none.
+///
+/// Errors: of the last way that was tried: root may force an unmount, the owner may write to the kernel's control files
+/// where they are mounted.
+pub(crate) fn abort(dir: &Path) -> io::Result<bool> {
+    let Some(mount) = mounted_at(dir)?.filter(|mount| mount.fs_type == FS_TYPE) else { return Ok(false) };
+    match rustix::mount::unmount(dir, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
+        // Busy or not: forcing begins with the abort.
+        Ok(()) | Err(Errno::BUSY) => return Ok(true),
+        Err(Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let minor = mount.device.split(':').nth(1).unwrap_or_default();
+    std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")?;
+    Ok(true)
+}
+
 fn unmount_by_helper(dir: &Path, lazily: bool) -> io::Result<()> {
     let output = Command::new(HELPER)
         .arg(if lazily { "-uz" } else { "-u" })

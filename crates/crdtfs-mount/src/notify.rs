@@ -3,16 +3,68 @@
 //! The kernel takes the lock of a directory to drop a name, and waits for pages that are being read to drop them; both may
 //! be held by a request that a session thread has yet to answer. Names and attributes have one thread, pages another, so
 //! that a read that waits for a fetch does not keep names from being seen.
+//!
+//! What waits for a lock in the kernel cannot be killed, and holds the mount's device: if the process is killed meanwhile,
+//! the request that has the lock is never answered, and mount and process stand still until the mount is aborted (by
+//! [`crate::MountPresenter`]'s `abandon`, when the next engine starts). So that this is rare, a name waits here until no
+//! `fsync` of its directory, which takes as long as the disk, is under way.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crdtfs_vfs::{Invalidate, Invalidation};
 use fuser::{INodeNo, Notifier};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tracing::debug;
+
+/// How long a name waits at most.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Directories whose locks the kernel holds for as long as the disk takes.
+#[derive(Default)]
+pub(crate) struct Syncing {
+    dirs: Mutex<HashMap<u64, usize>>,
+    done: Condvar,
+}
+
+impl Syncing {
+    /// A directory is being synced until the value is dropped.
+    pub(crate) fn begin(self: &Arc<Self>, dir: u64) -> SyncingDir {
+        *self.dirs.lock().entry(dir).or_default() += 1;
+        SyncingDir { all: self.clone(), dir }
+    }
+
+    /// Waits until a directory is not being synced, but not for ever.
+    fn wait(&self, dir: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut dirs = self.dirs.lock();
+        while dirs.contains_key(&dir) && !self.done.wait_until(&mut dirs, deadline).timed_out() {}
+    }
+}
+
+/// See [`Syncing::begin`].
+pub(crate) struct SyncingDir {
+    all: Arc<Syncing>,
+    dir: u64,
+}
+
+impl Drop for SyncingDir {
+    fn drop(&mut self) {
+        let mut dirs = self.all.dirs.lock();
+        if let Some(count) = dirs.get_mut(&self.dir) {
+            *count -= 1;
+            if *count == 0 {
+                dirs.remove(&self.dir);
+                self.all.done.notify_all();
+            }
+        }
+    }
+}
 
 /// The sink of a mount's filesystem.
 pub(crate) struct Forgetting {
@@ -21,13 +73,13 @@ pub(crate) struct Forgetting {
 }
 
 impl Forgetting {
-    pub(crate) fn start(notifier: Notifier) -> std::io::Result<Self> {
+    pub(crate) fn start(notifier: Notifier, syncing: Arc<Syncing>) -> std::io::Result<Self> {
         let (names, from_names) = channel();
         let (pages, from_pages) = channel();
         let for_pages = notifier.clone();
         let threads = vec![
             std::thread::Builder::new().name("forget-names".into()).spawn(move || {
-                forget_names(&notifier, &from_names, &pages);
+                forget_names(&notifier, &syncing, &from_names, &pages);
             })?,
             std::thread::Builder::new().name("forget-pages".into()).spawn(move || {
                 forget_pages(&for_pages, &from_pages);
@@ -55,11 +107,12 @@ impl Invalidate for Forgetting {
     }
 }
 
-fn forget_names(notifier: &Notifier, batches: &Receiver<Vec<Invalidation>>, pages: &Sender<u64>) {
+fn forget_names(notifier: &Notifier, syncing: &Syncing, batches: &Receiver<Vec<Invalidation>>, pages: &Sender<u64>) {
     for what in batches {
         for invalidation in what {
             let result = match &invalidation {
                 Invalidation::Name { dir, name } => {
+                    syncing.wait(*dir);
                     notifier.inval_entry(INodeNo(*dir), OsStr::from_bytes(name.as_bytes()))
                 }
                 // A negative offset: the attributes only.
@@ -82,5 +135,26 @@ fn forget_pages(notifier: &Notifier, inodes: &Receiver<u64>) {
         if let Err(error) = notifier.inval_inode(INodeNo(ino), 0, 0) {
             debug!(ino, %error, "the kernel did not drop its pages");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_waits_for_its_directory_only_and_not_for_ever() {
+        let syncing = Arc::new(Syncing::default());
+        let (one, again) = (syncing.begin(7), syncing.begin(7));
+        syncing.wait(8);
+        assert_eq!(syncing.dirs.lock().len(), 1);
+        syncing.wait(7);
+        drop(one);
+        assert!(syncing.dirs.lock().contains_key(&7), "another is under way");
+        let waiter = syncing.clone();
+        let waiting = std::thread::spawn(move || waiter.wait(7));
+        drop(again);
+        waiting.join().expect("no panic");
+        assert!(syncing.dirs.lock().is_empty());
     }
 }

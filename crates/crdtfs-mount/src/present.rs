@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::mountpoint::{self, FS_TYPE, Flags, mounted_at, shown};
-use crate::notify::Forgetting;
+use crate::notify::{Forgetting, Syncing};
 use crate::pool::Pool;
 use crate::request::Requests;
 
@@ -88,6 +88,14 @@ impl Presenter for MountPresenter {
             )));
         }
         Ok(())
+    }
+
+    fn abandon(&self, dir: &Path) {
+        match mountpoint::abort(dir) {
+            Ok(true) => info!(dir = %dir.display(), "aborted the mount of an engine that was killed"),
+            Ok(false) => {}
+            Err(error) => warn!(dir = %dir.display(), %error, "cannot abort the mount of an engine that was killed"),
+        }
     }
 
     fn present(
@@ -208,12 +216,18 @@ impl Mounted {
     fn serve(vfs: Arc<Vfs>, dir: &Path, device: std::os::fd::OwnedFd) -> io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         let pools = [Pool::new("fetching", 64), Pool::new("syncing", 16)];
-        let requests = Requests { vfs: vfs.clone(), fetching: pools[0].clone(), syncing: pools[1].clone() };
+        let syncing_dirs = Arc::new(Syncing::default());
+        let requests = Requests {
+            vfs: vfs.clone(),
+            fetching: pools[0].clone(),
+            syncing: pools[1].clone(),
+            syncing_dirs: syncing_dirs.clone(),
+        };
         let mut config = Config::default();
         config.n_threads = Some(threads);
         // The kernel itself decides who may enter (`allow_other`).
         let session = Session::from_fd(requests, device, SessionACL::All, config)?;
-        let forgetting = Arc::new(Forgetting::start(session.notifier())?);
+        let forgetting = Arc::new(Forgetting::start(session.notifier(), syncing_dirs)?);
         vfs.start(forgetting.clone())?;
         let ending = Arc::new(Ending::default());
         let of_session = ending.clone();

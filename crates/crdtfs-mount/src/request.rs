@@ -23,6 +23,7 @@ use crate::convert::{
 };
 use crate::errno::errno;
 use crate::mountpoint::MAX_IO;
+use crate::notify::Syncing;
 use crate::pool::Pool;
 
 /// The filesystem as fuser wants it.
@@ -32,6 +33,8 @@ pub(crate) struct Requests {
     pub(crate) fetching: Arc<Pool>,
     /// For calls that wait for the disk.
     pub(crate) syncing: Arc<Pool>,
+    /// Directories that are being synced.
+    pub(crate) syncing_dirs: Arc<Syncing>,
 }
 
 thread_local! {
@@ -372,9 +375,13 @@ impl Filesystem for Requests {
         }
     }
 
-    fn fsyncdir(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, _request: &Request, ino: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        self.syncing.run(move || reply_empty(reply, vfs.fsync_dir()));
+        let under_way = self.syncing_dirs.begin(ino.0);
+        self.syncing.run(move || {
+            reply_empty(reply, vfs.fsync_dir());
+            drop(under_way);
+        });
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
