@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crdtfs_control::reply::{Lacking, Waited};
+use crdtfs_control::reply::{Lacking, Progress, Unit, Waited};
 use crdtfs_control::request::{Wait, WaitFor};
 use crdtfs_control::status::Missing;
-use crdtfs_control::{Failure, PathText, Reply, Talk};
+use crdtfs_control::{Failure, Item, PathText, Reply, Talk};
 
 use crate::core::Core;
 use crate::share::Share;
@@ -29,13 +29,23 @@ impl Core {
         })
         .await?;
         let mut progress = self.progress();
+        let mut most = 0;
         loop {
             progress.mark_unchanged();
             let devices: Vec<Vec<Lacking>> = shares.iter().map(|share| self.lacking(share)).collect();
             let done = settled && devices.iter().all(|devices| is_done(devices, asked.devices));
             if done || Instant::now() >= deadline {
-                return Ok(Reply::Waited(Waited { done, devices: devices.into_iter().flatten().collect() }));
+                let devices = devices.into_iter().flatten().collect();
+                return Ok(Reply::Waited(Waited { done, devices }));
             }
+            let missing = devices.iter().flatten().map(|device| device.missing.bytes).sum::<u64>();
+            most = missing.max(most);
+            talk.offer(Item::Progress(Progress {
+                what: "waiting".into(),
+                done: most - missing,
+                total: Some(most),
+                unit: Unit::Bytes,
+            }));
             tokio::select! {
                 // The sender lives as long as the engine.
                 _ = progress.changed() => {}
