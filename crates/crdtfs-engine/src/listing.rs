@@ -28,28 +28,25 @@ impl Core {
             Ok((found.share, inode, found.below))
         })
         .await?;
-        let mut listed = 0;
-        let mut todo = vec![(start, path.as_os_str().as_bytes().to_vec(), None::<Name>)];
         let node = share.read(|replica| replica.view().node(start));
         if let Some(node) = node.filter(|node| node.kind != Kind::Dir) {
-            talk.send(Item::Entry(entry(&share, &node, &todo[0].1))).await?;
+            talk.send(Item::Entry(entry(&share, &node, path.as_os_str().as_bytes()))).await?;
             return Ok(Reply::Listed(Listed { entries: 1 }));
         }
-        while let Some((dir, path, after)) = todo.pop() {
-            let page = page(&share, dir, after.as_ref());
-            if page.len() == PAGE {
-                todo.push((dir, path.clone(), page.last().map(|(name, _)| name.clone())));
+        let mut listed = 0;
+        // The directories from the start down to where we are, each with what of it was read and not listed yet.
+        let mut open = vec![Walk::new(start, path.as_os_str().as_bytes().to_vec())];
+        while let Some(walk) = open.last_mut() {
+            let Some((name, node)) = walk.next(&share) else {
+                open.pop();
+                continue;
+            };
+            let path = join(&walk.path, &name);
+            talk.send(Item::Entry(entry(&share, &node, &path))).await?;
+            listed += 1;
+            if asked.recursive && node.kind == Kind::Dir {
+                open.push(Walk::new(node.inode, path));
             }
-            let mut below = Vec::new();
-            for (name, node) in page {
-                let path = join(&path, &name);
-                if asked.recursive && node.kind == Kind::Dir {
-                    below.push((node.inode, path.clone(), None));
-                }
-                talk.send(Item::Entry(entry(&share, &node, &path))).await?;
-                listed += 1;
-            }
-            todo.extend(below.into_iter().rev());
         }
         Ok(Reply::Listed(Listed { entries: listed }))
     }
@@ -69,6 +66,31 @@ impl Core {
             logged += 1;
         }
         Ok(Reply::Logged(Logged { events: logged }))
+    }
+}
+
+/// A directory that is being listed, a page at a time.
+struct Walk {
+    dir: InodeId,
+    path: Vec<u8>,
+    page: std::vec::IntoIter<(Name, Node)>,
+    last: Option<Name>,
+    whole: bool,
+}
+
+impl Walk {
+    fn new(dir: InodeId, path: Vec<u8>) -> Self {
+        Self { dir, path, page: Vec::new().into_iter(), last: None, whole: false }
+    }
+
+    fn next(&mut self, share: &Share) -> Option<(Name, Node)> {
+        if self.page.len() == 0 && !self.whole {
+            let page = page(share, self.dir, self.last.as_ref());
+            self.whole = page.len() < PAGE;
+            self.last = page.last().map(|(name, _)| name.clone());
+            self.page = page.into_iter();
+        }
+        self.page.next()
     }
 }
 
