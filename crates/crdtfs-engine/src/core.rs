@@ -242,7 +242,7 @@ impl Core {
             }
         }
         for share in self.shares() {
-            share.take_stock_again();
+            self.showing_progressed(&share.id());
             share.chores();
         }
         self.collect_now_and_then();

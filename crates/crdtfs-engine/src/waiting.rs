@@ -63,7 +63,7 @@ impl Core {
                 settled &= showing.settle(deadline);
             }
             share.commit_all();
-            share.take_stock_again();
+            self.showing_progressed(&share.id());
         }
         settled
     }

@@ -119,13 +119,17 @@ impl Worker {
         }
     }
 
-    /// Throws away what was fetched and is not what the view shows any more.
-    fn drop_unwanted(&mut self) {
+    /// Throws away what was fetched and is not what the view shows any more, or was found in the folder meanwhile.
+    pub(super) fn drop_unwanted(&mut self) {
         let tree = &self.ports.tree;
-        let wanted =
-            |id: &InodeId, content: &ContentRef| tree.node(*id).is_some_and(|n| n.content.hash == content.hash);
-        let unwanted: Vec<InodeId> =
-            self.staged.iter().filter(|(id, s)| !wanted(id, &s.content)).map(|(id, _)| *id).collect();
+        let unwanted: Vec<InodeId> = {
+            let synced = self.synced.read();
+            let wanted = |id: &InodeId, content: &ContentRef| {
+                tree.node(*id).is_some_and(|node| node.content.hash == content.hash)
+                    && synced.node(*id).is_none_or(|has| has.content.hash != content.hash)
+            };
+            self.staged.iter().filter(|(id, s)| !wanted(id, &s.content)).map(|(id, _)| *id).collect()
+        };
         for id in unwanted {
             if let Some(staged) = self.staged.remove(&id) {
                 self.discard(&staged);

@@ -294,6 +294,9 @@ impl Worker {
         }
         let stale = self.synced.write().take_stale();
         self.forget_keys(stale);
+        if self.view.is_empty() && !self.staged.is_empty() {
+            self.drop_unwanted();
+        }
         self.answer();
         // A crash before the state is saved would make a removal that follows it look like a file that never came.
         // And what was seen but not taken yet is about to become operations.
