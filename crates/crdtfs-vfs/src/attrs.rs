@@ -9,7 +9,7 @@ use crdtfs_core::op::Op;
 
 use crate::attr::{Attr, Owners, now};
 use crate::error::{Error, Result};
-use crate::inodes::Inode;
+use crate::inodes::{Inode, Pending};
 use crate::vfs::Vfs;
 
 /// A time as `utimensat` gives it.
@@ -84,8 +84,7 @@ impl Vfs {
     /// What `stat` tells.
     pub fn getattr(&self, ino: u64) -> Result<Attr> {
         let inode = self.inode(ino)?;
-        let node = self.node(&inode)?;
-        Ok(self.attr(&inode, &node))
+        self.attr(&inode)
     }
 
     /// Sets attributes. `privileged` callers keep suid and sgid bits on truncation.
@@ -95,29 +94,27 @@ impl Vfs {
         if let Some(size) = set.size {
             self.resize(&inode, size, set.handle, privileged)?;
         }
-        let node = self.node(&inode)?;
-        let mut mode = set.mode.map(|mode| mode & 0o7777);
-        let mut owner = None;
-        if set.uid.is_some() || set.gid.is_some() {
-            owner = self.new_owner(&node, set.uid, set.gid)?;
-            if node.kind != Kind::Dir {
-                let cleared = without_privileges(mode.unwrap_or(node.mode));
-                if cleared != mode.unwrap_or(node.mode) {
-                    mode = Some(cleared);
+        self.change_node(&inode, |node| {
+            let mut mode = set.mode.map(|mode| mode & 0o7777);
+            let mut owner = None;
+            if set.uid.is_some() || set.gid.is_some() {
+                owner = self.new_owner(node, set.uid, set.gid)?;
+                if node.kind != Kind::Dir {
+                    let cleared = without_privileges(mode.unwrap_or(node.mode));
+                    if cleared != mode.unwrap_or(node.mode) {
+                        mode = Some(cleared);
+                    }
                 }
             }
-        }
-        if mode.is_some() || owner.is_some() {
-            self.set_node(&inode, mode, owner, None)?;
-        }
-        self.set_times(&inode, &node, set)?;
+            Ok(Pending { mode, owner, xattrs: None })
+        })?;
+        self.set_times(&inode, set)?;
         if set.size.is_none() {
             self.times.changed(inode.id);
         }
-        let node = self.node(&inode)?;
         match set.handle {
             Some(handle) => self.getattr_handle(handle),
-            None => Ok(self.attr(&inode, &node)),
+            None => self.attr(&inode),
         }
     }
 
@@ -130,7 +127,7 @@ impl Vfs {
             None => {
                 let node = self.node(inode)?;
                 match node.kind {
-                    Kind::File => self.truncate_inode(inode, &node, size, privileged),
+                    Kind::File => self.truncate_inode(inode, size, privileged),
                     Kind::Dir => Err(Error::IsDir),
                     _ => Err(Error::Invalid),
                 }
@@ -149,55 +146,48 @@ impl Vfs {
         }
     }
 
-    /// Records attributes: with the bytes that wait to be published, at once if there are none.
-    fn set_node(
-        &self,
-        inode: &Arc<Inode>,
-        mode: Option<u32>,
-        owner: Option<Owner>,
-        xattrs: Option<Xattrs>,
-    ) -> Result<()> {
-        {
-            let mut state = inode.state.lock();
-            let waiting = state.current.as_ref().is_some_and(|version| {
-                let body = version.body.lock();
-                body.dirty() && !body.dead
-            });
-            if waiting {
-                let pending = state.pending.get_or_insert_default();
-                pending.mode = mode.or(pending.mode);
-                pending.owner = owner.or(pending.owner);
-                pending.xattrs = xattrs.or(pending.xattrs.take());
-                return Ok(());
-            }
-            if self.tree.node(inode.id).is_none() {
-                // Its last name is gone: what is set lives as long as the handles.
-                let Some(last) = &mut state.last else { return Err(Error::NotFound) };
-                last.mode = mode.unwrap_or(last.mode);
-                last.owner = owner.or(last.owner);
-                if let Some(xattrs) = xattrs {
-                    last.xattrs = Arc::new(xattrs);
-                }
-                return Ok(());
-            }
-        }
-        if inode.id == InodeId::ROOT && xattrs.is_none() {
-            // No record speaks of the root: it belongs to each device. `cp -a` and `rsync` set its mode, and go on.
-            self.times.update(inode.id, |times| times.mode = mode.or(times.mode));
+    /// Records the attributes that `change` makes of those it is given: with the bytes that wait to be published, at once
+    /// if there are none. Nobody else changes them between.
+    fn change_node(&self, inode: &Arc<Inode>, change: impl FnOnce(&Node) -> Result<Pending>) -> Result<()> {
+        let mut state = inode.state.lock();
+        let node = self.node_in(inode, &state)?;
+        let new = change(&node)?;
+        if new.is_empty() {
             return Ok(());
         }
-        let applied = self.apply(Op::SetAttr { inode: inode.id, mode, owner, mtime: None, xattrs })?;
+        let waiting = state.current.as_ref().is_some_and(|version| {
+            let body = version.body.lock();
+            body.dirty() && !body.dead
+        });
+        if waiting {
+            state.pending.get_or_insert_default().add(new);
+            return Ok(());
+        }
+        if node.nlink == 0 {
+            // Its last name is gone: what is set lives as long as the handles.
+            let Some(last) = &mut state.last else { return Err(Error::NotFound) };
+            new.put_into(last);
+            return Ok(());
+        }
+        if inode.id == InodeId::ROOT && new.xattrs.is_none() {
+            // No record speaks of the root: it belongs to each device. `cp -a` and `rsync` set its mode, and go on.
+            self.times.update(inode.id, |times| times.mode = new.mode.or(times.mode));
+            return Ok(());
+        }
+        // With the state locked, or one of two changes at a time would be lost.
+        let applied = self.apply(new.into_op(inode.id))?;
+        drop(state);
         self.side_effects(&applied.delta, &[], &[inode.id]);
         Ok(())
     }
 
-    fn set_times(&self, inode: &Arc<Inode>, node: &Node, set: SetAttr) -> Result<()> {
+    fn set_times(&self, inode: &Arc<Inode>, set: SetAttr) -> Result<()> {
         if let Some(atime) = set.atime {
             let atime = atime.resolve();
             self.times.update(inode.id, |times| times.atime = Some(atime));
         }
         let Some(mtime) = set.mtime.map(SetTime::resolve) else { return Ok(()) };
-        if node.kind == Kind::Dir {
+        if self.node(inode)?.kind == Kind::Dir {
             self.times.update(inode.id, |times| times.mtime = Some(mtime));
             if inode.id == InodeId::ROOT {
                 return Ok(());
@@ -224,12 +214,10 @@ impl Vfs {
 
     /// Clears suid, and sgid where it is a privilege, as a write by somebody unprivileged does.
     pub(crate) fn clear_privileges(&self, inode: &Arc<Inode>) -> Result<()> {
-        let node = self.node(inode)?;
-        let cleared = without_privileges(node.mode);
-        if cleared != node.mode {
-            self.set_node(inode, Some(cleared), None, None)?;
-        }
-        Ok(())
+        self.change_node(inode, |node| {
+            let cleared = without_privileges(node.mode);
+            Ok(Pending { mode: (cleared != node.mode).then_some(cleared), ..Pending::default() })
+        })
     }
 
     /// An extended attribute.
@@ -273,9 +261,11 @@ impl Vfs {
 
     fn change_xattrs(&self, ino: u64, change: impl FnOnce(&mut Xattrs) -> Result<()>) -> Result<()> {
         let inode = self.inode(ino)?;
-        let mut xattrs: BTreeMap<_, _> = (*self.node(&inode)?.xattrs).clone();
-        change(&mut xattrs)?;
-        self.set_node(&inode, None, None, Some(xattrs))?;
+        self.change_node(&inode, |node| {
+            let mut xattrs: BTreeMap<_, _> = (*node.xattrs).clone();
+            change(&mut xattrs)?;
+            Ok(Pending { xattrs: Some(xattrs), ..Pending::default() })
+        })?;
         self.times.changed(inode.id);
         Ok(())
     }

@@ -9,7 +9,7 @@ use crdtfs_core::node::{Kind, Node};
 
 use crate::attr::Attr;
 use crate::error::{Error, Result};
-use crate::inodes::Inode;
+use crate::inodes::{Inode, State};
 use crate::publish::MEMORY_LIMIT;
 use crate::version::{Changed, OFFSET_MAX, Version};
 use crate::vfs::Vfs;
@@ -64,7 +64,7 @@ impl Vfs {
         if mode.write || mode.truncate {
             self.check_writable()?;
         }
-        let opened = self.open_node(&inode, &node, mode);
+        let opened = self.open_node(&inode, mode)?;
         if mode.truncate {
             let handle = self.handle(opened.handle)?;
             if let Err(error) = self.truncate(&handle.inode, &handle.version, 0, privileged) {
@@ -76,10 +76,11 @@ impl Vfs {
     }
 
     /// Opens the version that is shown, or joins the one that is being written.
-    pub(crate) fn open_node(&self, inode: &Arc<Inode>, node: &Node, mode: OpenMode) -> Opened {
-        let via = mode.write.then(|| self.via(inode, node)).flatten();
+    pub(crate) fn open_node(&self, inode: &Arc<Inode>, mode: OpenMode) -> Result<Opened> {
         let mut state = inode.state.lock();
-        let version = self.current(&mut state, inode, node);
+        let node = self.node_in(inode, &state)?;
+        let via = mode.write.then(|| self.via(&state, &node)).flatten();
+        let version = self.current(&mut state, &node);
         {
             let mut body = version.body.lock();
             body.handles += 1;
@@ -92,7 +93,7 @@ impl Vfs {
         }
         state.open += 1;
         if state.last.is_none() {
-            state.last = Some(Box::new(node.clone()));
+            state.last = Some(Box::new(node));
         }
         let bypass_cache = state.stale > 0;
         let keep_cache = state.cached_current && !bypass_cache;
@@ -100,21 +101,21 @@ impl Vfs {
         drop(state);
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         self.handles.write().insert(handle, Arc::new(Handle { inode: inode.clone(), version, mode }));
-        Opened { handle, keep_cache, bypass_cache }
+        Ok(Opened { handle, keep_cache, bypass_cache })
     }
 
     /// The name that a file is written through.
-    fn via(&self, inode: &Inode, node: &Node) -> Option<(crdtfs_core::id::InodeId, crdtfs_core::name::Name)> {
+    fn via(&self, state: &State, node: &Node) -> Option<(crdtfs_core::id::InodeId, crdtfs_core::name::Name)> {
         if node.nlink > 1
-            && let Some(via) = inode.state.lock().via.as_deref()
+            && let Some(via) = state.via.as_deref()
         {
             return Some(via.clone());
         }
-        self.tree.names(inode.id).into_iter().next()
+        self.tree.names(node.inode).into_iter().next()
     }
 
     /// The version that opens of now see.
-    fn current(&self, state: &mut crate::inodes::State, inode: &Inode, node: &Node) -> Arc<Version> {
+    fn current(&self, state: &mut State, node: &Node) -> Arc<Version> {
         if let Some(version) = &state.current {
             let mut body = version.body.lock();
             if body.pinned() || body.dead {
@@ -133,7 +134,6 @@ impl Vfs {
         } else {
             state.cached_current = state.cached == Some(node.content);
         }
-        let _ = inode;
         let version = Arc::new(Version::new(node.content, node.basis.clone(), node.mtime));
         state.current = Some(version.clone());
         version
@@ -208,8 +208,8 @@ impl Vfs {
     }
 
     /// Cuts or extends a file that need not be open.
-    pub(crate) fn truncate_inode(&self, inode: &Arc<Inode>, node: &Node, size: u64, privileged: bool) -> Result<()> {
-        let opened = self.open_node(inode, node, OpenMode { write: true, ..OpenMode::default() });
+    pub(crate) fn truncate_inode(&self, inode: &Arc<Inode>, size: u64, privileged: bool) -> Result<()> {
+        let opened = self.open_node(inode, OpenMode { write: true, ..OpenMode::default() })?;
         let handle = self.handle(opened.handle)?;
         let result = self.truncate(inode, &handle.version, size, privileged);
         self.release(opened.handle);
@@ -356,8 +356,7 @@ impl Vfs {
     /// What `stat` tells of an open file.
     pub fn getattr_handle(&self, handle: u64) -> Result<Attr> {
         let handle = self.handle(handle)?;
-        let node = self.node(&handle.inode)?;
-        let mut attr = self.attr(&handle.inode, &node);
+        let mut attr = self.attr(&handle.inode)?;
         let (size, mtime) = handle.version.shown();
         attr.size = size;
         attr.mtime = mtime.unwrap_or(attr.mtime);

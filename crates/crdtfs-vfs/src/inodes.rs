@@ -12,6 +12,7 @@ use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Node, Owner, Xattrs};
+use crdtfs_core::op::Op;
 use parking_lot::{Mutex, RwLock};
 
 use crate::directory::Cookies;
@@ -26,6 +27,31 @@ pub(crate) struct Pending {
     pub(crate) mode: Option<u32>,
     pub(crate) owner: Option<Owner>,
     pub(crate) xattrs: Option<Xattrs>,
+}
+
+impl Pending {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mode.is_none() && self.owner.is_none() && self.xattrs.is_none()
+    }
+
+    /// What `newer` does not set stays.
+    pub(crate) fn add(&mut self, newer: Self) {
+        self.mode = newer.mode.or(self.mode);
+        self.owner = newer.owner.or(self.owner);
+        self.xattrs = newer.xattrs.or(self.xattrs.take());
+    }
+
+    pub(crate) fn put_into(self, node: &mut Node) {
+        node.mode = self.mode.unwrap_or(node.mode);
+        node.owner = self.owner.or(node.owner);
+        if let Some(xattrs) = self.xattrs {
+            node.xattrs = Arc::new(xattrs);
+        }
+    }
+
+    pub(crate) fn into_op(self, inode: InodeId) -> Op {
+        Op::SetAttr { inode, mode: self.mode, owner: self.owner, mtime: None, xattrs: self.xattrs }
+    }
 }
 
 /// What changes about a known inode.
@@ -57,6 +83,10 @@ pub(crate) struct Inode {
     pub(crate) ino: u64,
     pub(crate) id: InodeId,
     lookups: AtomicU64,
+    /// Held while names are removed, and from the look at whether a version is dead to the end of its edit, so that no
+    /// edit revives what was just removed. Taken before `state`.
+    pub(crate) applying: Mutex<()>,
+    /// Held for moments, operations of the tree among them: they change it together with the state.
     pub(crate) state: Mutex<State>,
 }
 
@@ -157,7 +187,13 @@ impl Inodes {
         if ino != number_of(id) {
             table.displaced.insert(id, ino);
         }
-        let inode = Arc::new(Inode { ino, id, lookups: AtomicU64::new(lookups), state: Mutex::default() });
+        let inode = Arc::new(Inode {
+            ino,
+            id,
+            lookups: AtomicU64::new(lookups),
+            applying: Mutex::default(),
+            state: Mutex::default(),
+        });
         table.by_number.insert(ino, inode.clone());
         inode
     }

@@ -65,7 +65,7 @@ impl Vfs {
                 let Some(node) = self.tree.node(entry.inode) else { continue };
                 let known = self.inodes.intern(node.inode, 1);
                 listed.ino = known.ino;
-                listed.attr = Some(self.attr(&known, &node));
+                listed.attr = Some(self.attr_found(&known, &node));
                 if !emit(&listed) {
                     self.inodes.forget(known.ino, 1);
                     return Ok(());

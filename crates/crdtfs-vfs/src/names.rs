@@ -5,14 +5,14 @@ use std::sync::Arc;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
-use crdtfs_core::node::{Kind, Node, Owner};
+use crdtfs_core::node::{Delta, Kind, Node, Owner};
 use crdtfs_core::op::{NewNode, Op, OpError, RenameMode};
+use crdtfs_core::port::WriteFile;
 
 use crate::attr::{Attr, now};
 use crate::error::{Error, Result};
 use crate::file::{OpenMode, Opened};
-use crate::inodes::Inode;
-use crate::version::Version;
+use crate::inodes::{Inode, State};
 use crate::vfs::Vfs;
 
 /// What a new node is to be.
@@ -47,7 +47,7 @@ impl Vfs {
         if node.nlink > 1 && node.kind != Kind::Dir {
             inode.state.lock().via = Some(Box::new((dir, name.clone())));
         }
-        self.attr(&inode, node)
+        self.attr_found(&inode, node)
     }
 
     /// Takes back `lookups` of an inode.
@@ -87,15 +87,13 @@ impl Vfs {
         };
         let inode = self.inodes.intern(node.inode, 1);
         let opened = if made {
-            let mut opened = self.open_node(&inode, &node, mode);
             // There are no pages of it anywhere.
-            opened.keep_cache = true;
-            Ok(opened)
+            self.open_node(&inode, mode).map(|opened| Opened { keep_cache: true, ..opened })
         } else {
             self.open(inode.ino, mode, privileged)
         };
         match opened {
-            Ok(opened) => Ok((self.attr(&inode, &node), opened)),
+            Ok(opened) => Ok((self.attr_found(&inode, &node), opened)),
             Err(error) => {
                 self.inodes.forget(inode.ino, 1);
                 Err(error)
@@ -178,47 +176,58 @@ impl Vfs {
 
     /// Does an operation that takes a name from `node`, which may be its last: open handles go on with what they have,
     /// and nothing unpublished of it is published any more.
-    fn removing<T>(&self, node: &Node, operation: impl FnOnce() -> Result<T>) -> Result<T> {
-        let Some(inode) = self.inodes.find(node.inode) else {
-            let done = operation()?;
-            if self.tree.node(node.inode).is_none() {
-                self.times.forget(node.inode);
-            }
-            return Ok(done);
-        };
-        let version = {
-            let mut state = inode.state.lock();
-            if state.open > 0 {
-                // Also before it is gone: `stat` of an open file never fails.
-                state.last = Some(Box::new(node.clone()));
-            }
-            state.current.clone()
-        };
-        let applying = version.as_ref().map(|version| version.applying.lock());
-        let done = operation()?;
-        match self.tree.node(node.inode) {
-            None => self.bury(&inode, version.as_deref(), true),
-            // A file saved over by a rename lives on as what was moved onto it; who has it open keeps the old bytes.
-            Some(now) if now.content != node.content => self.bury(&inode, version.as_deref(), false),
-            Some(_) => self.times.changed(inode.id),
+    fn removing(&self, node: &Node, operation: impl FnOnce() -> Result<Delta>) -> Result<Delta> {
+        let inode = self.inodes.intern(node.inode, 0);
+        let done = self.removing_of(&inode, operation);
+        if let Ok((_, Some(file))) = &done {
+            self.content.discard(file.clone());
         }
-        drop(applying);
-        Ok(done)
+        self.inodes.sweep(&inode);
+        done.map(|(delta, _)| delta)
     }
 
-    /// The bytes of an inode that handles may still have open will not be published.
-    fn bury(&self, inode: &Arc<Inode>, version: Option<&Version>, gone: bool) {
+    fn removing_of(
+        &self,
+        inode: &Inode,
+        operation: impl FnOnce() -> Result<Delta>,
+    ) -> Result<(Delta, Option<Arc<dyn WriteFile>>)> {
+        let _applying = inode.applying.lock();
+        // Nobody opens it while it goes.
         let mut state = inode.state.lock();
+        if state.open > 0 {
+            // Also before it is gone: `stat` of an open file never fails.
+            state.last = Some(Box::new(self.node_in(inode, &state)?));
+        }
+        let delta = operation()?;
+        let gone = self.tree.node(inode.id).is_none();
+        // A file saved over by a rename lives on as what was moved onto it; who has it open keeps the old bytes. Only the
+        // delta tells: a look before could see what was published or came from elsewhere meanwhile as well.
+        let replaced = delta.nodes.iter().any(|change| change.inode == inode.id && change.content);
+        if !gone && !replaced {
+            self.times.changed(inode.id);
+            return Ok((delta, None));
+        }
+        let discarded = self.bury(&mut state, gone);
+        if gone && state.open == 0 {
+            self.times.forget(inode.id);
+        } else if gone {
+            self.times.changed(inode.id);
+        }
+        Ok((delta, discarded))
+    }
+
+    /// The bytes of an inode that handles may still have open will not be published; a write file to be discarded.
+    fn bury(&self, state: &mut State, gone: bool) -> Option<Arc<dyn WriteFile>> {
         let mut discarded = None;
-        if let Some(version) = version {
+        if let Some(version) = &state.current {
             let mut body = version.body.lock();
             body.dead = true;
             self.queue.remove(&mut body);
-            if body.handles == 0 {
+            let handles = body.handles;
+            if handles == 0 {
                 discarded = body.clean();
                 self.memory.fetch_add(body.account(), std::sync::atomic::Ordering::Relaxed);
             }
-            let handles = body.handles;
             drop(body);
             if handles == 0 {
                 state.current = None;
@@ -233,14 +242,7 @@ impl Vfs {
             state.cached = None;
             state.cached_current = false;
         }
-        drop(state);
-        if gone {
-            self.times.changed(inode.id);
-        }
-        if let Some(file) = discarded {
-            self.content.discard(file);
-        }
-        self.inodes.sweep(inode);
+        discarded
     }
 
     /// Moves an entry.

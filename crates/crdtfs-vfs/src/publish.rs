@@ -220,16 +220,21 @@ impl Vfs {
     pub(crate) fn publish(&self, inode: &Arc<Inode>, version: &Arc<Version>) -> Result<()> {
         let _one = version.publishing.lock();
         let began = Instant::now();
-        let Some(snapshot) = self.snapshot(version)? else { return Ok(()) };
-        let basis = {
-            let _applying = version.applying.lock();
-            if version.body.lock().dead {
-                return Ok(());
-            }
-            self.publish_attrs(inode)?;
-            self.publish_content(inode, &snapshot)?
-        };
-        self.published(inode, version, &snapshot, basis, began)
+        if let Some(snapshot) = self.snapshot(version)? {
+            let basis = {
+                let _applying = inode.applying.lock();
+                if version.body.lock().dead {
+                    return Ok(());
+                }
+                self.publish_attrs(inode)?;
+                self.publish_content(inode, &snapshot)?
+            };
+            self.published(inode, version, &snapshot, basis, began)?;
+        }
+        // What was set since, while the bytes still counted as unpublished.
+        self.publish_attrs(inode)?;
+        self.inodes.sweep(inode);
+        Ok(())
     }
 
     /// Seals what a version holds; `None` if there is nothing to publish.
@@ -272,23 +277,23 @@ impl Vfs {
     }
 
     fn publish_attrs(&self, inode: &Inode) -> Result<()> {
-        let pending = inode.state.lock().pending.clone();
-        if let Some(pending) = pending {
-            let op = Op::SetAttr {
-                inode: inode.id,
-                mode: pending.mode,
-                owner: pending.owner,
-                mtime: None,
-                xattrs: pending.xattrs.clone(),
-            };
-            match self.apply(op) {
-                Ok(applied) => self.side_effects(&applied.delta, &[], &[inode.id]),
-                // Removed elsewhere: the bytes bring it back, with the attributes that it had.
-                Err(error) if is_missing(error) => {}
-                Err(error) => return Err(error.into()),
+        let mut state = inode.state.lock();
+        let Some(pending) = state.pending.clone() else { return Ok(()) };
+        // With the state locked: nobody sees the node without them, and none that is set now is forgotten.
+        let delta = match self.apply(pending.clone().into_op(inode.id)) {
+            Ok(applied) => applied.delta,
+            // Removed elsewhere: the bytes bring it back, with the attributes that it had.
+            Err(error) if is_missing(error) => {
+                if let Some(last) = &mut state.last {
+                    pending.put_into(last);
+                }
+                Delta::default()
             }
-            inode.state.lock().pending = None;
-        }
+            Err(error) => return Err(error.into()),
+        };
+        state.pending = None;
+        drop(state);
+        self.side_effects(&delta, &[], &[inode.id]);
         Ok(())
     }
 
@@ -458,7 +463,7 @@ impl Vfs {
             let growth = version.spill(&*self.content)?;
             self.memory.fetch_add(growth, Ordering::Relaxed);
             {
-                let _applying = version.applying.lock();
+                let _applying = inode.applying.lock();
                 self.publish_attrs(inode)?;
             }
             let synced = {

@@ -138,8 +138,6 @@ pub(crate) struct Version {
     pub(crate) writing: RwLock<()>,
     /// Held while the version is published: one publication at a time.
     pub(crate) publishing: Mutex<()>,
-    /// Held from the look at [`Body::dead`] to the end of the operation, so that no edit revives what was just removed.
-    pub(crate) applying: Mutex<()>,
 }
 
 impl std::fmt::Debug for Version {
@@ -172,7 +170,6 @@ impl Version {
             }),
             writing: RwLock::new(()),
             publishing: Mutex::new(()),
-            applying: Mutex::new(()),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::attr::{Attr, LocalTimes, Owners};
 use crate::coherence::Invalidate;
 use crate::error::{Error, Result};
 use crate::file::Handle;
-use crate::inodes::{Inode, Inodes};
+use crate::inodes::{Inode, Inodes, State};
 use crate::publish::Queue;
 
 /// How a share is shown.
@@ -147,19 +147,20 @@ impl Vfs {
     /// The node of an inode with what is not published yet; what was last seen of it if its last name is gone and
     /// somebody has it open.
     pub(crate) fn node(&self, inode: &Inode) -> Result<Node> {
+        self.node_in(inode, &inode.state.lock())
+    }
+
+    /// [`Vfs::node`] that belongs to a locked state. A publication changes the tree first and then, with the lock, the
+    /// state: a node read without the lock can be of before, and the state of after.
+    pub(crate) fn node_in(&self, inode: &Inode, state: &State) -> Result<Node> {
         match self.tree.node(inode.id) {
             Some(mut node) => {
-                if let Some(pending) = &inode.state.lock().pending {
-                    node.mode = pending.mode.unwrap_or(node.mode);
-                    node.owner = pending.owner.or(node.owner);
-                    if let Some(xattrs) = &pending.xattrs {
-                        node.xattrs = Arc::new(xattrs.clone());
-                    }
+                if let Some(pending) = &state.pending {
+                    (**pending).clone().put_into(&mut node);
                 }
                 Ok(node)
             }
             None => {
-                let state = inode.state.lock();
                 let mut node = state.last.as_deref().cloned().ok_or(Error::NotFound)?;
                 node.nlink = 0;
                 Ok(node)
@@ -167,16 +168,28 @@ impl Vfs {
         }
     }
 
-    /// What `stat` tells of a node under the inode that shows it.
-    pub(crate) fn attr(&self, inode: &Inode, node: &Node) -> Attr {
+    /// What `stat` tells of an inode.
+    pub(crate) fn attr(&self, inode: &Inode) -> Result<Attr> {
+        let state = inode.state.lock();
+        let node = self.node_in(inode, &state)?;
+        Ok(self.attr_in(inode, &state, &node))
+    }
+
+    /// What `stat` tells of an inode that was found as `node` just now.
+    pub(crate) fn attr_found(&self, inode: &Inode, node: &Node) -> Attr {
+        let state = inode.state.lock();
+        let again = match node.kind {
+            // It may have been published since it was found.
+            Kind::File => self.node_in(inode, &state).ok(),
+            _ => None,
+        };
+        self.attr_in(inode, &state, again.as_ref().unwrap_or(node))
+    }
+
+    fn attr_in(&self, inode: &Inode, state: &State, node: &Node) -> Attr {
         let mut attr = self.times.attr(inode.ino, inode.id, node, self.options.owner);
         if node.kind != Kind::File {
             return attr;
-        }
-        let state = inode.state.lock();
-        if let Some(pending) = &state.pending {
-            attr.mode = pending.mode.unwrap_or(attr.mode);
-            attr.owner = self.options.owner.shown(pending.owner.or(node.owner));
         }
         let Some(version) = &state.current else { return attr };
         let body = version.body.lock();

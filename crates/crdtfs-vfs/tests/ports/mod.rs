@@ -33,6 +33,9 @@ pub(crate) struct FakeShare {
     pub(crate) operations: AtomicUsize,
     pub(crate) syncs: AtomicUsize,
     pub(crate) contents: Arc<FakeContent>,
+    /// Makes every look at a node let others go first, so that what is seen is old when it is used.
+    pub(crate) dawdle: AtomicBool,
+    held: Mutex<Option<(Sender<()>, Receiver<()>)>>,
 }
 
 impl FakeShare {
@@ -73,10 +76,25 @@ impl FakeShare {
         self.contents.bytes(&content.hash)
     }
 
+    /// Holds the next edit, before it is done: the first end tells when it is there, the second lets it go on.
+    pub(crate) fn hold_edit(&self) -> (Receiver<()>, Sender<()>) {
+        let ((there, is_there), (go_on, goes_on)) = (channel(), channel());
+        *self.held.lock().unwrap() = Some((there, goes_on));
+        (is_there, go_on)
+    }
+
     fn told(&self, by: Adapter, mut maps: MutexGuard<'_, Maps>, delta: Delta) -> Result<Applied, OpError> {
         let shared = Arc::new(delta.clone());
         maps.subscribers.retain(|(who, sender)| *who == by || sender.send(shared.clone()).is_ok());
         Ok(Applied { delta })
+    }
+
+    fn let_others_go_first(&self) {
+        if self.dawdle.load(Ordering::SeqCst) {
+            for _ in 0..20 {
+                std::thread::yield_now();
+            }
+        }
     }
 
     fn record(&self) -> RecordId {
@@ -159,13 +177,19 @@ impl Maps {
 
 impl Tree for FakeShare {
     fn node(&self, inode: InodeId) -> Option<Node> {
-        self.maps.lock().unwrap().nodes.get(&inode).cloned()
+        let node = self.maps.lock().unwrap().nodes.get(&inode).cloned();
+        self.let_others_go_first();
+        node
     }
 
     fn child(&self, dir: InodeId, name: &Name) -> Option<Node> {
-        let maps = self.maps.lock().unwrap();
-        let inode = maps.dirs.get(&dir)?.get(name)?;
-        maps.nodes.get(inode).cloned()
+        let node = {
+            let maps = self.maps.lock().unwrap();
+            let inode = maps.dirs.get(&dir)?.get(name)?;
+            maps.nodes.get(inode).cloned()
+        };
+        self.let_others_go_first();
+        node
     }
 
     fn entries(&self, dir: InodeId, after: Option<&Name>, limit: usize) -> Vec<Entry> {
@@ -198,6 +222,12 @@ impl Tree for FakeShare {
             return Err(OpError::ReadOnly);
         }
         self.operations.fetch_add(1, Ordering::SeqCst);
+        if matches!(op, Op::Edit { .. })
+            && let Some((there, goes_on)) = self.held.lock().unwrap().take()
+        {
+            there.send(()).unwrap();
+            goes_on.recv().unwrap();
+        }
         let mut maps = self.maps.lock().unwrap();
         let mut delta = Delta::default();
         match op {
