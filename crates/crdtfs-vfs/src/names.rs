@@ -153,7 +153,7 @@ impl Vfs {
         if node.kind == Kind::Dir {
             return Err(Error::IsDir);
         }
-        let delta = self.removing(&node, || Ok(self.apply(Op::Unlink { dir, name: name.clone() })?.delta))?;
+        let delta = self.removing(&node, None, || Ok(self.apply(Op::Unlink { dir, name: name.clone() })?.delta))?;
         self.times.entries_changed(dir);
         self.side_effects(&delta, &[(dir, &name)], &[dir, node.inode]);
         Ok(())
@@ -168,17 +168,17 @@ impl Vfs {
         if node.kind != Kind::Dir {
             return Err(Error::NotDir);
         }
-        let delta = self.removing(&node, || Ok(self.apply(Op::Rmdir { dir, name: name.clone() })?.delta))?;
+        let delta = self.removing(&node, None, || Ok(self.apply(Op::Rmdir { dir, name: name.clone() })?.delta))?;
         self.times.entries_changed(dir);
         self.side_effects(&delta, &[(dir, &name)], &[dir, node.inode]);
         Ok(())
     }
 
     /// Does an operation that takes a name from `node`, which may be its last: open handles go on with what they have,
-    /// and nothing unpublished of it is published any more.
-    fn removing(&self, node: &Node, operation: impl FnOnce() -> Result<Delta>) -> Result<Delta> {
+    /// and nothing unpublished of it is published any more. `by` is the file that takes the name.
+    fn removing(&self, node: &Node, by: Option<InodeId>, operation: impl FnOnce() -> Result<Delta>) -> Result<Delta> {
         let inode = self.inodes.intern(node.inode, 0);
-        let done = self.removing_of(&inode, operation);
+        let done = self.removing_of(&inode, by, operation);
         if let Ok((_, Some(file))) = &done {
             self.content.discard(file.clone());
         }
@@ -189,6 +189,7 @@ impl Vfs {
     fn removing_of(
         &self,
         inode: &Inode,
+        by: Option<InodeId>,
         operation: impl FnOnce() -> Result<Delta>,
     ) -> Result<(Delta, Option<Arc<dyn WriteFile>>)> {
         let _applying = inode.applying.lock();
@@ -200,9 +201,13 @@ impl Vfs {
         }
         let delta = operation()?;
         let gone = self.tree.node(inode.id).is_none();
-        // A file saved over by a rename lives on as what was moved onto it; who has it open keeps the old bytes. Only the
-        // delta tells: a look before could see what was published or came from elsewhere meanwhile as well.
-        let replaced = delta.nodes.iter().any(|change| change.inode == inode.id && change.content);
+        // A file saved over (by a rename, or moved aside, written anew and removed) lives on as what was written to the
+        // other; who has it open keeps the old bytes. Neither the bytes nor the operation tell: the new ones may be those
+        // that were published before, and a file with another name lives on as it is.
+        let other_bytes = delta.nodes.iter().any(|change| change.inode == inode.id && change.content);
+        let named_anew = delta.entries.iter().any(|change| change.after == Some(inode.id));
+        let is_the_other = by.and_then(|by| self.tree.node(by)).is_some_and(|node| node.inode == inode.id);
+        let replaced = other_bytes || named_anew || is_the_other;
         if !gone && !replaced {
             self.times.changed(inode.id);
             return Ok((delta, None));
@@ -258,7 +263,7 @@ impl Vfs {
             Some(target) if mode == RenameMode::Replace && target.inode != source.inode => {
                 // The rename makes what was written to the source the new state of the name: it goes out whole.
                 self.publish_inode(source.inode)?;
-                self.removing(target, apply)?
+                self.removing(target, Some(source.inode), apply)?
             }
             _ => apply()?,
         };
