@@ -4,7 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -54,13 +53,24 @@ pub struct Device {
     /// Stands for `/dev/fuse`.
     own_fuse: Option<PathBuf>,
     engine: Option<Child>,
+    /// Killed.
+    dead: Vec<Child>,
 }
 
 impl Device {
     pub(crate) fn new(lab: Lab, name: &str) -> Self {
         let root = lab.root().join(name);
         fs::create_dir(&root).expect("device names are unique in a lab");
-        Self { lab, name: name.into(), state: root.join("state"), root, user: None, own_fuse: None, engine: None }
+        Self {
+            lab,
+            name: name.into(),
+            state: root.join("state"),
+            root,
+            user: None,
+            own_fuse: None,
+            engine: None,
+            dead: Vec::new(),
+        }
     }
 
     /// Its name, also as crdtfs knows it.
@@ -244,16 +254,20 @@ impl Device {
         self.engine.as_mut().is_some_and(|child| child.try_wait().expect("a child of ours").is_none())
     }
 
-    /// `kill -9` of its foreground engine. What it had mounted stays, dead, as after a real crash.
+    /// `kill -9` of its foreground engine. What it had mounted stays, dead, as after a real crash. Its process may stay for
+    /// a moment longer, until the next engine has taken away what holds it up.
     ///
     /// # Panics
-    /// If none was started.
+    /// If none was started, or it had ended before.
     #[track_caller]
     pub fn kill(&mut self) {
         let mut child = self.engine.take().expect("an engine to kill");
+        let ended = child.try_wait().expect("a child of ours");
+        assert_eq!(ended, None, "{}'s engine had ended before\n{}", self.name, self.log());
         child.kill().expect("a child of ours");
-        let status = child.wait().expect("a child of ours");
-        assert_eq!(status.signal(), Some(9), "{}'s engine had ended before: {status}\n{}", self.name, self.log());
+        let pid = Pid::from_child(&child);
+        until("the engine is dead", LEAVE_LIMIT, || if lives(pid) { Err("alive".into()) } else { Ok(()) });
+        self.dead.push(child);
     }
 
     /// SIGTERM to its foreground engine, which has to flush and leave within its time, with exit code 0.
@@ -373,6 +387,9 @@ impl Drop for Device {
         }
         kill_engine_of(&self.state);
         unmount_below(&self.root);
+        for mut child in self.dead.drain(..) {
+            let _ = child.wait();
+        }
     }
 }
 

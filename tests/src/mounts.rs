@@ -40,7 +40,8 @@ pub fn is_mounted(dir: &Path) -> bool {
 /// Unmounts all at or below `dir`, the newest first; detaches lazily what is busy.
 pub fn unmount_below(dir: &Path) {
     for point in mount_points().iter().rev().filter(|point| point.starts_with(dir)) {
-        if !quiet("umount", &[point.as_path()]) {
+        // Forced, or what a killed engine left may hold us up.
+        if !quiet("umount", &[Path::new("-f"), point.as_path()]) {
             quiet("umount", &[Path::new("-l"), point.as_path()]);
         }
     }

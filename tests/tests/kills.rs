@@ -160,15 +160,16 @@ fn during_writes() {
         let steps = AtomicU64::new(0);
         let promised = thread::scope(|scope| {
             let work = scope.spawn(|| {
-                loop {
+                while !killed.load(Ordering::SeqCst) {
                     match writer.step() {
                         Ok(()) => writer.promised.steps = steps.fetch_add(1, Ordering::Relaxed) + 1,
                         Err(error) => {
                             assert!(killed.load(Ordering::SeqCst), "before the kill: {error}");
-                            return writer.promised;
+                            break;
                         }
                     }
                 }
+                writer.promised
             });
             // The moment is counted from the first step, so that there is something to lose.
             while steps.load(Ordering::Relaxed) == 0 && !work.is_finished() {
@@ -177,10 +178,11 @@ fn during_writes() {
             thread::sleep(after);
             killed.store(true, Ordering::SeqCst);
             a.kill();
+            // The writer may hang in the mount until the next engine takes it away.
+            a.show(Mode::Mount, None, &mount);
             work.join().unwrap()
         });
         eprintln!("round {round}: killed after {after:?}, {} steps done", promised.steps);
-        a.show(Mode::Mount, None, &mount);
         kept(&promised, &dir);
         a.check();
         // What was removed before the last rounds is garbage, for the store to collect.

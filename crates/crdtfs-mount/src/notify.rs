@@ -7,7 +7,8 @@
 //! What waits for a lock in the kernel cannot be killed, and holds the mount's device: if the process is killed meanwhile,
 //! the request that has the lock is never answered, and mount and process stand still until the mount is aborted (by
 //! [`crate::MountPresenter`]'s `abandon`, when the next engine starts). So that this is rare, a name waits here until no
-//! `fsync` of its directory, which takes as long as the disk, is under way.
+//! `fsync` of its directory, which takes as long as the disk, is under way, nor one that follows at once on the change that
+//! the name is forgotten for (programs save by rename and then sync the directory).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -21,6 +22,9 @@ use crdtfs_vfs::{Invalidate, Invalidation};
 use fuser::{INodeNo, Notifier};
 use parking_lot::{Condvar, Mutex};
 use tracing::debug;
+
+/// How long a name waits at least: until requests that were made together with the one it comes from have been read.
+const AFTER: Duration = Duration::from_millis(2);
 
 /// How long a name waits at most.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -66,9 +70,12 @@ impl Drop for SyncingDir {
     }
 }
 
+/// What is to be forgotten, and since when.
+type Batch = (Instant, Vec<Invalidation>);
+
 /// The sink of a mount's filesystem.
 pub(crate) struct Forgetting {
-    names: Mutex<Option<Sender<Vec<Invalidation>>>>,
+    names: Mutex<Option<Sender<Batch>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -102,13 +109,14 @@ impl Invalidate for Forgetting {
     fn invalidate(&self, what: Vec<Invalidation>) {
         if let Some(names) = &*self.names.lock() {
             // Fails only when the thread has ended, with the mount.
-            let _ = names.send(what);
+            let _ = names.send((Instant::now(), what));
         }
     }
 }
 
-fn forget_names(notifier: &Notifier, syncing: &Syncing, batches: &Receiver<Vec<Invalidation>>, pages: &Sender<u64>) {
-    for what in batches {
+fn forget_names(notifier: &Notifier, syncing: &Syncing, batches: &Receiver<Batch>, pages: &Sender<u64>) {
+    for (since, what) in batches {
+        std::thread::sleep(AFTER.saturating_sub(since.elapsed()));
         for invalidation in what {
             let result = match &invalidation {
                 Invalidation::Name { dir, name } => {
