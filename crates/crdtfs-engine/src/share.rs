@@ -287,7 +287,9 @@ impl Share {
         }
         let mut work = self.work.lock();
         for change in delta.nodes.iter().filter(|change| change.content || change.gone) {
-            let node = replica.view().node(change.inode).filter(|node| node.kind == Kind::File);
+            // What is part of another node by now (saved by rename, twins) is wanted, if at all, as that one.
+            let node = replica.view().node(change.inode);
+            let node = node.filter(|node| node.kind == Kind::File && node.inode == change.inode);
             let local = node.as_ref().is_none_or(|node| self.is_here(replica, &node.content));
             work.wants.note(change.inode, node.as_ref().map(|node| &node.content), local);
         }

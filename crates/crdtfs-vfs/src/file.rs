@@ -95,7 +95,7 @@ impl Vfs {
         if state.last.is_none() {
             state.last = Some(Box::new(node));
         }
-        let bypass_cache = state.stale > 0;
+        let bypass_cache = state.stale + state.foreign > 0;
         let keep_cache = state.cached_current && !bypass_cache;
         state.cached_current = !bypass_cache;
         drop(state);
@@ -180,7 +180,7 @@ impl Vfs {
         }
         self.reserve(bytes.len() as u64)?;
         if drop_privileges {
-            self.clear_privileges(&handle.inode)?;
+            self.clear_privileges(&self.home(&handle.inode))?;
         }
         let at = (!handle.mode.append).then_some(offset);
         let changed = handle.version.write(&*self.content, bytes, at)?;
@@ -223,6 +223,10 @@ impl Vfs {
         if changed.first {
             self.schedule_idle(inode, version);
         }
+        let home = self.home(inode);
+        if home.id != inode.id {
+            self.invalidate_inode(home.id, true);
+        }
         if self.memory.load(Ordering::Relaxed) > MEMORY_LIMIT {
             self.publish_oldest();
         }
@@ -257,7 +261,7 @@ impl Vfs {
             return Err(Error::FileTooLarge);
         }
         if !privileged {
-            self.clear_privileges(&handle.inode)?;
+            self.clear_privileges(&self.home(&handle.inode))?;
         }
         match handle.version.allocate(&*self.content, mode, offset, len) {
             Ok(changed) => {
@@ -311,11 +315,20 @@ impl Vfs {
     /// Closes a handle. What was written is published soon, if this was the last writer.
     pub fn release(&self, handle: u64) {
         let Some(handle) = self.handles.write().remove(&handle) else { return };
-        let Handle { inode, version, mode } = &*handle;
+        let Handle { inode: opened, version, mode } = &*handle;
         let mut discarded = None;
+        let mut inode = self.home(opened);
         {
             let mut state = inode.state.lock();
-            state.open -= 1;
+            while state.merged.is_some() {
+                drop(state);
+                inode = self.home(opened);
+                state = inode.state.lock();
+            }
+            state.open = state.open.saturating_sub(1);
+            if inode.id != opened.id {
+                state.foreign = state.foreign.saturating_sub(1);
+            }
             let is_current = state.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, version));
             let mut body = version.body.lock();
             body.handles -= 1;
@@ -323,7 +336,7 @@ impl Vfs {
                 body.writers -= 1;
             }
             if body.writers == 0 && body.dirty() && !body.dead {
-                self.schedule(inode, version, &mut body, Instant::now());
+                self.schedule(&inode, version, &mut body, Instant::now());
             }
             let idle = body.handles == 0 && !body.pinned();
             let (dead, content) = (body.dead, body.content);
@@ -347,7 +360,8 @@ impl Vfs {
         if let Some(file) = discarded {
             self.content.discard(file);
         }
-        self.inodes.sweep(inode);
+        self.inodes.sweep(&inode);
+        self.inodes.sweep(opened);
         if self.memory.load(Ordering::Relaxed) > MEMORY_LIMIT {
             self.publish_oldest();
         }
@@ -356,7 +370,7 @@ impl Vfs {
     /// What `stat` tells of an open file.
     pub fn getattr_handle(&self, handle: u64) -> Result<Attr> {
         let handle = self.handle(handle)?;
-        let mut attr = self.attr(&handle.inode)?;
+        let mut attr = self.attr(&self.home(&handle.inode))?;
         let (size, mtime) = handle.version.shown();
         attr.size = size;
         attr.mtime = mtime.unwrap_or(attr.mtime);

@@ -61,6 +61,11 @@ pub(crate) struct State {
     pub(crate) current: Option<Arc<Version>>,
     /// Open handles of earlier versions: while there are any, pages in the kernel's cache may be theirs.
     pub(crate) stale: u32,
+    /// Among all open handles those that were opened under another inode, which was saved over this one: the kernel has
+    /// pages of their own for them.
+    pub(crate) foreign: u32,
+    /// The inode that this one was saved over: it has all of this state since.
+    pub(crate) merged: Option<InodeId>,
     /// All open handles.
     pub(crate) open: u32,
     /// The content that the kernel's cached pages are of, while `current` is `None`.

@@ -13,6 +13,7 @@ use crate::attr::{Attr, now};
 use crate::error::{Error, Result};
 use crate::file::{OpenMode, Opened};
 use crate::inodes::{Inode, State};
+use crate::version::Version;
 use crate::vfs::Vfs;
 
 /// What a new node is to be.
@@ -155,6 +156,14 @@ impl Vfs {
         }
         let delta = self.removing(&node, None, || Ok(self.apply(Op::Unlink { dir, name: name.clone() })?.delta))?;
         self.times.entries_changed(dir);
+        for change in &delta.entries {
+            // A backup was removed: what was written in its place is the old file now.
+            if let (Some(before), Some(after)) = (change.before, change.after)
+                && before != after
+            {
+                self.merge(before);
+            }
+        }
         self.side_effects(&delta, &[(dir, &name)], &[dir, node.inode]);
         Ok(())
     }
@@ -250,6 +259,47 @@ impl Vfs {
         discarded
     }
 
+    /// If an inode was saved over another, its handles and what is unpublished of it are the other's from now on: who
+    /// opens the name sees what they write, and they see what is written through the name.
+    fn merge(&self, id: InodeId) {
+        let Some(node) = self.tree.node(id).filter(|node| node.inode != id) else { return };
+        let Some(from) = self.inodes.find(id) else { return };
+        let into = self.home(&self.inodes.intern(node.inode, 0));
+        if into.id == from.id {
+            return;
+        }
+        let version = from.state.lock().current.clone();
+        // Not in the middle of a publication, which takes notes in the state that it began with.
+        let _publishing = version.as_ref().map(|version| version.publishing.lock());
+        {
+            let mut old = from.state.lock();
+            if old.merged.is_some() {
+                return;
+            }
+            // Of two states the one saved over another comes first; no inode is saved over one that was saved over it.
+            let mut state = into.state.lock();
+            old.merged = Some(into.id);
+            let open = std::mem::take(&mut old.open);
+            state.open += open;
+            state.foreign += open;
+            state.stale += std::mem::take(&mut old.stale);
+            let last = old.last.take();
+            if state.open > 0 && state.last.is_none() {
+                state.last = last;
+            }
+            if let Some(pending) = old.pending.take() {
+                state.pending.get_or_insert_default().add(*pending);
+            }
+            if let Some(version) = old.current.take() {
+                adopt(&mut state, version, &node);
+            }
+            state.cached = None;
+            state.cached_current = false;
+        }
+        self.inodes.sweep(&from);
+        self.inodes.sweep(&into);
+    }
+
     /// Moves an entry.
     pub fn rename(&self, parent: u64, name: &[u8], to_parent: u64, to_name: &[u8], mode: RenameMode) -> Result<()> {
         self.check_writable()?;
@@ -276,6 +326,7 @@ impl Vfs {
             self.times.changed(target.inode);
         }
         self.moved(&source, to_dir, &to);
+        self.merge(source.inode);
         let mut inodes = vec![from_dir, to_dir, source.inode];
         inodes.extend(target.as_ref().map(|target| target.inode));
         self.side_effects(&delta, &[(from_dir, &from), (to_dir, &to)], &inodes);
@@ -339,6 +390,26 @@ impl Vfs {
         let node = self.node(&*self.inode(ino)?)?;
         if node.kind == Kind::Symlink { Ok(node.target.to_vec()) } else { Err(Error::Invalid) }
     }
+}
+
+/// Makes the version of an inode that was saved over this one what opens see, unless somebody began to write already.
+fn adopt(state: &mut State, version: Arc<Version>, node: &Node) {
+    let handles = |version: &Version| version.body.lock().handles;
+    if state.current.as_ref().is_some_and(|current| current.body.lock().pinned()) {
+        state.stale += handles(&version);
+        return;
+    }
+    if let Some(before) = state.current.take() {
+        state.stale += handles(&before);
+    }
+    {
+        let mut body = version.body.lock();
+        if body.content == node.content {
+            // The save is the version that the next edit settles.
+            body.basis = node.basis.clone();
+        }
+    }
+    state.current = Some(version);
 }
 
 /// Whether the operation failed because what it names is not shown.

@@ -219,6 +219,7 @@ impl Vfs {
     /// Publishes what a version holds, if it is not published.
     pub(crate) fn publish(&self, inode: &Arc<Inode>, version: &Arc<Version>) -> Result<()> {
         let _one = version.publishing.lock();
+        let inode = &self.home(inode);
         let began = Instant::now();
         if let Some(snapshot) = self.snapshot(version)? {
             let basis = {
@@ -448,7 +449,7 @@ impl Vfs {
     /// Makes what was written through a handle durable, with its name and attributes.
     pub fn fsync(&self, handle: u64) -> Result<()> {
         let handle = self.handle(handle)?;
-        let (inode, version) = (&handle.inode, &handle.version);
+        let (inode, version) = (&self.home(&handle.inode), &handle.version);
         let (dead, dirty, in_memory, recently) = {
             let body = version.body.lock();
             let recently = body.published.is_some_and(|(at, _)| at.elapsed() < IDLE);

@@ -141,7 +141,19 @@ impl Vfs {
     }
 
     pub(crate) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
-        self.inodes.get(ino).ok_or(Error::NotFound)
+        Ok(self.home(&self.inodes.get(ino).ok_or(Error::NotFound)?))
+    }
+
+    /// The inode that has the state of `inode`: itself, unless it was saved over another.
+    pub(crate) fn home(&self, inode: &Arc<Inode>) -> Arc<Inode> {
+        let mut home = inode.clone();
+        loop {
+            let merged = home.state.lock().merged;
+            match merged {
+                Some(id) => home = self.inodes.intern(id, 0),
+                None => return home,
+            }
+        }
     }
 
     /// The node of an inode with what is not published yet; what was last seen of it if its last name is gone and
@@ -177,12 +189,16 @@ impl Vfs {
 
     /// What `stat` tells of an inode that was found as `node` just now.
     pub(crate) fn attr_found(&self, inode: &Inode, node: &Node) -> Attr {
-        let state = inode.state.lock();
+        let mut state = inode.state.lock();
         let again = match node.kind {
             // It may have been published since it was found.
             Kind::File => self.node_in(inode, &state).ok(),
             _ => None,
         };
+        if again.as_ref().is_some_and(|again| again.inode == inode.id && again.nlink > 0) {
+            // What came from elsewhere can make it a file of its own again.
+            state.merged = None;
+        }
         self.attr_in(inode, &state, again.as_ref().unwrap_or(node))
     }
 

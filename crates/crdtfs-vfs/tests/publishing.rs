@@ -93,26 +93,6 @@ fn what_was_written_is_read_after_close() {
 }
 
 #[test]
-fn what_is_added_is_added_to_what_was_written() {
-    let mount = Mounted::new();
-    let ino = mount.create("f", b"");
-    mount.share.dawdle.store(true, Ordering::SeqCst);
-    for round in 0..ROUNDS {
-        let size = u64::from(round) % 40 + 1;
-        let cut = SetAttr { size: Some(0), ..SetAttr::default() };
-        mount.vfs.setattr(ino, cut, false).unwrap();
-        for at in 0..size {
-            let opened = mount.vfs.open(ino, WRITE, false).unwrap();
-            mount.vfs.write(opened.handle, b"y", at, false).unwrap();
-            mount.vfs.release(opened.handle);
-        }
-        assert_eq!(mount.read(ino), vec![b'y'; size as usize], "round {round}");
-    }
-    mount.settle();
-    assert_eq!(mount.share.entries(InodeId::ROOT, None, 10).len(), 1);
-}
-
-#[test]
 fn attributes_that_are_set_one_after_the_other_are_all_kept() {
     let mount = Mounted::new();
     mount.share.dawdle.store(true, Ordering::SeqCst);

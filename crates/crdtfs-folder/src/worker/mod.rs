@@ -303,8 +303,25 @@ impl Worker {
         let local = !self.local.is_empty() || !self.reading.is_empty();
         let behind = self.first_scan || local || !self.shows_all() || self.save_at.is_some();
         self.shown.applying.store(behind, Ordering::SeqCst);
+        if behind {
+            self.trace_behind(local);
+        }
         self.shown.tell();
         Ok(())
+    }
+
+    /// What a folder that stays behind waits for, for its log.
+    fn trace_behind(&self, local: bool) {
+        tracing::trace!(
+            local,
+            first_scan = self.first_scan,
+            view = ?self.view,
+            wanted = ?self.wanted,
+            staged = self.staged.len(),
+            retries = ?self.retries,
+            saving = self.save_at.is_some(),
+            "behind"
+        );
     }
 
     /// Sleeps until something happens or is due.
