@@ -175,7 +175,11 @@ impl Vfs {
             return Ok(());
         }
         // With the state locked, or one of two changes at a time would be lost.
-        let applied = self.apply(new.into_op(inode.id))?;
+        // What still waits though the bytes are published goes with it, or it would come after.
+        let mut all = state.pending.as_deref().cloned().unwrap_or_default();
+        all.add(new);
+        let applied = self.apply(all.into_op(inode.id))?;
+        state.pending = None;
         drop(state);
         self.side_effects(&applied.delta, &[], &[inode.id]);
         Ok(())
