@@ -125,7 +125,8 @@ impl Worker {
         let unwanted: Vec<InodeId> = {
             let synced = self.synced.read();
             let wanted = |id: &InodeId, content: &ContentRef| {
-                tree.node(*id).is_some_and(|node| node.content.hash == content.hash)
+                // Under an identity that is part of another by now (saved by rename, twins) nothing is put into place.
+                tree.node(*id).is_some_and(|node| node.inode == *id && node.content.hash == content.hash)
                     && synced.node(*id).is_none_or(|has| has.content.hash != content.hash)
             };
             self.staged.iter().filter(|(id, s)| !wanted(id, &s.content)).map(|(id, _)| *id).collect()
