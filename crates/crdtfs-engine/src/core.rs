@@ -131,6 +131,11 @@ impl Core {
         self.node.get().expect("the network is started before anything asks for it")
     }
 
+    /// The network, if it is there already: a share's threads run before it is.
+    pub(crate) fn node_if_started(&self) -> Option<&Node> {
+        self.node.get()
+    }
+
     pub(crate) fn network_word(&self) -> &'static str {
         match self.config.network {
             Network::Local => "local",

@@ -87,7 +87,9 @@ impl Share {
             order.unlogged.push_back(envelope);
             return false;
         }
-        match self.log().append(&envelope.actor, envelope.tip.seq, &envelope.bytes) {
+        // Bytes before the change that speaks of them, also for a process that is killed between the two.
+        let flushed = self.store().flush();
+        match flushed.and_then(|()| self.log().append(&envelope.actor, envelope.tip.seq, &envelope.bytes)) {
             Ok(()) => {
                 order.logged.set(envelope.actor, envelope.tip);
                 order.unsynced = true;

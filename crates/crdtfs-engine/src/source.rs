@@ -39,7 +39,10 @@ impl ChunkSource for NetSource {
         let (sender, receiver) = sync_channel::<(usize, Bytes)>(QUEUE);
         let wants = want.iter().map(|want| crdtfs_net::Want { hash: want.hash, len: known(want.len) }).collect();
         let (urgency, patience) = translate(urgency);
-        let (node, share) = (core.node().clone(), self.share);
+        // A share that is being opened while the engine starts fetches once the network is there: members that connect are
+        // the reason to try again.
+        let Some(node) = core.node_if_started().cloned() else { return Err(starting()) };
+        let share = self.share;
         drop(core);
         let fetched = self.runtime.spawn(async move {
             let sink = move |index, bytes| send(&sender, index, bytes);
@@ -113,6 +116,10 @@ fn keep_some(queue: &Queue, sink: &dyn ChunkSink) -> io::Result<()> {
             return Err(error);
         }
     }
+}
+
+fn starting() -> io::Error {
+    io::Error::new(io::ErrorKind::HostUnreachable, "the network is not up yet")
 }
 
 fn closed() -> io::Error {

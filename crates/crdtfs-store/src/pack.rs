@@ -209,6 +209,11 @@ impl Packs {
         active.segment.as_ref().map_or((0, 0), |segment| (segment.id, active.end()))
     }
 
+    /// Hands what was appended to the operating system: from then on it survives the end of this process.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        self.active.lock().flush()
+    }
+
     /// Returns when all that was appended before the call is durable. Concurrent calls share one fsync.
     pub(crate) fn sync(&self) -> io::Result<()> {
         let target = self.position();

@@ -190,6 +190,12 @@ impl Store {
         self.inner.is_local(content)
     }
 
+    /// Hands all that was put and sealed before the call to the operating system: from then on it survives the end of this
+    /// process, though not yet that of the machine. To be called before a change that speaks of it is written anywhere.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.inner.packs.flush().map_err(StoreError::io("write", &self.inner.dir))
+    }
+
     /// Returns when all that was put and sealed before the call is durable. The index follows within about a second; a
     /// crash before that costs the next start a look at the end of the packs.
     pub fn sync(&self) -> Result<(), StoreError> {
