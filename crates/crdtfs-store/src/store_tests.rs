@@ -302,3 +302,18 @@ fn many_threads_put_read_and_sync_at_once() {
         assert!(store.has_chunk(&Hash::of(&noise(5000, n))) && store.has_chunk(&Hash::of(&noise(5000, 1000 + n))));
     }
 }
+
+#[test]
+fn what_was_flushed_survives_the_end_of_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("live"), StoreOptions::default()).unwrap();
+    let content = store.put_bytes(b"a few bytes").unwrap();
+    store.flush().unwrap();
+    // What the files hold now is what a killed process would leave: nothing was synced, nothing was closed.
+    let left = dir.path().join("left");
+    let copied = std::process::Command::new("cp").arg("-r").arg(dir.path().join("live")).arg(&left).status().unwrap();
+    assert!(copied.success());
+    let store = Store::open(&left, StoreOptions::default()).unwrap();
+    assert!(store.is_local(&content));
+    assert_eq!(store.read_chunk(&content.hash).unwrap().as_deref(), Some(&b"a few bytes"[..]));
+}
