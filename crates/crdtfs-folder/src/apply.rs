@@ -433,6 +433,7 @@ impl<'a> Applier<'a> {
         }
         synced.rename(from, to.clone());
         drop(synced);
+        self.left(from.0);
         self.restamp(id, &dir, &to.1);
         Ok(())
     }
@@ -503,11 +504,19 @@ impl<'a> Applier<'a> {
         self.done.stale.extend(stale);
         let other = synced.names(id).first().cloned();
         drop(synced);
+        self.left(at.0);
         if let Some(other) = other {
             let dir = self.dir(other.0)?;
             self.restamp(id, &dir, &other.1);
         }
         Ok(())
+    }
+
+    /// Something went from a directory. If that is to go, too, and could not for what was in it, it may be able to now.
+    fn left(&mut self, dir: InodeId) {
+        if dir != InodeId::ROOT && self.tree.node(dir).is_none() {
+            self.done.view.places.extend(self.synced.read().names(dir).iter().cloned());
+        }
     }
 
     /// New bytes for a file, at all its names.

@@ -21,6 +21,9 @@ use crate::plan::Step;
 use crate::remote::ViewDirty;
 use crate::synced::{Place, Synced, SyncedTree};
 
+/// How many names made from one are looked at.
+const BESIDE: usize = 64;
+
 /// The permission bits that a folder shows and takes.
 pub(crate) const MODE_MASK: u32 = 0o777;
 
@@ -317,24 +320,45 @@ impl<'a> Publisher<'a> {
         node.kind == Kind::File && node.content.hash != state.content.hash
     }
 
+    /// Where the view shows what the user saw at a place, if that is not the place itself because somebody else's file, or
+    /// version, has the name by now: beside it, under a name made from it. Elsewhere it is because somebody moved it.
+    fn shown_aside(&self, at: &Place, id: InodeId) -> Option<Place> {
+        let state = self.state(id).filter(|state| state.kind == Kind::File)?;
+        let seen = |inode: InodeId| {
+            let node = self.tree.node(inode).filter(|node| node.inode == inode && node.kind == Kind::File);
+            node.is_some_and(|node| node.content.hash == state.content.hash && node.basis == state.basis)
+        };
+        // Copies of a version stand beside where its file is now.
+        let names = self.tree.names(id);
+        for (dir, name) in std::iter::once(at).chain(names.first()) {
+            let Some(prefix) = conflict::prefix(name) else { continue };
+            let beside = self.tree.entries(*dir, Some(&prefix), BESIDE);
+            let beside = beside.into_iter().take_while(|entry| entry.name.as_bytes().starts_with(prefix.as_bytes()));
+            for entry in beside {
+                if seen(entry.inode) {
+                    return Some((*dir, entry.name));
+                }
+            }
+        }
+        None
+    }
+
     fn remove(&mut self, at: &Place, id: InodeId) {
         let (id, at) = (self.id(id), self.at(at));
         self.view.places.insert(at.clone());
         self.view.nodes.insert(id);
-        let there = self.tree.child(at.0, &at.1);
-        if let Some(node) = there.filter(|n| n.inode == id) {
-            let op = match node.kind {
-                Kind::Dir => Some(Op::Rmdir { dir: at.0, name: at.1.clone() }),
-                _ if self.unseen(id) => None,
-                _ => Some(Op::Unlink { dir: at.0, name: at.1.clone() }),
-            };
-            match op.map(|op| self.apply(op)) {
-                None | Some(Ok(_) | Err(OpError::NotEmpty | OpError::NotFound)) => {}
-                Some(Err(error)) => {
-                    self.refuse(&at, error);
-                    if self.read_only {
-                        return;
-                    }
+        let there = self.tree.child(at.0, &at.1).filter(|n| n.inode == id);
+        let op = match there {
+            Some(node) if node.kind == Kind::Dir => Some(Op::Rmdir { dir: at.0, name: at.1.clone() }),
+            Some(_) if !self.unseen(id) => Some(Op::Unlink { dir: at.0, name: at.1.clone() }),
+            _ => self.shown_aside(&at, id).map(|(dir, name)| Op::Unlink { dir, name }),
+        };
+        match op.map(|op| self.apply(op)) {
+            None | Some(Ok(_) | Err(OpError::NotEmpty | OpError::NotFound)) => {}
+            Some(Err(error)) => {
+                self.refuse(&at, error);
+                if self.read_only {
+                    return;
                 }
             }
         }
@@ -372,6 +396,16 @@ impl<'a> Publisher<'a> {
 
     fn rename_op(&mut self, id: InodeId, from: &Place, to: &Place, over: Option<InodeId>) -> Result<(), OpError> {
         let to_dir = self.ensure_dir(to.0)?;
+        let replaced = over.filter(|over| {
+            let there = self.tree.child(to_dir, &to.1);
+            there.is_none_or(|there| there.inode != *over) || self.unseen(*over)
+        });
+        if let Some((dir, name)) = replaced.and_then(|over| self.shown_aside(&(to_dir, to.1.clone()), over)) {
+            match self.apply(Op::Unlink { dir, name }) {
+                Ok(_) | Err(OpError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let Some(node) = self.tree.node(id) else { return self.revive(id, &(to_dir, to.1.clone())) };
         let names = self.tree.names(id);
         let (source, mut target) = if names.contains(from) {
