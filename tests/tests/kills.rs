@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -263,9 +264,6 @@ fn during_a_compaction() {
     let mut rng = ChaCha8Rng::seed_from_u64(seed());
     let lab = Lab::new();
     let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
-    for device in [&a, &b] {
-        eager(device);
-    }
     let (mount, other) = (a.dir("s"), b.dir("s"));
     a.show(Mode::Mount, None, &mount);
     let ticket = a.invite(&mount, &[]);
@@ -286,11 +284,18 @@ fn during_a_compaction() {
         }
         sync_dir(&dir).unwrap();
         let before = Tree::read(&mount).unwrap();
-        let after = Duration::from_millis(rng.random_range(0..300));
+        let after = Duration::from_millis(rng.random_range(0..150));
+        // What it repairs with is a collection and as many compactions as there are segments worth one.
+        let repair = [a.crdtfs(&["check", "--repair"]), b.crdtfs(&["check", "--repair"])];
+        let under_way = repair.map(|mut command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         thread::sleep(after);
         eprintln!("round {round}: killed after {after:?}");
         a.kill();
         b.kill();
+        for mut command in under_way {
+            // It may have been done by then.
+            command.wait().unwrap();
+        }
         a.show(Mode::Mount, None, &mount);
         b.show(Mode::Mount, None, &other);
         assert_eq!(before.differences(&Tree::read(&mount).unwrap()), Vec::<String>::new());
@@ -304,9 +309,4 @@ fn during_a_compaction() {
     }
     a.stop();
     b.stop();
-}
-
-/// Lets the engine collect and compact all the time.
-fn eager(device: &Device) {
-    let _ = device;
 }
