@@ -46,8 +46,10 @@ const BUSY_QUIET: Duration = Duration::from_secs(2);
 const SAVE_AFTER: Duration = Duration::from_millis(200);
 /// Everything is looked at this often, for changes that no event tells (written mappings, network filesystems).
 const RESCAN_EVERY: Duration = Duration::from_secs(3600);
-/// Longest pause before something that failed is tried again.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Longest pause before something that failed is tried again: who lacks it waits that long after it can be had.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// The same for what only met a change of the folder or the view.
+const RACED_MAX: Duration = Duration::from_secs(1);
 
 /// Things a user should know, by path.
 pub(crate) type Problems = Arc<Mutex<BTreeMap<Vec<u8>, String>>>;
@@ -564,7 +566,11 @@ impl Worker {
         // Tried before its time, because something else changed, is no reason to wait longer.
         let early = self.retries.get(&place).is_some_and(|r| !r.running && r.due > now);
         let tries = if early { before } else { before + 1 };
-        let pause = (first * 2u32.saturating_pow(tries.saturating_sub(1).min(12))).min(RETRY_MAX);
+        let pause = (first * 2u32.saturating_pow(tries.saturating_sub(1).min(12))).min(if first < BUSY_AGAIN {
+            RACED_MAX
+        } else {
+            RETRY_MAX
+        });
         self.retries.insert(place, Retry { id, tries, due: now + pause, running: false });
     }
 
