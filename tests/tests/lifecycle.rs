@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crdtfs_tests::{Device, Lab, Mode, is_mounted, lives, needs, run, same_trees, until};
@@ -73,6 +75,56 @@ fn the_background_engine() {
     a.check();
     a.ok(&["stop"]);
     b.ok(&["stop"]);
+}
+
+#[test]
+fn nothing_falls_below_a_mount_that_is_replaced() {
+    needs!("nothing_falls_below_a_mount_that_is_replaced", Fuse);
+    let lab = Lab::new();
+    let (_segment, [a]) = lab.on_one_segment(["a"]);
+    let mount = a.dir("s");
+    a.ok(&["mount", text(&mount)]);
+    let (written, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        // A program that goes on writing, whatever it is told.
+        scope.spawn(|| {
+            for n in 0_u64.. {
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+                let ok = fs::write(mount.join(format!("f{}", n % 50)), format!("{n}\n")).is_ok();
+                written.fetch_add(u64::from(ok), Ordering::Relaxed);
+            }
+        });
+        let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            for how in [["mount", text(&mount)].as_slice(), &["start"], &["mount", text(&mount)], &["start"]] {
+                let pid = engine(&a);
+                kill_process(pid, Signal::KILL).unwrap();
+                until("it is dead", LIMIT, || if lives(pid) { Err("alive".into()) } else { Ok(()) });
+                a.ok(how);
+                let before = written.load(Ordering::Relaxed);
+                until("writing goes on", LIMIT, || match written.load(Ordering::Relaxed) {
+                    now if now > before => Ok(()),
+                    _ => Err(format!("{}", a.run(&["status"]))),
+                });
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    a.ok(&["stop"]);
+    assert!(!is_mounted(&mount));
+    let below: Vec<_> = fs::read_dir(&mount).unwrap().flatten().map(|entry| entry.path()).collect();
+    assert!(below.is_empty(), "{below:?}");
+
+    // Written while it is not mounted: the refusal says what lies there, and what to do about it.
+    fs::write(mount.join("astray"), "mine\n").unwrap();
+    let said = a.fails(1, &["mount", text(&mount)]);
+    assert!(said.contains("astray") && said.contains("move it"), "{said}");
+    fs::rename(mount.join("astray"), a.dir("astray")).unwrap();
+    a.ok(&["mount", text(&mount)]);
+    assert!(mount.join("f1").exists());
+    a.ok(&["stop"]);
 }
 
 #[test]

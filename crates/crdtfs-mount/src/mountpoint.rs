@@ -9,12 +9,17 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 /// Type of our mounts in the mount table.
@@ -41,9 +46,13 @@ pub(crate) struct MountedAt {
     pub(crate) device: String,
 }
 
-/// Mounts at `dir` and gives the kernel's end of it.
+/// Mounts at `dir` and gives the kernel's end of it. A dead mount of ours there is replaced.
+///
+/// Where the kernel lets us, without ever uncovering the directory below: what goes on writing gets errors until the new
+/// mount takes what it writes.
 pub(crate) fn mount(dir: &Path, flags: Flags) -> io::Result<OwnedFd> {
-    match mount_directly(dir, flags) {
+    let mounted = if is_dead(dir)? { replace_directly(dir, flags) } else { mount_directly(dir, flags) };
+    match mounted {
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::PERM | Errno::ACCESS)) => {
             mount_by_helper(dir, flags)
         }
@@ -51,13 +60,63 @@ pub(crate) fn mount(dir: &Path, flags: Flags) -> io::Result<OwnedFd> {
     }
 }
 
+/// Puts a new mount in the place of a dead one.
+fn replace_directly(dir: &Path, flags: Flags) -> io::Result<OwnedFd> {
+    match mount_beneath(dir, flags) {
+        Ok(device) => {
+            unmount(dir, true)?;
+            Ok(device)
+        }
+        // Linux before 6.5 mounts only on top: the dead one below goes when this one does ([`unmount_all`]).
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::INVAL | Errno::NOSYS)) => {
+            mount_directly(dir, flags)
+        }
+        failed => failed,
+    }
+}
+
+/// Mounts below what is mounted at `dir` (fsopen(2), move_mount(2)).
+fn mount_beneath(dir: &Path, flags: Flags) -> io::Result<OwnedFd> {
+    let device = open_device()?;
+    let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    for (key, value) in [
+        ("source", "crdtfs".to_owned()),
+        ("subtype", "crdtfs".to_owned()),
+        ("fd", device.as_raw_fd().to_string()),
+        ("rootmode", format!("{:o}", rustix::fs::FileType::Directory.as_raw_mode())),
+        ("user_id", uid.as_raw().to_string()),
+        ("group_id", gid.as_raw().to_string()),
+        ("max_read", MAX_IO.to_string()),
+    ] {
+        fsconfig_set_string(&context, key, value)?;
+    }
+    let switches = [("default_permissions", true), ("allow_other", flags.allow_other), ("ro", flags.read_only)];
+    for (key, _) in switches.into_iter().filter(|(_, wanted)| *wanted) {
+        fsconfig_set_flag(&context, key)?;
+    }
+    fsconfig_create(&context)?;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    if flags.read_only {
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_BENEATH;
+    move_mount(&mount, "", CWD, dir, how)?;
+    Ok(device)
+}
+
+fn open_device() -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new().read(true).write(true).open("/dev/fuse")?.into())
+}
+
 fn mount_directly(dir: &Path, flags: Flags) -> io::Result<OwnedFd> {
-    use std::os::unix::fs::MetadataExt;
-    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
+    let device = open_device()?;
     let data = format!(
         "fd={},rootmode={:o},user_id={},group_id={},max_read={MAX_IO},default_permissions{}",
         device.as_raw_fd(),
-        std::fs::metadata(dir)?.mode(),
+        // Its type only: the filesystem says the rest when it is asked.
+        rustix::fs::FileType::Directory.as_raw_mode(),
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
         if flags.allow_other { ",allow_other" } else { "" },
@@ -68,11 +127,32 @@ fn mount_directly(dir: &Path, flags: Flags) -> io::Result<OwnedFd> {
     }
     let data = CString::new(data)?;
     rustix::mount::mount("crdtfs", dir, FS_TYPE, mount_flags, data.as_c_str())?;
-    Ok(device.into())
+    Ok(device)
+}
+
+/// As [`ask_helper`], in the place of a dead mount if there is one. The helper does not mount on a dead one, so the
+/// directory is uncovered for the few milliseconds between its two calls.
+pub(crate) fn mount_by_helper(dir: &Path, flags: Flags) -> io::Result<OwnedFd> {
+    if !is_dead(dir)? {
+        return ask_helper(dir, flags);
+    }
+    while is_dead(dir)? {
+        unmount(dir, true)?;
+    }
+    let below = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(dir)?;
+    let device = ask_helper(dir, flags)?;
+    let entries = rustix::fs::Dir::read_from(&below)?;
+    if entries.flatten().any(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")) {
+        tracing::warn!(
+            dir = %dir.display(),
+            "something was written to the directory while its mount was replaced; it lies below, and shows after `crdtfs unmount`"
+        );
+    }
+    Ok(device)
 }
 
 /// The helper mounts and sends the device over a socket, which it finds as its standard input.
-pub(crate) fn mount_by_helper(dir: &Path, flags: Flags) -> io::Result<OwnedFd> {
+fn ask_helper(dir: &Path, flags: Flags) -> io::Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut options = format!("fsname=crdtfs,subtype=crdtfs,nodev,nosuid,max_read={MAX_IO},default_permissions");
     if flags.read_only {
@@ -122,6 +202,37 @@ pub(crate) fn unmount(dir: &Path, lazily: bool) -> io::Result<()> {
         Err(Errno::PERM) => unmount_by_helper(dir, lazily),
         Err(error) => Err(error.into()),
     }
+}
+
+/// As [`unmount`] without force, and then takes away dead mounts of ours that lay below.
+pub(crate) fn unmount_all(dir: &Path) -> io::Result<()> {
+    unmount(dir, false)?;
+    while is_dead(dir)? {
+        unmount(dir, true)?;
+    }
+    Ok(())
+}
+
+/// Whether what is mounted at `dir` is a mount of ours whose engine has gone.
+///
+/// Errors: `ENOTCONN` if it is another program's dead mount.
+pub(crate) fn is_dead(dir: &Path) -> io::Result<bool> {
+    // The kernel may still answer for the attributes of the root itself; the state of the filesystem is not cached.
+    let Err(error @ (Errno::NOTCONN | Errno::CONNABORTED)) = rustix::fs::statfs(dir) else { return Ok(false) };
+    match mounted_at(&real(dir))? {
+        Some(mount) if mount.fs_type == FS_TYPE => Ok(true),
+        _ => Err(error.into()),
+    }
+}
+
+/// `dir` without links; where it cannot be resolved, being dead, what is above it can.
+pub(crate) fn real(dir: &Path) -> PathBuf {
+    dir.canonicalize().unwrap_or_else(|_| {
+        match (dir.parent().and_then(|above| above.canonicalize().ok()), dir.file_name()) {
+            (Some(above), Some(name)) => above.join(name),
+            _ => dir.to_path_buf(),
+        }
+    })
 }
 
 /// Fails all requests to the mount of ours at `dir`, answered or not, for good; false if there is none.

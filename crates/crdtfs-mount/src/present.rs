@@ -52,12 +52,23 @@ impl Presenter for MountPresenter {
         Mode::Mount
     }
 
-    fn prepare(&self, dir: &Path, _options: &PresentOptions, _known: bool) -> Result<(), PresentError> {
+    fn prepare(&self, dir: &Path, _options: &PresentOptions, known: bool) -> Result<(), PresentError> {
         if let Some(sentence) = mountpoint::missing() {
             return Err(PresentError::Missing(sentence));
         }
         let dir = &std::path::absolute(dir).map_err(io_error("cannot use", dir))?;
-        clear_dead_mount(dir)?;
+        match mountpoint::is_dead(dir) {
+            // It is replaced when the new one is there: until then it keeps what goes on writing out of the directory below.
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) if Errno::from_io_error(&error).is_some_and(is_disconnection) => {
+                return Err(PresentError::Directory(format!(
+                    "{} has a dead mount of another program: unmount it first",
+                    shown(dir)
+                )));
+            }
+            Err(error) => return Err(io_error("cannot read the mounts above", dir)(error)),
+        }
         match std::fs::metadata(dir) {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return Err(PresentError::Directory(format!("{} is not a directory", shown(dir)))),
@@ -74,12 +85,9 @@ impl Presenter for MountPresenter {
                 shown(dir)
             )));
         }
-        let mut entries = std::fs::read_dir(dir).map_err(io_error("cannot list", dir))?;
-        if entries.next().is_some() {
-            return Err(PresentError::Directory(format!(
-                "{dir} is not empty: mount on an empty directory, or keep {dir} itself in sync with `crdtfs watch {dir}`",
-                dir = shown(dir)
-            )));
+        let lying = lying_in(dir).map_err(io_error("cannot list", dir))?;
+        if let Some(lying) = lying {
+            return Err(PresentError::Directory(not_empty(dir, &lying, known)));
         }
         if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err() {
             return Err(PresentError::Directory(format!(
@@ -104,7 +112,7 @@ impl Presenter for MountPresenter {
         dir: &Path,
         options: &PresentOptions,
     ) -> Result<Box<dyn Presented>, PresentError> {
-        let dir = dir.canonicalize().map_err(io_error("cannot use", dir))?;
+        let dir = mountpoint::real(dir);
         let content: Arc<dyn Content> = ports.content.clone();
         let vfs_options =
             VfsOptions { owner: owners(&options.owner), read_only: options.read_only, state: ports.state.clone() };
@@ -120,27 +128,35 @@ impl Presenter for MountPresenter {
     }
 }
 
-/// Takes away what an engine that died left mounted: every access to it fails, so nobody can be using it.
-fn clear_dead_mount(dir: &Path) -> Result<(), PresentError> {
-    // The kernel may still answer for the attributes of the root itself; the state of the filesystem is not cached.
-    let dead = || matches!(rustix::fs::statfs(dir), Err(Errno::NOTCONN | Errno::CONNABORTED));
-    while dead() {
-        // The directory cannot be resolved: what is above it can.
-        let at = match (dir.parent().and_then(|parent| parent.canonicalize().ok()), dir.file_name()) {
-            (Some(parent), Some(name)) => parent.join(name),
-            _ => dir.to_path_buf(),
-        };
-        let mount = mounted_at(&at).map_err(io_error("cannot read the mounts above", dir))?;
-        if mount.is_none_or(|mount| mount.fs_type != FS_TYPE) {
-            return Err(PresentError::Directory(format!(
-                "{} has a dead mount of another program: unmount it first",
-                shown(dir)
-            )));
-        }
-        info!(dir = %at.display(), "taking away the mount of an engine that ended");
-        mountpoint::unmount(&at, true).map_err(io_error("cannot take away the dead mount", &at))?;
+fn is_disconnection(error: Errno) -> bool {
+    matches!(error, Errno::NOTCONN | Errno::CONNABORTED)
+}
+
+/// The first few names in a directory; `None` if there are none.
+fn lying_in(dir: &Path) -> io::Result<Option<String>> {
+    const NAMES: usize = 3;
+    let mut entries = std::fs::read_dir(dir)?;
+    let names: Vec<String> = entries
+        .by_ref()
+        .take(NAMES)
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()?;
+    let more = if entries.next().is_some() { ", …" } else { "" };
+    Ok((!names.is_empty()).then(|| format!("{}{more}", names.join(", "))))
+}
+
+/// The refusal to mount where something lies; `known` if the directory showed this share before.
+fn not_empty(dir: &Path, lying: &str, known: bool) -> String {
+    let dir = shown(dir);
+    if known {
+        return format!(
+            "{dir} is not empty ({lying}): what lies there was written while the share was not mounted and is not in it; \
+             move it elsewhere, mount again, and move it into {dir}"
+        );
     }
-    Ok(())
+    format!(
+        "{dir} is not empty ({lying}): mount on an empty directory, or keep {dir} itself in sync with `crdtfs watch {dir}`"
+    )
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> PresentError {
@@ -252,7 +268,7 @@ impl Mounted {
             if self.ending.how.lock().is_some() {
                 return Ok(());
             }
-            match mountpoint::unmount(&self.dir, false) {
+            match mountpoint::unmount_all(&self.dir) {
                 Ok(()) => return Ok(()),
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => return Ok(()),
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) && Instant::now() < deadline => {
