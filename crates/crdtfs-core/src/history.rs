@@ -39,6 +39,10 @@ pub struct Event {
     pub device_name: String,
     /// What.
     pub action: Action,
+    /// To which inode.
+    pub inode: InodeId,
+    /// What kind that is.
+    pub kind: Kind,
     /// Path below the root, of a move where it went.
     pub path: Vec<u8>,
     /// Of a move, where it was.
@@ -62,6 +66,7 @@ impl Event {
 #[derive(Clone, Debug)]
 struct Known {
     inode: InodeId,
+    kind: Kind,
     parent: InodeId,
     name: Name,
     alive: bool,
@@ -74,6 +79,8 @@ pub struct History {
     /// The name that an inode was last seen under.
     name_of: BTreeMap<InodeId, PlaceId>,
     contents: BTreeMap<InodeId, Content>,
+    /// The bytes of every version: a conflict copy that became an inode of its own has those of the one it was.
+    versions: BTreeMap<RecordId, ContentRef>,
     events: Vec<Event>,
 }
 
@@ -95,7 +102,8 @@ impl History {
             Record::Birth(birth) => {
                 let new = birth_id(&birth.origin, &birth.version);
                 if let Some(content) = self.contents.get(&birth.origin).cloned() {
-                    self.contents.insert(InodeId(new), content);
+                    let bytes = self.versions.get(&birth.version).copied().or(content.bytes);
+                    self.contents.insert(InodeId(new), Content { inode: InodeId(new), bytes, ..content });
                 }
             }
             Record::Pin(pin) => self.take_pin(pin),
@@ -111,7 +119,8 @@ impl History {
         let before = self.places.get(&place.place).cloned();
         let from = before.as_ref().filter(|known| known.alive).and_then(|known| self.path(known));
         let alive = matches!(place.state, PlaceState::Live);
-        let known = Known { inode: place.inode, parent: place.parent, name: place.name.clone(), alive };
+        let (inode, kind) = (place.inode, place.kind);
+        let known = Known { inode, kind, parent: place.parent, name: place.name.clone(), alive };
         self.places.insert(place.place, known.clone());
         if alive {
             self.name_of.insert(place.inode, place.place);
@@ -129,22 +138,26 @@ impl History {
         };
         let from = if action == Action::Move { from } else { None };
         let content = content.filter(|_| place.kind == Kind::File && action != Action::Delete);
-        self.push(stamp, id, &place.device, action, path, from, content);
+        let node = (inode, kind);
+        self.push(stamp, id, &place.device, action, node, path, from, content);
     }
 
     fn take_content(&mut self, stamp: Stamp, id: RecordId, content: &Content) {
         let before = self.contents.insert(content.inode, content.clone());
+        self.versions.extend(content.bytes.map(|bytes| (id, bytes)));
         let known = self.name_of.get(&content.inode).and_then(|place| self.places.get(place));
         let via = self.places.get(&content.via).or(known);
-        let Some(path) = via.and_then(|known| self.path(known)) else { return };
+        let Some((path, kind)) = via.and_then(|known| Some((self.path(known)?, known.kind))) else { return };
         let action = if before.is_some() { Action::Update } else { Action::Create };
-        self.push(stamp, id, &content.device, action, path, None, content.bytes);
+        self.push(stamp, id, &content.device, action, (content.inode, kind), path, None, content.bytes);
     }
 
     /// Nobody's doing: only where the entry is from then on.
     fn take_pin(&mut self, pin: &record::Pin) {
-        let inode = self.places.get(&pin.place).map_or(InodeId(pin.place.0), |known| known.inode);
-        let known = Known { inode, parent: pin.parent, name: pin.name.clone(), alive: true };
+        // A place that is not known yet is a birth's, and only files have those.
+        let before = self.places.get(&pin.place);
+        let (inode, kind) = before.map_or((InodeId(pin.place.0), Kind::File), |known| (known.inode, known.kind));
+        let known = Known { inode, kind, parent: pin.parent, name: pin.name.clone(), alive: true };
         self.places.insert(pin.place, known);
         self.name_of.insert(inode, pin.place);
     }
@@ -156,6 +169,7 @@ impl History {
         version: RecordId,
         device_name: &str,
         action: Action,
+        (inode, kind): (InodeId, Kind),
         path: Vec<u8>,
         from: Option<Vec<u8>>,
         content: Option<ContentRef>,
@@ -165,6 +179,8 @@ impl History {
             device: stamp.device,
             device_name: device_name.to_owned(),
             action,
+            inode,
+            kind,
             path,
             from,
             content,

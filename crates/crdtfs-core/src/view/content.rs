@@ -13,7 +13,7 @@ use crate::node::Kind;
 use crate::record::birth_id;
 
 /// How deep merges of merge bases nest.
-const MAX_BASE_DEPTH: usize = 8;
+pub(super) const MAX_BASE_DEPTH: usize = 8;
 
 /// One state of the bytes among the heads.
 struct Version {

@@ -17,6 +17,7 @@ mod cycle;
 mod delta;
 mod graph;
 mod ingest;
+mod keep;
 mod place;
 mod plan;
 mod query;
