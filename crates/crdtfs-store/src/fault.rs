@@ -251,6 +251,16 @@ impl StorageFile for FaultFile {
         Ok(())
     }
 
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.disk.lock().step()?;
+        self.change(|data| {
+            let zeros = vec![0; len as usize];
+            write(&mut data.live, offset, &zeros);
+            data.pending.push(Change::Write(offset, zeros));
+        });
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.disk.lock().step()?;
         self.change(|data| {

@@ -1,9 +1,11 @@
 //! Bringing contents here: manifests first, then chunks, into files or packs. What is here already is not fetched.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -17,6 +19,7 @@ use crate::error::StoreError;
 use crate::fill::{Filling, reopen};
 use crate::index::{Note, Place, key};
 use crate::known::{Known, Like};
+use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
 use crate::source::{ChunkSink, ChunkSource, Urgency, Want};
 use crate::store::{ChunkSpan, Inner};
@@ -538,10 +541,10 @@ impl Inner {
             let mut bytes = vec![0; size as usize + 1];
             let n = crate::chunker::fill(&mut |buf, offset| file.read_at(buf, offset), &mut bytes, 0)?;
             bytes.truncate(n);
-            let text = is_text(&bytes);
-            crate::chunker::chunk_bytes(&bytes, &mut |_, hash, chunk| {
-                if text { Ok(self.put(hash, chunk, Codec::Zstd)?) } else { Ok(()) }
-            })?
+            // Kept at once: any merge may need it as a base, if only to find that it is no text, and its user may write
+            // over it before anybody else has it.
+            let codec = if is_text(&bytes) { Codec::Zstd } else { Codec::Raw };
+            crate::chunker::chunk_bytes(&bytes, &mut |_, hash, chunk| Ok(self.put(hash, chunk, codec)?))?
         } else {
             let mut read = |buf: &mut [u8], offset: u64| file.read_at(buf, offset);
             let before = self.earlier_chunks(share, inode);
@@ -559,6 +562,65 @@ impl Inner {
             }
         })?;
         Ok(content)
+    }
+
+    /// Keeps a content without the folder's file that holds it and is about to go.
+    pub(crate) fn keep_file(
+        &self,
+        share: ShareId,
+        content: &ContentRef,
+        file: &File,
+        instead: Option<InodeId>,
+    ) -> io::Result<()> {
+        let content = self.resolve(content);
+        let (spans, needs) = self.spans(&content, 0..content.size)?;
+        if !needs.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the list of its chunks is not here"));
+        }
+        let lacking: Vec<ChunkSpan> = {
+            let mut index = self.index.write();
+            let share = index.share(&share);
+            let instead = instead.and_then(|key| index.folder_file(share, &key));
+            let stays = |span: &ChunkSpan| {
+                let key = key(&span.hash);
+                index.owns(&key) || index.places(&key).any(|place| Some(place.container) == instead)
+            };
+            spans.iter().filter(|span| !stays(span)).copied().collect()
+        };
+        let most = lacking.iter().map(|span| u64::from(span.len)).sum::<u64>() * 2 > content.size;
+        let link = most && content.size >= OBJECT_FROM && file.metadata()?.nlink() == 1;
+        // Each is read and compared, also where no byte is copied: what becomes an object has to be the content.
+        let mut bytes = Vec::new();
+        for span in if link { &spans } else { &lacking } {
+            bytes.resize(span.len as usize, 0);
+            file.read_exact_at(&mut bytes, span.offset)?;
+            if Hash::of(&bytes) != span.hash {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the file holds something else by now"));
+            }
+            if !link {
+                self.put(&span.hash, &bytes, Codec::Raw)?;
+            }
+        }
+        if !link {
+            return Ok(());
+        }
+        // The store's from now on, whatever its owner let others do with it.
+        let own = file.set_permissions(Permissions::from_mode(0o600));
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let whole = Arc::new(file.try_clone()?);
+        let linked = own.is_ok().then(|| self.adopt_object(&path, whole, &content, &spans));
+        match linked {
+            // Another filesystem, one without links, or somebody else's file: then a copy.
+            None | Some(Err(StoreError::Io { .. })) => {
+                for span in &lacking {
+                    bytes.resize(span.len as usize, 0);
+                    file.read_exact_at(&mut bytes, span.offset)?;
+                    self.put(&span.hash, &bytes, Codec::Raw)?;
+                }
+                Ok(())
+            }
+            Some(other) => Ok(other?),
+        }
     }
 
     /// The folder's file no longer holds what was indexed.

@@ -1,12 +1,17 @@
 //! Collecting what nothing needs, and giving the room back.
 //!
 //! What was put after the collection before the last is never collected, whether it is live or not: its change may not
-//! have been made yet. So between two collections there has to be more time than between a seal and its change.
+//! have been made yet. So between two collections there has to be more time than between a seal and its change. What is
+//! put and is here already counts as put, too. What was sealed is held by its write file as long as that is there.
+//!
+//! [`Store::reclaim`] is for a full disk: it needs no room itself. What it drops from packs is marked there as a place that
+//! holds nothing, and the room is given back by a hole in the file.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::hash::BuildHasherDefault;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crdtfs_core::content::{ContentRef, SINGLE_CHUNK_MAX};
@@ -35,6 +40,33 @@ pub(crate) struct Marks {
     position: Position,
     id: u32,
     pins: HashMap<Hash, (ContentRef, usize)>,
+    /// What was put since, and the time before, and was here already.
+    touched: [KeySet; 2],
+}
+
+impl Marks {
+    fn is_touched(&self, key: &Key) -> bool {
+        self.touched.iter().any(|touched| touched.contains(key))
+    }
+}
+
+/// Keeps a content from being collected.
+pub(crate) struct Pin {
+    inner: Arc<Inner>,
+    content: ContentRef,
+}
+
+impl Pin {
+    pub(crate) fn new(inner: &Arc<Inner>, content: &ContentRef) -> Self {
+        inner.pin(content);
+        Self { inner: inner.clone(), content: *content }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.inner.unpin(&self.content);
+    }
 }
 
 type KeySet = HashSet<Key, BuildHasherDefault<Taken>>;
@@ -43,7 +75,16 @@ impl Store {
     /// Drops what no content in `live` needs, nor an open reader or write file. Things put since the last collection (the
     /// first: since the start) stay. `live` is asked once, after the line is drawn.
     pub fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<GcReport, StoreError> {
-        self.inner.gc(live)
+        self.inner.gc(live).map(|(report, _)| report)
+    }
+
+    /// As [`Store::gc`], on a disk that is full: gives the room of what it drops back at once, and needs none.
+    pub fn reclaim(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<GcReport, StoreError> {
+        let (mut report, dropped) = self.inner.gc(live)?;
+        report.freed += self.inner.packs.punch(&dropped).map_err(self.inner.writing())?;
+        // What did not fit before does now.
+        self.inner.checkpoint()?;
+        Ok(report)
     }
 
     /// Rewrites the pack segment with the most garbage, if more than half of it is; true if it did (call again). Takes at
@@ -75,9 +116,30 @@ impl Inner {
         }
     }
 
-    fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<GcReport, StoreError> {
+    /// What was put is here already: whether that is so, and then it stays for now.
+    pub(crate) fn touch(&self, key: &Key) -> bool {
+        if !self.index.read().owns(key) {
+            return false;
+        }
+        // Looked at again: a collection holds the marks while it drops.
+        let mut marks = self.marks.lock();
+        let owned = self.index.read().owns(key);
+        if owned {
+            marks.touched[0].insert(*key);
+        }
+        owned
+    }
+
+    /// These stay for now, if they are here.
+    pub(crate) fn marks_touched(&self, keys: &[Key]) {
+        self.marks.lock().touched[0].extend(keys);
+    }
+
+    /// Collects; what was dropped from packs is given, too.
+    fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<(GcReport, Vec<Position>), StoreError> {
         let (old, old_id) = {
             let mut marks = self.marks.lock();
+            marks.touched[1] = std::mem::take(&mut marks.touched[0]);
             let before = (marks.position, marks.id);
             (marks.position, marks.id) = (self.packs.position(), self.ids.load(Ordering::Relaxed));
             before
@@ -92,10 +154,13 @@ impl Inner {
         let mut report = GcReport::default();
         self.drop_objects(&contents, &keys, old_id, &mut report)?;
         self.drop_parts(&contents, &mut report);
+        let mut dropped = Vec::new();
         {
+            let marks = self.marks.lock();
             let mut index = self.index.write();
             index.sweep();
-            for key in index.keys().into_iter().filter(|key| !keys.contains(key)) {
+            let dead = |key: &Key| !keys.contains(key) && !marks.is_touched(key);
+            for key in index.keys().into_iter().filter(dead) {
                 let in_old_pack = |place: &Place| {
                     index.containers.get(&place.container) == Some(&Container::Pack)
                         && (place.container, place.offset()) < old
@@ -104,11 +169,15 @@ impl Inner {
                 for place in places {
                     index.drop_place(&key, place.container);
                     report.chunks += 1;
+                    dropped.push((place.container, place.offset()));
                 }
             }
         }
-        self.checkpoint()?;
-        Ok(report)
+        match self.checkpoint() {
+            // On a full disk the index may not fit before the room was given back; it is a cache.
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error),
+            _ => Ok((report, dropped)),
+        }
     }
 
     /// Adds the chunks and nodes of a content, as far as they are known.
@@ -155,7 +224,8 @@ impl Inner {
         };
         for (id, content) in candidates {
             let (spans, _) = self.spans(&content, 0..content.size)?;
-            let needed = {
+            let marks = self.marks.lock();
+            let needed = marks.is_touched(&key(&content.hash)) || {
                 let index = self.index.read();
                 spans.iter().map(|span| key(&span.hash)).any(|key| {
                     let elsewhere = |place: &Place| {
@@ -165,7 +235,8 @@ impl Inner {
                                 Some(Container::Pack | Container::Object(_))
                             )
                     };
-                    keys.contains(&key) && !index.places(&key).any(|place| elsewhere(&place))
+                    (keys.contains(&key) || marks.is_touched(&key))
+                        && !index.places(&key).any(|place| elsewhere(&place))
                 })
             };
             if needed {
@@ -177,6 +248,8 @@ impl Inner {
                 report.objects += 1;
                 report.freed += content.size;
             }
+            // Until here: who puts the same again finds it, or makes it anew.
+            drop(marks);
         }
         Ok(())
     }

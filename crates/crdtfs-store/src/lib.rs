@@ -23,6 +23,8 @@ mod fetch;
 mod fill;
 mod gc;
 #[cfg(test)]
+mod gc_tests;
+#[cfg(test)]
 mod golden_tests;
 mod index;
 mod index_file;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
+use rustix::fs::{AtFlags, CWD, linkat};
 
 use crate::error::StoreError;
 use crate::index::{Container, Note, Place, key};
@@ -53,6 +54,13 @@ impl Inner {
         (file.metadata().ok()?.len() == content.size).then_some((id, file))
     }
 
+    /// Whether the content has its object already, which stays for now then.
+    fn touch_object(&self, content: &ContentRef, first: &ChunkSpan) -> bool {
+        // In this order: once it is touched it stays, and then it is there or not.
+        self.marks_touched(&[key(&content.hash), key(&first.hash)]);
+        self.object_of(content).is_some()
+    }
+
     /// Makes a file of the store, which holds exactly a content and which nobody writes any more, its object.
     pub(crate) fn adopt_object(
         &self,
@@ -61,14 +69,16 @@ impl Inner {
         content: &ContentRef,
         spans: &[ChunkSpan],
     ) -> Result<(), StoreError> {
-        if self.object_of(content).is_some() {
+        if spans.first().is_some_and(|first| self.touch_object(content, first)) {
             return Ok(());
         }
         let to = self.object_path(content);
-        match fs::hard_link(path, &to) {
+        // Followed: an open file is named by a link of the system's.
+        let link = || Ok::<_, io::Error>(linkat(CWD, path, CWD, &to, AtFlags::SYMLINK_FOLLOW)?);
+        match link() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // Left by a container that was dropped, or by a crash.
-                fs::remove_file(&to).and_then(|()| fs::hard_link(path, &to))
+                fs::remove_file(&to).and_then(|()| link())
             }
             other => other,
         }

@@ -337,15 +337,37 @@ impl Packs {
     /// Marks a place that a scan found damaged as one that holds nothing.
     pub(crate) fn void(&self, id: u32, from: u64, to: u64) -> io::Result<()> {
         let segment = self.segment(id)?;
-        let header = Header {
-            kind: Kind::Void,
-            codec: Codec::Raw,
-            stored: u32::try_from(to - from - ENTRY_HEADER as u64).map_err(|_| io::ErrorKind::InvalidInput)?,
-            raw: 0,
-            hash: Hash([0; 32]),
-        };
-        segment.file.write_all_at(&header.encode(&segment.nonce, from), from)?;
+        segment.void(from, to)?;
         segment.file.sync()
+    }
+
+    /// Gives the room of entries back that nobody needs; how many bytes. Entries after each other go together. Of those
+    /// that are smaller than a block of the filesystem nothing can be given back: they stay as they are.
+    pub(crate) fn punch(&self, entries: &[Position]) -> io::Result<u64> {
+        let mut of: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        for (id, offset) in entries {
+            of.entry(*id).or_default().push(*offset);
+        }
+        let mut freed = 0;
+        for (id, mut offsets) in of {
+            if self.active() == Some(id) {
+                self.flush()?;
+            }
+            let Ok(segment) = self.segment(id) else { continue };
+            offsets.sort_unstable();
+            let holes: Vec<(u64, u64)> =
+                segment.ranges(&offsets)?.into_iter().filter(|range| !hole(*range).is_empty()).collect();
+            for (from, to) in &holes {
+                segment.void(*from, *to)?;
+            }
+            // What is marked is durable before the bytes go: else they would be taken for damaged.
+            segment.file.sync()?;
+            for hole in holes.into_iter().map(hole) {
+                segment.file.punch(hole.start, hole.end - hole.start)?;
+                freed += hole.end - hole.start;
+            }
+        }
+        Ok(freed)
     }
 
     /// Cuts a finished segment to what is good of it.
@@ -365,6 +387,46 @@ impl Packs {
         self.segments.write().remove(&id);
         self.storage.remove(&segment_name(id))
     }
+}
+
+impl Segment {
+    /// Writes that nothing is in this range. Not synced.
+    fn void(&self, from: u64, to: u64) -> io::Result<()> {
+        let header = Header {
+            kind: Kind::Void,
+            codec: Codec::Raw,
+            stored: u32::try_from(to - from - ENTRY_HEADER as u64).map_err(|_| io::ErrorKind::InvalidInput)?,
+            raw: 0,
+            hash: Hash([0; 32]),
+        };
+        self.file.write_all_at(&header.encode(&self.nonce, from), from)
+    }
+
+    /// The ranges of entries at these offsets, which are in order; what follows each other is one. Passes over what is no
+    /// entry (any more).
+    fn ranges(&self, offsets: &[u64]) -> io::Result<Vec<(u64, u64)>> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let mut head = [0; ENTRY_HEADER];
+        for offset in offsets {
+            let n = read_full(self.file.as_ref(), &mut head, *offset)?;
+            let Some(header) = Header::decode(&head[..n], Some((&self.nonce, *offset))) else { continue };
+            if header.kind != Kind::Chunk {
+                continue;
+            }
+            let end = offset + (ENTRY_HEADER as u64) + u64::from(header.stored);
+            match ranges.last_mut() {
+                Some(last) if last.1 == *offset => last.1 = end,
+                _ => ranges.push((*offset, end)),
+            }
+        }
+        Ok(ranges)
+    }
+}
+
+/// The whole blocks of a range behind its header.
+fn hole((from, to): (u64, u64)) -> std::ops::Range<u64> {
+    const BLOCK: u64 = 4096;
+    (from + ENTRY_HEADER as u64).next_multiple_of(BLOCK)..to / BLOCK * BLOCK
 }
 
 impl Active {

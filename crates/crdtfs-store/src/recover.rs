@@ -59,6 +59,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, dir: &Path, options: &StoreOptions
         openers: RwLock::default(),
         wake: Wake::default(),
         marks: Mutex::default(),
+        full: Mutex::default(),
         arriving: Mutex::default(),
         earlier: Mutex::default(),
     };

@@ -158,6 +158,10 @@ impl FolderContent for ShareContent {
         self.window.store.inner.index_file(self.share, key, file)
     }
 
+    fn keep_file(&self, content: &ContentRef, file: &File, instead: Option<InodeId>) -> io::Result<()> {
+        self.window.store.inner.keep_file(self.share, content, file, instead)
+    }
+
     fn forget_file(&self, key: InodeId) -> io::Result<()> {
         Ok(self.window.store.inner.forget_file(self.share, key)?)
     }

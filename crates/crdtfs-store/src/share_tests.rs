@@ -165,10 +165,10 @@ fn a_folders_file_is_served_in_place_and_not_copied() {
 #[test]
 fn a_folders_file_that_changed_is_absent_and_a_copy_elsewhere_serves() {
     let device = device(Peer::nobody());
-    let bytes = noise(300_000, 1);
+    let bytes = noise(2 << 20, 1);
     let content = device.write_and_index(id(1), &bytes);
     device.write_and_index(id(2), &bytes);
-    fs::write(device.folder.path(id(1)), noise(300_000, 2)).unwrap();
+    fs::write(device.folder.path(id(1)), noise(2 << 20, 2)).unwrap();
     assert!(read(&device.share, &content).unwrap() == bytes, "the other file has it");
     fs::write(device.folder.path(id(2)), b"short").unwrap();
     let error = read(&device.share, &content).unwrap_err();
@@ -180,7 +180,7 @@ fn a_folders_file_that_changed_is_absent_and_a_copy_elsewhere_serves() {
 }
 
 #[test]
-fn small_texts_outlive_their_file_as_merge_bases() {
+fn what_is_small_outlives_its_file_as_a_merge_base() {
     let device = device(Peer::nobody());
     let (small, large, binary) = (text(50), text(20_000), noise(5000, 1));
     assert!(large.len() > 300_000);
@@ -188,7 +188,10 @@ fn small_texts_outlive_their_file_as_merge_bases() {
     device.share.forget_file(id(1)).unwrap();
     assert_eq!(read(&device.share, &contents[0]).unwrap(), small);
     assert_eq!(read(&device.share, &contents[1]).unwrap(), large);
-    assert!(!device.share.is_local(&contents[2]), "of a binary only its file has the bytes");
+    assert_eq!(read(&device.share, &contents[2]).unwrap(), binary, "that it is no text is known by its bytes only");
+    let content = device.write_and_index(id(1), &noise(2 << 20, 2));
+    device.share.forget_file(id(1)).unwrap();
+    assert!(!device.share.is_local(&content), "of what is large only its file has the bytes");
     device.share.store().sync().unwrap();
     assert!(device.share.store().usage().packs < large.len() as u64 / 2, "compressed");
 }
@@ -224,6 +227,51 @@ fn contents_are_fetched_into_files_without_a_second_copy() {
     assert!(fs::read(&temporary).unwrap() == newer);
     let given = peer.bytes.load(Ordering::Relaxed);
     assert!(given < 1_100_000, "{given} bytes for 8 inserted ones");
+}
+
+/// Others' changes take a file away: the store keeps what nothing else has.
+#[test]
+fn what_others_replace_or_remove_stays_with_the_store() {
+    let device = device(Peer::nobody());
+    let give_up = |key: InodeId, content: &ContentRef, instead: Option<InodeId>| {
+        let file = File::open(device.folder.path(key)).unwrap();
+        device.share.keep_file(content, &file, instead)?;
+        fs::remove_file(device.folder.path(key)).unwrap();
+        device.share.forget_file(key)
+    };
+    let packs = || {
+        device.share.store().sync().unwrap();
+        device.share.store().usage().packs
+    };
+    // Removed: a small one goes into the packs, a large one becomes an object, without a copy of its bytes.
+    let (small, large) = (noise(5000, 1), noise(3 << 20, 2));
+    let (of_small, of_large) = (device.write_and_index(id(1), &small), device.write_and_index(id(2), &large));
+    give_up(id(1), &of_small, None).unwrap();
+    let before = packs();
+    give_up(id(2), &of_large, None).unwrap();
+    assert!(read(&device.share, &of_small).unwrap() == small && read(&device.share, &of_large).unwrap() == large);
+    assert!(packs() - before < 20_000, "no second copy");
+    // Another name of it stays with somebody who may write to it: then it is copied.
+    let linked = noise(3 << 20, 3);
+    let of_linked = device.write_and_index(id(3), &linked);
+    fs::hard_link(device.folder.path(id(3)), device.folder.path(id(4))).unwrap();
+    give_up(id(3), &of_linked, None).unwrap();
+    fs::write(device.folder.path(id(4)), b"other").unwrap();
+    assert!(read(&device.share, &of_linked).unwrap() == linked);
+    // Replaced by what has most of its bytes: only the others are kept.
+    let old = noise(6 << 20, 5);
+    let new = [&noise(100, 6)[..], &old[..]].concat();
+    let of_old = device.write_and_index(id(5), &old);
+    device.write_and_index(id(6), &new);
+    let before = packs();
+    give_up(id(5), &of_old, Some(id(6))).unwrap();
+    assert!(read(&device.share, &of_old).unwrap() == old);
+    assert!(packs() - before < 2 << 20, "only what the new version lacks");
+    // Not what it was: nothing is taken from it.
+    let of_changed = device.write_and_index(id(7), &noise(2 << 20, 7));
+    fs::write(device.folder.path(id(7)), noise(2 << 20, 8)).unwrap();
+    assert_eq!(give_up(id(7), &of_changed, None).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert_eq!(device.problems(&[of_small, of_large, of_linked, of_old]), vec![]);
 }
 
 /// Between the fetch of a new version and the folder's rename its old file is still in the place.

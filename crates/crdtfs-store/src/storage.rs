@@ -35,6 +35,8 @@ pub(crate) trait StorageFile: Debug + Send + Sync + 'static {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
     /// As `ftruncate`.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Gives the room of a range back, which reads as zeros then; without effect where the filesystem cannot.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     /// As `fdatasync`.
     fn sync(&self) -> io::Result<()>;
 }
@@ -118,6 +120,14 @@ impl StorageFile for DiskFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        match rustix::fs::fallocate(&self.0, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            done => Ok(done?),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

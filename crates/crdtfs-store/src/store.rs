@@ -118,6 +118,8 @@ pub(crate) struct Inner {
     pub(crate) openers: RwLock<HashMap<ShareId, Arc<dyn FileOpener>>>,
     pub(crate) wake: Wake,
     pub(crate) marks: Mutex<crate::gc::Marks>,
+    /// When there was last no room for what was to be written.
+    pub(crate) full: Mutex<Option<Instant>>,
     /// Files that were filled lately and that their folder may not have moved to their places yet.
     pub(crate) arriving: Mutex<Arriving>,
     /// What large files of folders held when they were last indexed or fetched: their next version is mostly that.
@@ -202,6 +204,11 @@ impl Store {
         self.inner.sync()
     }
 
+    /// When there was last no room for what was to be written; `None` if there always was.
+    pub fn last_full(&self) -> Option<Instant> {
+        *self.inner.full.lock()
+    }
+
     /// Disk use.
     pub fn usage(&self) -> Usage {
         let inner = &self.inner;
@@ -228,7 +235,7 @@ fn tree_bytes(dir: &Path) -> u64 {
 impl Inner {
     /// Keeps a chunk in the packs, unless the store has it in a file of its own.
     pub(crate) fn put(&self, hash: &Hash, bytes: &[u8], codec: Codec) -> Result<(), StoreError> {
-        if self.index.read().owns(&key(hash)) {
+        if self.touch(&key(hash)) {
             return Ok(());
         }
         let len = bytes.len() as u32;
@@ -357,6 +364,14 @@ impl Inner {
 
     /// For `map_err` of what writes to the packs.
     pub(crate) fn writing(&self) -> impl FnOnce(io::Error) -> StoreError + '_ {
-        StoreError::io("write to the packs in", &self.dir)
+        |error| StoreError::io("write to the packs in", &self.dir)(self.not_full(error))
+    }
+
+    /// Notes that there was no room, if that is what an error says.
+    pub(crate) fn not_full(&self, error: io::Error) -> io::Error {
+        if error.kind() == io::ErrorKind::StorageFull {
+            *self.full.lock() = Some(Instant::now());
+        }
+        error
     }
 }

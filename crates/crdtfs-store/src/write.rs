@@ -21,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::ioctl_ficlone;
 
 use crate::chunker::{self, spans};
+use crate::gc::Pin;
 use crate::journal::{BaseRecord, BodyRecord, Journal, Record, Recovered, Replay};
 use crate::known::{Known, Like, Unchanged};
 use crate::layer::{Base, Body, Extents, Layer};
@@ -49,6 +50,8 @@ struct State {
     /// Counts changes; `sealed` is good as long as it has not moved.
     version: u64,
     sealed: Option<(u64, ContentRef)>,
+    /// What was sealed stays as long as no change speaks of it.
+    pin: Option<Pin>,
     journal: Option<Journal>,
     /// What the journal has of the top layer: its generation, size and note; and what changed since.
     logged: Option<(u32, u64, Vec<u8>)>,
@@ -85,6 +88,7 @@ impl Handle {
             next: top.generation + 1,
             top,
             version: 0,
+            pin: sealed.map(|(_, content)| Pin::new(&window.store.inner, &content)),
             sealed,
             journal,
             logged: None,
@@ -162,7 +166,7 @@ impl Handle {
                 let (bytes, version) = (bytes.clone(), state.version);
                 drop(state);
                 let content = self.window.store.put_bytes(&bytes)?;
-                self.state.write().sealed = Some((version, content));
+                self.state.write().seal(&self.window, version, content);
                 return Ok(content);
             }
             (self.freeze(&mut state)?, state.version, earlier)
@@ -186,7 +190,7 @@ impl Handle {
             inner.adopt_object(&path, file.clone(), &content, &spans(&chunked))?;
         }
         let mut state = self.state.write();
-        state.sealed = Some((version, content));
+        state.seal(&self.window, version, content);
         // What was frozen can be read from the store from now on.
         if let Body::Overlay { base: Some(base @ Base::Frozen(_)), .. } = &mut state.top.body {
             *base = Base::Content(reader(&self.window, &content).into());
@@ -454,6 +458,11 @@ fn copy_file(from: &File, to: &File, size: u64) -> io::Result<()> {
 }
 
 impl State {
+    fn seal(&mut self, window: &Window, version: u64, content: ContentRef) {
+        self.pin = Some(Pin::new(&window.store.inner, &content));
+        self.sealed = Some((version, content));
+    }
+
     fn wrote(&mut self, start: u64, end: u64) {
         self.version += 1;
         if let Body::Overlay { extents, .. } = &mut self.top.body {
@@ -514,7 +523,7 @@ impl WriteFile for Handle {
             let (Body::Plain(file) | Body::Overlay { file: Some(file), .. }) = &state.top.body else {
                 return Err(io::Error::other("a write file without a file"));
             };
-            file.write_all_at(buf, offset)?;
+            file.write_all_at(buf, offset).map_err(|error| self.window.store.inner.not_full(error))?;
         }
         state.top.size = state.top.size.max(end);
         state.wrote(offset, end);
@@ -553,7 +562,7 @@ impl WriteFile for Handle {
         if !matches!(state.top.body, Body::Memory(_)) || offset.saturating_add(len) > MEMORY_MAX {
             self.file_for_writing(state)?;
         }
-        state.top.allocate(mode, offset, len)?;
+        state.top.allocate(mode, offset, len).map_err(|error| self.window.store.inner.not_full(error))?;
         state.version += 1;
         if let Body::Overlay { .. } = state.top.body {
             // What was zeroed is written as far as the journal is concerned.

@@ -1,0 +1,93 @@
+//! Tests of collections: what they spare, and the room they give back.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use crdtfs_core::content::ContentRef;
+use crdtfs_core::port::Content;
+
+use crate::share_tests::{Peer, device};
+use crate::store_tests::noise;
+use crate::{Store, StoreOptions};
+
+/// What the packs take on disk.
+fn on_disk(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let packs = std::fs::read_dir(dir.join("packs")).unwrap().flatten();
+    packs.map(|pack| pack.metadata().unwrap().blocks() * 512).sum()
+}
+
+#[test]
+fn reclaiming_gives_room_back_without_needing_any() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let contents: Vec<ContentRef> = (0..60).map(|n| store.put_bytes(&noise(100_000, n)).unwrap()).collect();
+    let (live, dead): (Vec<_>, Vec<_>) = contents.iter().partition(|content| content.hash.0[0] % 4 == 0);
+    store.sync().unwrap();
+    let before = on_disk(dir.path());
+    store.reclaim(&mut || live.clone()).unwrap();
+    assert!(contents.iter().all(|content| store.is_local(content)), "all is young");
+    let report = store.reclaim(&mut || live.clone()).unwrap();
+    let freed = before - on_disk(dir.path());
+    assert!(freed > dead.len() as u64 * 90_000, "{freed} of {before} for {}", dead.len());
+    assert!(report.freed >= freed, "{report:?}");
+    for pass in 0..2 {
+        let store = if pass == 0 { store.clone() } else { Store::open(dir.path(), StoreOptions::default()).unwrap() };
+        let found = store.check(false, &mut || live.clone()).unwrap();
+        assert_eq!((found.problems, found.incomplete), (vec![], vec![]));
+        assert!(dead.iter().all(|content| !store.is_local(content)));
+    }
+    // The holes are passed over when the index is made again, and when the rest is moved elsewhere.
+    drop(store);
+    std::fs::remove_file(dir.path().join("index.redb")).unwrap();
+    let store = Store::open(dir.path(), StoreOptions { segment_bytes: 1 << 20, ..StoreOptions::default() }).unwrap();
+    store.put_bytes(&noise(100_000, 1000)).unwrap();
+    while store.compact().unwrap() {}
+    let found = store.check(false, &mut || live.clone()).unwrap();
+    assert_eq!((found.problems, found.incomplete), (vec![], vec![]));
+}
+
+#[test]
+fn what_is_put_again_counts_as_new() {
+    let device = device(Peer::nobody());
+    let store = device.share.store();
+    let write = |seed| {
+        let file = device.share.write_file(None).unwrap();
+        file.write_at(&noise(2 << 20, seed), 0).unwrap();
+        let content = device.share.seal(&*file).unwrap();
+        device.share.discard(file);
+        content
+    };
+    let (small, large) = (store.put_bytes(&noise(100_000, 1)).unwrap(), write(2));
+    store.gc(&mut Vec::new).unwrap();
+    assert_eq!(store.put_bytes(&noise(100_000, 1)).unwrap(), small);
+    assert_eq!(write(2), large);
+    store.gc(&mut Vec::new).unwrap();
+    assert!(store.is_local(&small) && store.is_local(&large), "their change may be made now");
+    store.gc(&mut Vec::new).unwrap();
+    store.gc(&mut Vec::new).unwrap();
+    assert!(!store.is_local(&small) && !store.is_local(&large), "it was not made");
+}
+
+#[test]
+fn what_was_sealed_stays_as_long_as_its_write_file() {
+    let device = device(Peer::nobody());
+    let store = device.share.store();
+    for len in [1000, 100_000, 2 << 20] {
+        let file = device.share.write_file(None).unwrap();
+        file.write_at(&noise(len, len as u64), 0).unwrap();
+        let content = device.share.seal(&*file).unwrap();
+        for _ in 0..3 {
+            store.reclaim(&mut Vec::new).unwrap();
+        }
+        // The change that was refused for want of room is tried again.
+        assert_eq!(device.share.seal(&*file).unwrap(), content);
+        assert!(store.is_local(&content), "{len}");
+        device.share.discard(file);
+        for _ in 0..2 {
+            store.reclaim(&mut Vec::new).unwrap();
+        }
+        assert!(!store.is_local(&content), "{len}");
+    }
+}
