@@ -13,7 +13,7 @@ use crdtfs_core::key::Key;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Kind, Time, Xattrs};
 use crdtfs_core::op::{NewNode, Op};
-use crdtfs_core::replica::Replica;
+use crdtfs_core::replica::{Base, Replica, Saved};
 use crdtfs_core::snapshot;
 
 fn create(replica: &mut Replica, n: usize, dir: InodeId, kind: Kind) -> InodeId {
@@ -71,16 +71,16 @@ fn main() {
     let bytes: usize = log.iter().map(Vec::len).sum();
     println!("commit {:.3} s, {} changes, {bytes} bytes, {}", at.elapsed().as_secs_f64(), log.len(), resident());
     let none = BTreeMap::new();
-    let load = |snapshot: Option<&[u8]>, envelopes: Vec<Vec<u8>>| {
+    let load = |base: Base<'_>, envelopes: Vec<Vec<u8>>| {
         let at = Instant::now();
         let envelopes = envelopes.into_iter();
         let loaded =
-            Replica::load(key(), Incarnation([1; 16]), &made.genesis, &made.membership, snapshot, envelopes, &none)
+            Replica::load(key(), Incarnation([1; 16]), &made.genesis, &made.membership, base, envelopes, &none)
                 .expect("loads");
         println!("load {:.3} s, {}", at.elapsed().as_secs_f64(), resident());
         loaded.replica
     };
-    let mut other = load(None, Vec::new());
+    let mut other = load(Base::Nothing, Vec::new());
     let at = Instant::now();
     for batch in log.chunks(2) {
         let received = other.receive(batch.to_vec(), &none);
@@ -100,7 +100,14 @@ fn main() {
     let second = snapshot::extend(&share, Some(&first), log[log.len() - 10..].iter().cloned()).expect("made");
     println!("ten more into the snapshot {:.3} s, {} bytes, {}", at.elapsed().as_secs_f64(), second.len(), resident());
     print!("from the snapshot: ");
-    drop(load(Some(&second), Vec::new()));
+    drop(load(Base::Snapshot(&second), Vec::new()));
     print!("from the log: ");
-    drop(load(None, log));
+    drop(load(Base::Nothing, log));
+    let at = Instant::now();
+    let saved = made.replica.save().expect("all is committed");
+    println!("save {:.3} s, {} bytes, {}", at.elapsed().as_secs_f64(), saved.len(), resident());
+    let at = Instant::now();
+    let saved = Saved::read(&share, &saved).expect("reads").expect("is ours");
+    print!("as it was saved, {:.3} s and: ", at.elapsed().as_secs_f64());
+    drop(load(Base::Saved(Box::new(saved)), Vec::new()));
 }

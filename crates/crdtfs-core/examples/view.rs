@@ -70,6 +70,16 @@ fn main() {
     view.load(&decoded);
     println!("load: {:?} for {entries} entries", start.elapsed());
     println!("memory: {} bytes an entry", (resident() - before) / entries as u64);
+    let start = Instant::now();
+    let saved = view.save().unwrap();
+    println!("saved: {:?}, {} bytes an entry", start.elapsed(), saved.len() / entries);
+    let start = Instant::now();
+    drop(view);
+    println!("dropped: {:?}", start.elapsed());
+    let start = Instant::now();
+    let mut view = View::restore(&saved).unwrap();
+    println!("restored: {:?}", start.elapsed());
+    drop(saved);
     let node = |n: usize| view.node(InodeId(id(0, n)));
     let start = Instant::now();
     let found = (0..10_000).filter(|n| node(n * 7919 % entries).is_some()).count();

@@ -7,33 +7,48 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use minicbor::decode::{Decoder, Error};
+use minicbor::{Decode, Encode};
+
 use crate::document::{Body, GENESIS_OPS};
 use crate::id::{ActorId, ChangeHash, DeviceId, Hash, Incarnation, RecordId};
 use crate::vector::{Tip, Vector};
 
 /// A change by its place: number of the chain, and number in the chain less one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 struct At {
+    #[n(0)]
     chain: u32,
+    #[n(1)]
     index: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 struct Link {
+    #[n(0)]
     hash: ChangeHash,
+    #[n(1)]
     max_op: u64,
+    #[n(2)]
     time_ms: i64,
+    #[n(3)]
     membership: u32,
     /// What it depends on, the genesis left out.
+    #[n(4)]
     deps: Box<[At]>,
+    #[n(5)]
     records: Box<[RecordId]>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 struct Chain {
+    #[n(0)]
     actor: ActorId,
+    #[n(1)]
     device: DeviceId,
+    #[n(2)]
     incarnation: Incarnation,
+    #[n(3)]
     links: Vec<Link>,
 }
 
@@ -105,6 +120,32 @@ impl Chains {
             lost: BTreeSet::new(),
             changes: 0,
         }
+    }
+
+    /// Writes the graph down for [`Chains::restore`], which this very program reads back.
+    pub(crate) fn save(&self, out: &mut Vec<u8>) {
+        let lost: Vec<_> = self.lost.iter().copied().collect();
+        minicbor::encode((&self.chains, &self.memberships, lost), out).expect("writing to memory cannot fail");
+    }
+
+    /// Reads back what [`Chains::save`] wrote.
+    pub(crate) fn restore(genesis: ChangeHash, d: &mut Decoder<'_>) -> Result<Self, Error> {
+        let (chains, memberships, lost): (Vec<Chain>, Vec<Box<[Hash]>>, Vec<ChangeHash>) = d.decode()?;
+        let mut graph = Self { chains, memberships, lost: lost.into_iter().collect(), ..Self::new(genesis) };
+        graph.by_actor = graph.chains.iter().zip(0..).map(|(chain, number)| (chain.actor, number)).collect();
+        graph.by_membership = graph.memberships.iter().zip(0..).map(|(heads, number)| (heads.clone(), number)).collect();
+        let links = graph.chains.iter().zip(0..).flat_map(|(chain, number)| {
+            chain.links.iter().zip(0..).map(move |(link, index)| (link.hash, At { chain: number, index }))
+        });
+        graph.by_hash = links.collect();
+        graph.changes = graph.by_hash.len();
+        for chain in &graph.chains {
+            if let Some(last) = chain.links.last() {
+                graph.vector.set(chain.actor, Tip { seq: chain.links.len() as u64, hash: last.hash });
+            }
+        }
+        graph.find_heads();
+        Ok(graph)
     }
 
     /// What is here.

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use minicbor::bytes::ByteVec;
+
 use crate::content::ContentRef;
 use crate::id::Hash;
 use crate::text;
@@ -78,6 +80,19 @@ impl MergeCache {
             return Some(Arc::default());
         }
         self.given.get(&content.hash).or_else(|| self.results.get(&content.hash)).cloned()
+    }
+
+    /// Writes down what was decided, and the bytes that were made. Given bytes are given again.
+    pub fn save(&self, out: &mut Vec<u8>) {
+        let results = self.results.values().map(|bytes| ByteVec::from(bytes.to_vec())).collect::<Vec<_>>();
+        minicbor::encode((&self.done, results), out).expect("writing to memory cannot fail");
+    }
+
+    /// Reads back what [`MergeCache::save`] wrote.
+    pub fn restore(d: &mut minicbor::Decoder<'_>) -> Result<Self, minicbor::decode::Error> {
+        let (done, results): (_, Vec<ByteVec>) = d.decode()?;
+        let results = results.into_iter().map(|bytes| (Hash::of(&bytes), Arc::from(bytes.as_slice()))).collect();
+        Ok(Self { done, results, given: BTreeMap::new() })
     }
 
     /// Gives the verified bytes of a content.

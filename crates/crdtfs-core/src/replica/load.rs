@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::receive::Gather;
-use super::{Envelopes, Replica};
+use super::{Envelopes, Replica, Saved};
 use crate::envelope::{Envelope, EnvelopeError, Trust};
 use crate::id::{ActorId, Incarnation};
 use crate::key::Key;
@@ -33,6 +33,17 @@ pub enum LoadError {
     Envelope(#[from] EnvelopeError),
 }
 
+/// What a replica is brought back from, but for the envelopes that came later.
+#[derive(Debug)]
+pub enum Base<'a> {
+    /// Nothing: all envelopes are needed.
+    Nothing,
+    /// A snapshot ([`crate::snapshot`]).
+    Snapshot(&'a [u8]),
+    /// The replica as it was.
+    Saved(Box<Saved>),
+}
+
 /// A replica brought back.
 #[derive(Debug)]
 pub struct Loaded {
@@ -45,15 +56,15 @@ pub struct Loaded {
 }
 
 impl Replica {
-    /// Brings a replica back: from its genesis, its membership records in the order in which they were given out, a
-    /// snapshot ([`crate::snapshot`]) and the envelopes of the log that are not in it, in the log's order (others do no
-    /// harm). Without a snapshot all envelopes are needed. Signatures are not checked again.
+    /// Brings a replica back: from its genesis, its membership records in the order in which they were given out, a base
+    /// and the envelopes of the log that are not in it, in the log's order (others do no harm). Signatures are not checked
+    /// again.
     pub fn load(
         key: Key,
         incarnation: Incarnation,
         genesis: &[u8],
         membership: &[Vec<u8>],
-        snapshot: Option<&[u8]>,
+        base: Base<'_>,
         envelopes: impl Iterator<Item = Vec<u8>>,
         log: &dyn Envelopes,
     ) -> Result<Loaded, LoadError> {
@@ -63,8 +74,20 @@ impl Replica {
             members.insert(record)?;
         }
         let mut replica = Self::empty(key, incarnation, genesis, members);
-        if let Some(bytes) = snapshot {
-            replica.load_snapshot(bytes)?;
+        match base {
+            Base::Nothing => {}
+            Base::Snapshot(bytes) => replica.load_snapshot(bytes)?,
+            Base::Saved(saved) => {
+                let Saved { chains, view, masked, orphans, newer } = *saved;
+                replica = Self {
+                    chains,
+                    view,
+                    masked: masked.into_iter().collect(),
+                    orphans: orphans.into_iter().collect(),
+                    newer,
+                    ..replica
+                };
+            }
         }
         let mut gather = Gather::default();
         let mut refused = 0;

@@ -11,13 +11,15 @@
 
 mod load;
 mod receive;
+mod saved;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thiserror::Error;
 
-pub use self::load::{LoadError, Loaded};
+pub use self::load::{Base, LoadError, Loaded};
 pub use self::receive::{Accepted, Received, Refused};
+pub use self::saved::Saved;
 use crate::chains::Chains;
 use crate::document::{DocumentError, Filed, RECORD_BYTES_MAX, RECORDS_MAX, Schema};
 use crate::envelope::{self, Draft};

@@ -66,7 +66,7 @@ impl Device {
         self.members.extend(issued);
         let none = BTreeMap::new();
         let loaded =
-            Replica::load(key(seed), incarnation(seed), &self.genesis, &self.members, None, std::iter::empty(), &none);
+            Replica::load(key(seed), incarnation(seed), &self.genesis, &self.members, Base::Nothing, std::iter::empty(), &none);
         Self::of(loaded.unwrap().replica, self.genesis.clone(), self.members.clone(), seed)
     }
 
@@ -152,14 +152,35 @@ impl Device {
             self.replica.incarnation,
             &self.genesis,
             &self.members,
-            snapshot,
+            snapshot.map_or(Base::Nothing, Base::Snapshot),
             envelopes.into_iter(),
             &self.by_seq,
         )
         .unwrap();
         assert_eq!(loaded.unfit, 0);
+        self.restart_as_saved();
         self.replica = loaded.replica;
         loaded.dropped
+    }
+
+    /// What is saved is all that there is: the same replica comes back, and saves the same.
+    fn restart_as_saved(&mut self) {
+        let Some(bytes) = self.replica.save() else { return };
+        let before = (self.tree(), self.replica.heads(), self.replica.vector().clone());
+        let saved = Saved::read(&self.replica.share(), &bytes).unwrap().expect("this very program wrote it");
+        assert_eq!(saved.vector(), self.replica.vector());
+        let loaded = Replica::load(
+            key(self.seed),
+            self.replica.incarnation,
+            &self.genesis,
+            &self.members,
+            Base::Saved(Box::new(saved)),
+            std::iter::empty(),
+            &self.by_seq,
+        );
+        self.replica = loaded.unwrap().replica;
+        assert_eq!((self.tree(), self.replica.heads(), self.replica.vector().clone()), before);
+        assert!(self.replica.save() == Some(bytes), "it saves something else");
     }
 
     fn snapshot(&self, previous: Option<&[u8]>) -> Vec<u8> {

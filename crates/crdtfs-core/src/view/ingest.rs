@@ -9,6 +9,7 @@ use super::arena::{
     RecIx, State,
 };
 use super::query::ProblemKind;
+use crate::content::{ContentRef, SINGLE_CHUNK_MAX};
 use crate::id::{InodeId, PlaceId, RecordId};
 use crate::node::Kind;
 use crate::record::{self, Birth, Content, Pin, Place, PlaceState as Life, Record, birth_id};
@@ -72,7 +73,10 @@ impl View {
             Record::Pin(record) => self.add_pin(ix, record),
         };
         match body {
-            Ok(body) => self.recs[ix.at()].body = body,
+            Ok(body) => {
+                self.recs[ix.at()].body = body;
+                self.note_content(ix);
+            }
             Err(problem) => {
                 self.problems.insert(id, problem);
             }
@@ -214,6 +218,26 @@ impl View {
         Ok(Body::Content(Box::new(body)))
     }
 
+    /// Makes a content findable, unless another record names the same.
+    fn note_content(&mut self, ix: RecIx) {
+        if let Some(content) = self.content_rec(ix).and_then(|rec| rec.bytes.as_deref())
+            && self.naming(content).is_none()
+        {
+            self.by_content.insert((content_key(content), ix));
+        }
+    }
+
+    /// The record by which a content is found.
+    pub(super) fn naming(&self, content: &ContentRef) -> Option<RecIx> {
+        let key = content_key(content);
+        let mut same = self.by_content.range((key, RecIx(0))..=(key, RecIx(u32::MAX)));
+        let is_it = |ix: RecIx| {
+            let named = self.content_rec(ix).and_then(|rec| rec.bytes.as_deref());
+            named.is_some_and(|named| is_same(named, content))
+        };
+        same.find_map(|(_, ix)| is_it(*ix).then_some(*ix))
+    }
+
     fn add_birth(&mut self, ix: RecIx, record: &Birth) -> Result<Body, ProblemKind> {
         let version = self.index[&record.version];
         if self.content_rec(version).is_none() {
@@ -329,6 +353,16 @@ impl View {
     pub(super) fn roots_of_nodes(&self) -> BTreeSet<NodeIx> {
         self.nodes.iter().map(|node| node.class).collect()
     }
+}
+
+pub(super) fn content_key(content: &ContentRef) -> u32 {
+    u32::from_be_bytes([content.hash.0[0], content.hash.0[1], content.hash.0[2], content.hash.0[3]])
+}
+
+/// Whether two names mean one content: of one chunk its hash says it all.
+fn is_same(a: &ContentRef, b: &ContentRef) -> bool {
+    let single = |content: &ContentRef| content.size <= SINGLE_CHUNK_MAX;
+    a.hash == b.hash && ((single(a) && single(b)) || (a.size == b.size && a.manifest == b.manifest))
 }
 
 /// The first record that a record refers to and that is not known.

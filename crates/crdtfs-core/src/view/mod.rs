@@ -18,11 +18,13 @@ mod delta;
 mod graph;
 mod ingest;
 mod keep;
+mod mutation;
 mod place;
 mod plan;
 mod query;
 mod record_of;
 mod save;
+mod saved;
 mod settle;
 mod slot;
 mod suffix;
@@ -39,7 +41,10 @@ use crate::op::{Op, OpError};
 use crate::record::Record;
 
 use arena::{Claimant, CopyState, NodeIx, NodeState, PlaceIx, PlaceState, Rec, RecIx};
+#[cfg(feature = "mutations")]
+pub use mutation::Mutation;
 pub use query::{Conflict, Problem, ProblemKind};
+pub use saved::BUILD;
 
 /// Who makes an operation, and when.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +70,8 @@ pub struct Outcome {
 pub struct View {
     recs: Vec<Rec>,
     index: BTreeMap<RecordId, RecIx>,
+    /// One record of each content, by the first bytes of the content's hash.
+    by_content: BTreeSet<(u32, RecIx)>,
     places: Vec<PlaceState>,
     place_index: BTreeMap<PlaceId, PlaceIx>,
     nodes: Vec<NodeState>,
@@ -100,6 +107,8 @@ pub struct View {
     bytes_total: u64,
     nodes_total: u64,
     local: save::LocalFacts,
+    #[cfg(feature = "mutations")]
+    mutation: Option<mutation::Mutation>,
 }
 
 /// What has to be evaluated again.
@@ -114,6 +123,14 @@ struct Dirty {
     suffixes: BTreeSet<NodeIx>,
     /// Everything: a rule that others rest on changed (masks, the kind of an inode).
     all: bool,
+}
+
+impl Dirty {
+    fn is_empty(&self) -> bool {
+        let Self { places, nodes, edges, claims, slots, copies, suffixes, all } = self;
+        let of_indices = places.is_empty() && nodes.is_empty() && edges.is_empty() && claims.is_empty();
+        of_indices && slots.is_empty() && copies.is_empty() && suffixes.is_empty() && !all
+    }
 }
 
 impl View {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::View;
 use super::arena::{Body, Claimant, ContentRec, CopyState, Field, ManyEval, NodeEval, NodeIx, PlaceIx, RecIx, Slot};
 use crate::content::ContentRef;
-use crate::id::{InodeId, RecordId};
+use crate::id::{InodeId, PlaceId, RecordId};
 use crate::name::Name;
 use crate::node::{Basis, Entry, Kind, Node, Shown, Time};
 
@@ -40,27 +40,37 @@ pub struct Problem {
 }
 
 /// What can be wrong with a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, minicbor::Encode, minicbor::Decode)]
 pub enum ProblemKind {
     /// It refers to a record that is not here; it waits for it.
+    #[n(0)]
     MissingRecord,
     /// It speaks of the root, of which no record may.
+    #[n(1)]
     OfTheRoot,
     /// It refers to a record of a kind that it cannot refer to.
+    #[n(2)]
     BadReference,
     /// Its parent is no inode that is known: it stands in the root.
+    #[n(3)]
     MissingParent,
     /// Its parent is no directory: it stands in the root.
+    #[n(4)]
     BelowAFile,
     /// The inode has another kind.
+    #[n(5)]
     KindsDiffer,
     /// The place names another inode: the record is passed over.
+    #[n(6)]
     PlaceOfAnother,
     /// Content of an inode that has no place: not shown.
+    #[n(7)]
     NoPlace,
     /// A place of an inode that has no content: not shown.
+    #[n(8)]
     NoContent,
     /// It replaces a record of something else, without effect.
+    #[n(9)]
     ForeignReplaces,
 }
 
@@ -262,6 +272,14 @@ impl View {
         names
     }
 
+    /// The identities of the shown names of a node, in order.
+    pub fn places(&self, inode: InodeId) -> Vec<PlaceId> {
+        let Some(node) = self.node_index.get(&inode).map(|node| self.home(*node)) else { return Vec::new() };
+        let mut places: Vec<_> = self.shown_places(node).into_iter().map(|place| self.places[place.at()].id).collect();
+        places.sort_unstable();
+        places
+    }
+
     /// Bytes of all shown files, and the number of shown nodes with the root.
     pub fn totals(&self) -> (u64, u64) {
         (self.bytes_total, self.nodes_total)
@@ -287,6 +305,27 @@ impl View {
         contents.sort_unstable();
         contents.dedup();
         contents
+    }
+
+    /// Whether a record names this content, or the view made it of others. Of contents of one chunk only the hash counts.
+    pub fn names_content(&self, content: &ContentRef) -> bool {
+        self.naming(content).is_some() || self.merged(&content.hash).is_some()
+    }
+
+    /// Other contents of the file that a content is of, the one that came here last first, each once; at most `most`.
+    pub fn other_versions(&self, content: &ContentRef, most: usize) -> Vec<ContentRef> {
+        let Some(of) = self.naming(content).and_then(|ix| self.content_rec(ix)) else { return Vec::new() };
+        let mut found: Vec<ContentRef> = Vec::new();
+        for ix in self.nodes[of.node.at()].recs.iter().rev() {
+            let Some(other) = self.content_rec(*ix).and_then(|rec| rec.bytes.as_deref()) else { continue };
+            if other.hash != content.hash && !found.contains(other) {
+                found.push(*other);
+                if found.len() == most {
+                    break;
+                }
+            }
+        }
+        found
     }
 
     /// Entries that could not have the name they were given, and other versions of files.

@@ -12,7 +12,7 @@ fn clone(device: &mut Device, fresh_ids: u8) -> Device {
         incarnation,
         &device.genesis,
         &device.members,
-        None,
+        Base::Nothing,
         envelopes.into_iter(),
         &none,
     );
@@ -181,8 +181,9 @@ fn a_crash_before_the_log_forgot_the_dropped_changes_nothing() {
         kept.insert((winner.actor, winner.tip.seq), a.log.last().unwrap().envelope.clone());
         for snapshot in [None, Some(snapshot.as_slice())] {
             let envelopes: Vec<_> = a.log.iter().chain([&winner]).map(|logged| logged.envelope.clone()).collect();
+            let base = snapshot.map_or(Base::Nothing, Base::Snapshot);
             let loaded =
-                Replica::load(key(1), incarnation(1), &a.genesis, &a.members, snapshot, envelopes.into_iter(), &kept)
+                Replica::load(key(1), incarnation(1), &a.genesis, &a.members, base, envelopes.into_iter(), &kept)
                     .unwrap();
             assert_eq!(loaded.dropped.len(), 1);
             assert!(loaded.replica.queued() > 0, "the dropped records are to be published again");
