@@ -50,6 +50,11 @@ fn run(from: u64, seeds: u64, config: &SimConfig) -> (Vec<Failure>, u64) {
                         return;
                     }
                     let outcome = simulate(seed, config);
+                    if let Ok(digest) = &outcome
+                        && seed.is_multiple_of(100)
+                    {
+                        assert_eq!(simulate(seed, config).ok(), Some(*digest), "seed {seed} has two digests");
+                    }
                     ran.fetch_add(1, Ordering::Relaxed);
                     if let (Err(failure), Ok(mut failures)) = (outcome, failures.lock()) {
                         failures.push(failure);

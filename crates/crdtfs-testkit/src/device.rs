@@ -10,9 +10,11 @@ use crdtfs_core::name::Name;
 use crdtfs_core::node::{Basis, Delta, Kind, Node, NodeChange, Time, Xattrs};
 use crdtfs_core::op::{NewNode, Op, OpError, RenameMode};
 use crdtfs_core::record::Record;
-use crdtfs_core::view::{Author, View};
+use crdtfs_core::view::{Author, Mutation, View};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha12Rng;
+
+use crate::journal::{Before, Done};
 
 /// A device of the simulator.
 pub struct Device {
@@ -26,12 +28,9 @@ pub struct Device {
     pub now_ms: u64,
     /// What the view said that changed, in order, each with what the nodes named were right after.
     pub(crate) deltas: Vec<(Delta, Vec<Option<Node>>)>,
-    /// Entries that an operation moved which it did not name.
-    pub(crate) moves: Vec<String>,
-    /// Texts of files that lost one of several names: their versions count as seen by that deletion.
-    pub(crate) unlinked: Vec<String>,
-    /// The last record of each operation: what one operation wrote arrives as a whole.
-    ends: BTreeSet<RecordId>,
+    /// What was done, if somebody wants to know.
+    pub(crate) journal: Option<Vec<Done>>,
+    mutation: Option<Mutation>,
     known: BTreeSet<RecordId>,
     contents: BTreeMap<Hash, Arc<[u8]>>,
     rng: ChaCha12Rng,
@@ -46,15 +45,22 @@ impl Device {
             log: Vec::new(),
             now_ms: 1_000_000,
             deltas: Vec::new(),
-            moves: Vec::new(),
-            unlinked: Vec::new(),
-            ends: BTreeSet::new(),
+            journal: None,
+            mutation: None,
             known: BTreeSet::new(),
             contents: BTreeMap::new(),
             rng: ChaCha12Rng::seed_from_u64(
                 seed ^ Hash::of(name.as_bytes()).0.iter().fold(0, |a, b| a * 31 + u64::from(*b)),
             ),
         }
+    }
+
+    /// A device without records whose view lacks a rule, to show that the checks notice.
+    pub fn without(name: &str, seed: u64, rule: Option<Mutation>) -> Self {
+        let mut device = Self::new(name, seed);
+        device.mutation = rule;
+        device.view.mutate(rule);
+        device
     }
 
     /// 16 bytes that nobody else has.
@@ -64,30 +70,35 @@ impl Device {
         id
     }
 
-    /// Takes over what another device has; how many records were new.
-    pub fn sync_from(&mut self, other: &Self) -> usize {
-        self.sync_part(other, usize::MAX)
+    /// The same device after a crash, or put back from a backup: what it still has are these records, and all bytes.
+    pub(crate) fn restarted(self, log: &[(RecordId, Record)]) -> Self {
+        let mut device = Self {
+            view: View::new(),
+            log: Vec::new(),
+            deltas: Vec::new(),
+            journal: self.journal.map(|_| Vec::new()),
+            known: BTreeSet::new(),
+            ..self
+        };
+        device.view.mutate(device.mutation);
+        device.receive(log);
+        device
     }
 
-    /// Takes over the bytes that another device has, and the first `part` of the records that are new (all, if there are
-    /// fewer); how many were.
-    pub fn sync_part(&mut self, other: &Self, part: usize) -> usize {
+    /// Takes over what another device has; how many records were new.
+    pub fn sync_from(&mut self, other: &Self) -> usize {
         self.sync_bytes(other);
-        let mut new: Vec<_> = other.log.iter().filter(|(id, _)| !self.known.contains(id)).cloned().collect();
-        if part != usize::MAX {
-            new.truncate(part % (new.len() + 1));
-            while new.last().is_some_and(|(id, _)| !other.ends.contains(id)) {
-                new.pop();
-            }
-        }
+        let new: Vec<_> = other.log.iter().filter(|(id, _)| !self.known.contains(id)).cloned().collect();
         self.receive(&new);
         new.len()
     }
 
     /// Takes over the bytes that another device has.
     pub fn sync_bytes(&mut self, other: &Self) {
-        self.ends.extend(&other.ends);
-        self.contents.extend(other.contents.iter().map(|(hash, bytes)| (*hash, bytes.clone())));
+        for (hash, bytes) in &other.contents {
+            self.contents.entry(*hash).or_insert_with(|| bytes.clone());
+        }
+        self.supply();
     }
 
     /// Takes records over, without the bytes that they name.
@@ -121,18 +132,28 @@ impl Device {
     /// Does an operation.
     pub fn apply(&mut self, op: &Op) -> Result<usize, OpError> {
         self.now_ms += 10;
-        let before = self.entries();
-        self.note_unlinked(op);
-        let outcome = self.view.apply(op, &Author { device: &self.name, now_ms: self.now_ms })?;
+        let journal = self.journal.take();
+        let before = journal.as_ref().map(|_| Before::of(self, op));
+        let outcome = self.view.apply(op, &Author { device: &self.name, now_ms: self.now_ms });
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.journal = journal;
+                return Err(error);
+            }
+        };
         let count = outcome.records.len();
+        let first = self.log.len();
         for (id, bytes) in &outcome.records {
             self.known.insert(*id);
             let record = Record::decode(bytes).expect("a view makes records that can be read");
             self.log.push((*id, record));
         }
-        self.ends.extend(outcome.records.last().map(|(id, _)| *id));
         self.note_delta(outcome.delta);
-        self.note_moves(op, &before);
+        self.journal = journal.zip(before).map(|(mut journal, before)| {
+            journal.push(before.done(self, op, first));
+            journal
+        });
         self.supply();
         Ok(count)
     }
@@ -143,23 +164,8 @@ impl Device {
         self.deltas.push((delta, nodes));
     }
 
-    /// Notes the text of a file that an operation takes one of several names from.
-    fn note_unlinked(&mut self, op: &Op) {
-        let (dir, name) = match op {
-            Op::Unlink { dir, name } => (dir, name),
-            Op::Rename { to_dir, to, mode: RenameMode::Replace, .. } => (to_dir, to),
-            _ => return,
-        };
-        let node = self.view.child(*dir, name.as_bytes()).and_then(|inode| self.view.node(inode));
-        if let Some(node) = node.filter(|node| node.kind == Kind::File && node.nlink > 1)
-            && let Some(bytes) = self.bytes(&node.content)
-        {
-            self.unlinked.push(String::from_utf8_lossy(&bytes).into_owned());
-        }
-    }
-
-    /// Every entry: (directory, name) and inode.
-    fn entries(&self) -> Vec<(InodeId, Name, InodeId)> {
+    /// Every entry: (directory, name), inode and kind.
+    pub(crate) fn entries(&self) -> Vec<(InodeId, Name, InodeId, Kind)> {
         let mut found = Vec::new();
         let mut stack = vec![InodeId::ROOT];
         while let Some(dir) = stack.pop() {
@@ -167,42 +173,15 @@ impl Device {
                 if entry.kind == Kind::Dir {
                     stack.push(entry.inode);
                 }
-                found.push((dir, entry.name, entry.inode));
+                found.push((dir, entry.name, entry.inode, entry.kind));
             }
         }
         found
     }
 
-    /// Notes entries that are not where they were although the operation did not name them.
-    fn note_moves(&mut self, op: &Op, before: &[(InodeId, Name, InodeId)]) {
-        let mut named: Vec<(InodeId, &Name)> = Vec::new();
-        match op {
-            Op::Create { dir, name, .. } | Op::Link { dir, name, .. } => named.push((*dir, name)),
-            Op::Unlink { dir, name } | Op::Rmdir { dir, name } => named.push((*dir, name)),
-            Op::Rename { from_dir, from, to_dir, to, .. } => named.extend([(*from_dir, from), (*to_dir, to)]),
-            Op::Edit { .. } | Op::SetAttr { .. } => {}
-        }
-        let shown = |view: &View, id: InodeId| view.node(id).map_or(id, |node| node.inode);
-        let mut moves = Vec::new();
-        for (dir, name, inode) in before {
-            let now = self.view.child(*dir, name.as_bytes());
-            let same = now.is_some_and(|now| now == shown(&self.view, *inode));
-            if !same && !named.contains(&(*dir, name)) {
-                moves.push(format!("{op:?} moved {name:?} ({inode})"));
-            }
-        }
-        // An edit of what was read earlier is a concurrent one: it may leave a conflict copy.
-        let may_appear = matches!(op, Op::Edit { basis: Some(_), .. });
-        let old: BTreeSet<_> = before.iter().map(|(dir, name, _)| (shown(&self.view, *dir), name.clone())).collect();
-        for (dir, name, inode) in self.entries() {
-            if !may_appear
-                && !old.contains(&(dir, name.clone()))
-                && !named.iter().any(|(at, it)| shown(&self.view, *at) == dir && **it == name)
-            {
-                moves.push(format!("{op:?} made {name:?} ({inode}) appear"));
-            }
-        }
-        self.moves.extend(moves);
+    /// The bytes with this hash, if they are here.
+    pub(crate) fn bytes_of(&self, hash: &Hash) -> Option<Arc<[u8]>> {
+        self.contents.get(hash).cloned().or_else(|| self.view.merged(hash))
     }
 
     /// The bytes of a content, if they are here.

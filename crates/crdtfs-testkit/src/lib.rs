@@ -2,9 +2,10 @@
 //! checks the merge over random histories.
 
 mod device;
+mod journal;
 mod memory;
 mod sim;
 
 pub use device::Device;
 pub use memory::MemoryShare;
-pub use sim::{Action, Digest, Failure, SimConfig, Step, generate, replay, simulate};
+pub use sim::{Action, Digest, Failure, SimConfig, Step, generate, replay, replay_without, simulate, simulate_without};

@@ -286,6 +286,53 @@ fn unlink_of_each_link_is_gone() {
 }
 
 #[test]
+fn an_edit_that_one_unlinked_lives_at_the_link_that_another_unlinked_unseen() {
+    let (mut a, mut b) = two(|a| {
+        a.write("f", "base").unwrap();
+        a.link("f", "g").unwrap();
+    });
+    a.write("f", "edited").unwrap();
+    a.unlink("f").unwrap();
+    assert_eq!(a.read("g").unwrap(), "edited");
+    b.unlink("g").unwrap();
+    assert_eq!(b.ls(""), ["f"]);
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(a.ls(""), ["g"], "where who edited it left it");
+    assert_eq!(a.read("g").unwrap(), "edited");
+    b.unlink("g").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert!(a.ls("").is_empty(), "now that it is seen");
+}
+
+#[test]
+fn unlink_of_each_link_is_gone_whatever_links_were_removed_before() {
+    let (mut a, mut b) = two(|a| {
+        a.write("f", "base").unwrap();
+        a.link("f", "g").unwrap();
+        a.link("f", "h").unwrap();
+        a.unlink("h").unwrap();
+        a.write("f", "edited").unwrap();
+    });
+    a.unlink("f").unwrap();
+    b.unlink("g").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert!(a.ls("").is_empty());
+}
+
+#[test]
+fn a_file_removed_by_its_last_link_is_gone_whatever_was_unlinked_before() {
+    let (mut a, mut b) = two(|a| {
+        a.write("f", "base").unwrap();
+        a.link("f", "g").unwrap();
+    });
+    a.unlink("f").unwrap();
+    a.write("g", "edited").unwrap();
+    a.unlink("g").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert!(b.ls("").is_empty());
+}
+
+#[test]
 fn a_deleted_copy_stays_gone_when_its_holder_is_edited_and_renamed() {
     let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
     a.write("f", b"\0one").unwrap();
@@ -400,6 +447,22 @@ fn moves_that_would_make_a_cycle_leave_everything_reachable() {
     let files: Vec<_> = a.walk().into_iter().map(|(path, _)| path).collect();
     assert_eq!(files.len(), 4, "{files:?}");
     assert!(files.iter().any(|path| path.ends_with("x/fx")) && files.iter().any(|path| path.ends_with("y/fy")));
+}
+
+#[test]
+fn a_cycle_is_broken_at_a_directory_that_somebody_moved() {
+    let (mut a, mut b) = two(|a| {
+        for dir in ["x", "x/w", "y", "y/z"] {
+            a.mkdir(dir).unwrap();
+        }
+    });
+    a.mv("x", "y/z/x").unwrap();
+    b.mv("y", "x/w/y").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    let paths: Vec<_> = a.walk().into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths.len(), 4, "{paths:?}");
+    assert!(paths.iter().any(|path| path.ends_with("x/w")), "{paths:?}");
+    assert!(paths.iter().any(|path| path.ends_with("y/z")), "{paths:?}");
 }
 
 #[test]
@@ -545,6 +608,59 @@ fn save_by_moving_aside_and_edit_is_edit_and_edit() {
     assert_eq!(a.ls(""), ["f"]);
     assert_eq!(a.read("f").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
     assert_eq!(a.find("f").unwrap().inode, inode);
+}
+
+#[test]
+fn save_by_removal_and_creation_and_edit_is_edit_and_edit() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
+    let inode = a.find("f").unwrap().inode;
+    a.unlink("f").unwrap();
+    b.sync_from(&a);
+    assert!(b.find("f").is_none());
+    a.write("f", "").unwrap();
+    a.write("f", LINES.replace("2\n", "two\n")).unwrap();
+    assert_eq!(a.find("f").unwrap().inode, inode);
+    let (mut c, mut d) = two(|_| {});
+    c.sync_from(&b);
+    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
+    assert_eq!((d.find("f").unwrap().inode, d.read("f").unwrap()), (inode, LINES.replace("2\n", "two\n")));
+}
+
+#[test]
+fn a_file_removed_and_created_again_is_merged_with_an_edit_of_the_old_one() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
+    a.unlink("f").unwrap();
+    a.write("f", LINES.replace("2\n", "two\n")).unwrap();
+    b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
+    b.mv("f", "g").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(a.ls(""), ["g"], "a rename elsewhere counts");
+    assert_eq!(a.read("g").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
+}
+
+#[test]
+fn save_by_removal_and_rename_and_edit_is_edit_and_edit() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
+    a.write("f.new", LINES.replace("2\n", "two\n")).unwrap();
+    a.unlink("f").unwrap();
+    a.mv("f.new", "f").unwrap();
+    b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(a.ls(""), ["f"]);
+    assert_eq!(a.read("f").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
+}
+
+#[test]
+fn a_file_removed_a_while_ago_is_another() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0f"));
+    let inode = a.find("f").unwrap().inode;
+    a.unlink("f").unwrap();
+    a.now_ms += 6000;
+    a.write("f", b"\0new").unwrap();
+    assert_ne!(a.find("f").unwrap().inode, inode);
+    b.write("f", b"\0edited").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(a.ls("").len(), 2);
 }
 
 #[test]

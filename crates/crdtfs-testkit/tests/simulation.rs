@@ -4,14 +4,36 @@
 
 use crdtfs_testkit::{SimConfig, simulate};
 
-#[test]
-fn histories_keep_the_laws() {
-    let seeds = std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1500);
-    let from: u64 = std::env::var("SIM_FROM").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    let failures: Vec<_> =
-        (from..from + seeds).filter_map(|seed| simulate(seed, &SimConfig::default()).err()).take(3).collect();
+/// Runs that many histories of one kind; panics with the failures, each as a test that can be pasted.
+fn run(from: u64, seeds: u64, devices: usize, operations: usize) {
+    let config = SimConfig { devices, operations, thorough: false };
+    let failures: Vec<_> = (from..from + seeds).filter_map(|seed| simulate(seed, &config).err()).take(3).collect();
     let text: String = failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{text}");
+}
+
+#[test]
+fn histories_of_two_or_three_devices() {
+    run(0, 4000, 3, 20);
+}
+
+#[test]
+fn histories_of_up_to_six_devices() {
+    run(10_000_000, 3000, 6, 20);
+}
+
+#[test]
+fn long_histories() {
+    run(20_000_000, 500, 4, 60);
+}
+
+/// Other seeds each time; what is printed repeats a failure (`cargo xtask sim --from`).
+#[test]
+fn histories_that_nobody_ran_before() {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+    let from = 1_000_000_000 + since.as_millis() as u64 * 1000;
+    println!("seeds from {from}");
+    run(from, 3000, 4, 20);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::View;
 use super::arena::{Body, CopyEval, Field, ManyEval, NodeEval, NodeIx, PlaceIx, RecIx, State};
 use super::graph::Equals;
+use super::mutation::Mutation;
 use crate::content::ContentRef;
 use crate::id::InodeId;
 use crate::merge::{Merge, MergeCache};
@@ -130,27 +131,44 @@ impl View {
             }
             return self.eval_many(class, &heads, None, merges);
         }
-        let seen = self.seen_by_deletes(class);
-        let unseen: Vec<_> = heads.into_iter().filter(|ix| !seen.contains(&self.version_of(*ix))).collect();
+        self.eval_unnamed(class, &heads, &places, merges)
+    }
+
+    /// An inode without a living name: it still shows what was not seen by the deletion of every one of its names.
+    ///
+    /// A deletion takes what its author saw from the name that it removes, and from those that its author knew to be
+    /// removed already; what another name was to show further on is not its to take.
+    fn eval_unnamed(&self, class: NodeIx, heads: &[RecIx], places: &[PlaceIx], merges: &mut MergeCache) -> NodeEval {
+        if self.lacks(Mutation::DeleteSeen) {
+            return NodeEval::Nothing;
+        }
+        let removed: Vec<_> = places
+            .iter()
+            .copied()
+            .filter(|place| self.places[place.at()].eval.is_some())
+            .map(|place| (place, self.seen_by_deletion(place)))
+            .collect();
+        let at = |head: RecIx, via: Option<PlaceIx>| {
+            let version = self.version_of(head);
+            let mut left = removed.iter().filter(|(_, seen)| !seen.contains(&version)).map(|(place, _)| *place);
+            let first = left.clone().next();
+            left.find(|place| Some(*place) == via).or(first)
+        };
+        let unseen: Vec<_> = heads.iter().copied().filter(|head| at(*head, None).is_some()).collect();
         let Some(top) = self.rank(&unseen).first().copied() else { return NodeEval::Nothing };
-        let via = self.content_rec(top).map(|rec| self.places[rec.via.at()].class).filter(|via| places.contains(via));
-        let via = via
-            .filter(|via| self.places[via.at()].eval.is_some())
-            .or_else(|| places.iter().copied().find(|place| self.places[place.at()].eval.is_some()));
-        match via {
-            Some(via) => self.eval_many(class, &unseen, Some(via), merges),
+        let via = self.content_rec(top).map(|rec| self.places[rec.via.at()].class);
+        match at(top, via) {
+            Some(place) => self.eval_many(class, &unseen, Some(place), merges),
             None => NodeEval::Nothing,
         }
     }
 
-    /// The bytes-stamps that were merged into a name of the inode when it was removed.
-    fn seen_by_deletes(&self, class: NodeIx) -> BTreeSet<RecIx> {
+    /// The bytes-stamps that were merged into a name when it was removed.
+    pub(super) fn seen_by_deletion(&self, place: PlaceIx) -> BTreeSet<RecIx> {
         let mut seen = BTreeSet::new();
-        for place in self.place_classes(class) {
-            for ix in self.place_records(place) {
-                if let Some(State::Deleted(stamps)) = self.place_rec(ix).map(|rec| &rec.state) {
-                    seen.extend(stamps.iter().copied());
-                }
+        for ix in self.place_records(place) {
+            if let Some(State::Deleted(stamps)) = self.place_rec(ix).map(|rec| &rec.state) {
+                seen.extend(stamps.iter().copied());
             }
         }
         seen

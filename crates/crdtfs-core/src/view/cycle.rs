@@ -98,10 +98,14 @@ impl View {
         cycles
     }
 
-    /// The order in which edges give way: the smallest first.
-    fn edge_rank(&self, dir: NodeIx) -> (u32, RecordId) {
-        let top = self.primary(dir).and_then(|place| self.places[place.at()].eval.as_ref()).map(|eval| eval.top);
-        top.map_or((0, RecordId([0; 16])), |top| (self.rec(top).depth, self.rec(top).id))
+    /// The order in which edges give way: the smallest first. Those that nobody moved come last: it takes a move to make a
+    /// cycle, and who moved nothing is not the one to be displaced.
+    fn edge_rank(&self, dir: NodeIx) -> (bool, u32, RecordId) {
+        let eval = self.primary(dir).and_then(|place| self.places[place.at()].eval.as_ref());
+        eval.map_or((false, 0, RecordId([0; 16])), |eval| {
+            let top = self.rec(eval.top);
+            (!eval.moved, top.depth, top.id)
+        })
     }
 
     /// The latest parent that a directory had before, outside the cycle; else the root.

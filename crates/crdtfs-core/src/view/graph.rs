@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use super::View;
 use super::arena::{Body, ContentRec, Field, PlaceRec, Rec, RecIx};
+use super::mutation::Mutation;
 
 /// Versions that count as one node of the version graph: each mapped to all of its node.
 pub(super) type Equals = BTreeMap<RecIx, BTreeSet<RecIx>>;
@@ -153,11 +154,12 @@ impl View {
             }
         }
         let mut found = BTreeSet::new();
-        while queue.iter().any(|(_, ix)| flags[ix] & STALE == 0) {
+        let oldest = self.lacks(Mutation::BaseRule);
+        while oldest || queue.iter().any(|(_, ix)| flags[ix] & STALE == 0) {
             let Some((_, ix)) = queue.pop() else { break };
             let mut flag = flags[&ix];
             if flag & (OURS | THEIRS) == OURS | THEIRS {
-                if flag & STALE == 0 {
+                if flag & STALE == 0 || oldest {
                     found.insert(ix);
                 }
                 flag |= STALE;
@@ -173,6 +175,9 @@ impl View {
                     }
                 }
             }
+        }
+        if oldest {
+            return found.into_iter().min_by_key(|ix| (depth(*ix), self.rec(*ix).id)).into_iter().collect();
         }
         let mut bases: Vec<_> = found.iter().copied().filter(|ix| flags[ix] & STALE == 0).collect();
         bases.sort_unstable_by_key(|ix| self.rec(*ix).id);

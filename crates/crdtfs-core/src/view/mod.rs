@@ -41,7 +41,7 @@ use crate::op::{Op, OpError};
 use crate::record::Record;
 
 use arena::{Claimant, CopyState, NodeIx, NodeState, PlaceIx, PlaceState, Rec, RecIx};
-#[cfg(feature = "mutations")]
+#[doc(hidden)]
 pub use mutation::Mutation;
 pub use query::{Conflict, Problem, ProblemKind};
 pub use saved::BUILD;
@@ -107,8 +107,7 @@ pub struct View {
     bytes_total: u64,
     nodes_total: u64,
     local: save::LocalFacts,
-    #[cfg(feature = "mutations")]
-    mutation: Option<mutation::Mutation>,
+    mutation: Option<Mutation>,
 }
 
 /// What has to be evaluated again.

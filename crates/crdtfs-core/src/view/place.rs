@@ -120,13 +120,14 @@ impl View {
         let live = !heads.live.is_empty();
         let mut eval = if with_fields.is_empty() {
             let (parent, name) = self.birth_position(ranked[0]);
-            PlaceEval { live, parent, name, top: ranked[0], pinned: false, created: false }
+            PlaceEval { live, parent, name, top: ranked[0], pinned: false, created: false, moved: false }
         } else {
             let stamps =
                 |field: usize| with_fields.iter().map(|ix| (self.place_stamp(*ix, field), *ix)).collect::<Vec<_>>();
             let (parents, names) = (stamps(0), stamps(1));
             let (parent, name) = (self.winning_stamp(&parents), self.winning_stamp(&names));
-            let created = self.is_root(self.place_stamp(parent, 0)) && self.is_root(self.place_stamp(name, 1));
+            let moved = !self.is_root(self.place_stamp(parent, 0));
+            let created = !moved && self.is_root(self.place_stamp(name, 1));
             PlaceEval {
                 live,
                 parent: self.place_rec(parent).map_or(NodeIx::ROOT, |rec| rec.parent),
@@ -134,10 +135,12 @@ impl View {
                 top: ranked[0],
                 pinned: false,
                 created,
+                moved,
             }
         };
         if let Some((parent, name)) = self.valid_pin(&recs, &heads) {
-            (eval.parent, eval.name, eval.pinned, eval.created) = (parent, name, true, false);
+            (eval.parent, eval.name) = (parent, name);
+            (eval.pinned, eval.created, eval.moved) = (true, false, true);
         }
         Some(eval)
     }

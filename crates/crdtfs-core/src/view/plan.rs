@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::arena::{Claimant, NodeEval, NodeIx, PlaceIx, RecIx};
+use super::mutation::Mutation;
 use super::record_of::NewPosition;
 use super::{Author, Outcome, View};
 use crate::content::ContentRef;
@@ -146,6 +147,9 @@ impl Planner<'_> {
         let parent = self.view.nodes[dir.at()].id;
         self.emit(&Record::Place(self.new_place(place, inode, node.kind, parent, name)));
         self.emit(&content);
+        if file {
+            self.save_anew(inode, dir, name);
+        }
         Ok(())
     }
 
@@ -305,7 +309,9 @@ impl Planner<'_> {
         let mut record = self.view.content_record(node, place, &self.device, &settled);
         if let NodeEval::Many(many) = &self.view.nodes[node.at()].eval {
             let left: Vec<_> = many.copies.iter().flat_map(|copy| copy.heads.iter().copied()).collect();
-            record.saw = self.view.ids(&left);
+            if !self.view.lacks(Mutation::SawInRank) {
+                record.saw = self.view.ids(&left);
+            }
         }
         if let Some(mode) = mode {
             (record.mode, record.mode_stamp) = (mode, None);
@@ -358,6 +364,10 @@ impl Planner<'_> {
         if let Some(target) = target.as_ref().filter(|_| mode == RenameMode::Replace)
             && self.save_by_rename(source.inode, target.inode, from_dir, to_dir)
         {
+            return Ok(());
+        }
+        if target.is_none() && self.save_by_removal(source.inode, from_dir, to_dir, to) {
+            self.revive_dir(self.view.home(to_dir));
             return Ok(());
         }
         self.pin_displaced(to_dir);
@@ -459,11 +469,29 @@ impl Planner<'_> {
         }
     }
 
-    /// Says that a place is gone, with what was seen under its name.
+    /// Says that a place is gone, with what was seen under its name; and of the names that are gone already, that they
+    /// are so for what is seen now, too.
     fn delete_place(&mut self, place: PlaceIx) {
         let Some(node) = self.view.node_of(place) else { return };
         let versions: Vec<_> = self.settled_heads(node).into_iter().map(|head| self.view.version_of(head)).collect();
-        let state = PlaceState::Deleted { seen: self.view.ids(&versions) };
+        self.emit_deletion(place, &versions);
+        if self.view.nodes[node.at()].kind == Some(Kind::Dir) || self.view.lacks(Mutation::DeletionSaidAgain) {
+            return;
+        }
+        for other in self.view.place_classes(node) {
+            let view = &*self.view;
+            let removed = other != place && view.places[other.at()].eval.as_ref().is_some_and(|eval| !eval.live);
+            if removed && {
+                let seen = view.seen_by_deletion(other);
+                versions.iter().any(|version| !seen.contains(version))
+            } {
+                self.emit_deletion(other, &versions);
+            }
+        }
+    }
+
+    fn emit_deletion(&mut self, place: PlaceIx, seen: &[RecIx]) {
+        let state = PlaceState::Deleted { seen: self.view.ids(seen) };
         let record = self.view.place_record(place, &self.device, state, NewPosition::default());
         self.emit(&Record::Place(record));
     }
@@ -516,7 +544,9 @@ impl Planner<'_> {
         }
         self.hold(&target)?;
         let place = self.place_of(&target)?;
+        let stood = self.stands(place, self.view.home(dir), name);
         self.delete_place(place);
+        self.note_removed(stood);
         self.revive_dir(self.view.home(dir));
         Ok(())
     }

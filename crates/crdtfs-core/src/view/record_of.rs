@@ -2,6 +2,7 @@
 
 use super::View;
 use super::arena::{Field, NodeEval, NodeIx, PlaceIx, RecIx};
+use super::mutation::Mutation;
 use crate::id::{InodeId, RecordId};
 use crate::name::Name;
 use crate::node::Kind;
@@ -34,7 +35,9 @@ impl View {
             (!stamps.is_empty()).then(|| self.winning_stamp(&stamps))
         };
         let eval = self.places[root.at()].eval.as_ref().expect("an operation is on an evaluated place");
-        let kept = |rec: RecIx, which: usize| Some(self.rec(self.place_stamp(rec, which)).id);
+        let kept = |rec: RecIx, which: usize| {
+            (!self.lacks(Mutation::FieldStamps)).then(|| self.rec(self.place_stamp(rec, which)).id)
+        };
         let (parent, parent_stamp) = match (new.parent, field(0)) {
             (None, Some(rec)) => {
                 let parent = self.place_rec(rec).expect("has fields").parent;
@@ -117,11 +120,12 @@ impl View {
     /// Copies fields with their stamps from the records that supply them.
     pub(super) fn copy_fields(&self, record: &mut Content, fields: [RecIx; 5]) {
         let at = |field: Field| fields[field as usize];
-        let stamp = |field: Field| Some(self.rec(self.stamp(at(field), field)).id);
+        let stamp =
+            |field: Field| (!self.lacks(Mutation::FieldStamps)).then(|| self.rec(self.stamp(at(field), field)).id);
         let rec = |field: Field| self.content_rec(at(field)).expect("fields come from content records");
         let version = self.version_of(at(Field::Bytes));
         record.bytes = self.content_rec(version).and_then(|rec| rec.bytes.as_deref().copied());
-        record.bytes_stamp = Some(self.rec(version).id);
+        record.bytes_stamp = stamp(Field::Bytes);
         (record.mode, record.mode_stamp) = (rec(Field::Mode).mode, stamp(Field::Mode));
         (record.mtime, record.mtime_stamp) = (rec(Field::Mtime).mtime, stamp(Field::Mtime));
         record.owner = rec(Field::Owner).rare.as_ref().and_then(|rare| rare.owner);

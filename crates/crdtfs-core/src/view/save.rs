@@ -3,13 +3,14 @@
 //! An editor that writes a temporary file and renames it over the old one, or moves the old one aside, writes a new one
 //! and removes the backup, means an edit. It becomes one, of the old inode, if all of this holds: both files have one
 //! name; the new one was created on this device, in the directory of the old one, less than ten minutes ago; and no
-//! other device's record on it is known here. The facts are local and forgotten with the view; they only choose which
+//! other device's record on it is known here. So does a file that takes the name of one that was removed here some
+//! seconds before, created under it or, under the same conditions, renamed to it. The facts are local and forgotten with the view; they only choose which
 //! records are written, never what records mean.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::View;
-use super::arena::{NodeIx, PlaceIx, RecIx};
+use super::arena::{NodeEval, NodeIx, PlaceIx, RecIx};
 use super::plan::Planner;
 use super::record_of::NewPosition;
 use crate::id::{InodeId, RecordId};
@@ -21,6 +22,9 @@ use crate::record::{Content, Place, PlaceState, Record};
 /// How long a file counts as a save under way, in milliseconds.
 const SAVE_WINDOW_MS: u64 = 10 * 60 * 1000;
 
+/// How long after a removal a file of the same name counts as what was removed, saved, in milliseconds.
+const ANEW_WINDOW_MS: u64 = 5 * 1000;
+
 /// The most facts kept; beyond it the oldest are forgotten.
 const MAX_FACTS: usize = 65_536;
 
@@ -28,7 +32,9 @@ const MAX_FACTS: usize = 65_536;
 #[derive(Default)]
 pub(super) struct LocalFacts {
     created: BTreeMap<InodeId, Created>,
-    moved: BTreeMap<InodeId, MovedAside>,
+    moved: BTreeMap<InodeId, Stood>,
+    removed: BTreeMap<(InodeId, Name), Removed>,
+    removals: VecDeque<(u64, (InodeId, Name))>,
     /// When each fact was noted, the oldest first.
     order: VecDeque<(u64, InodeId)>,
 }
@@ -41,8 +47,9 @@ struct Created {
     records: usize,
 }
 
-/// A file renamed here: where it stood, with the stamps that it had there.
-struct MovedAside {
+/// A file renamed or removed here: where it stood, with the stamps that it had there.
+#[derive(Clone)]
+pub(super) struct Stood {
     then_ms: u64,
     place: PlaceIx,
     dir: InodeId,
@@ -51,8 +58,24 @@ struct MovedAside {
     name_stamp: Option<RecordId>,
 }
 
+/// A file removed here.
+struct Removed {
+    stood: Stood,
+    /// Records on it, its removal included.
+    records: usize,
+}
+
 impl LocalFacts {
     fn expire(&mut self, now_ms: u64) {
+        while let Some((then, key)) = self.removals.front() {
+            if now_ms.saturating_sub(*then) < ANEW_WINDOW_MS && self.removals.len() < MAX_FACTS {
+                break;
+            }
+            if self.removed.get(key).is_some_and(|fact| fact.stood.then_ms == *then) {
+                self.removed.remove(key);
+            }
+            self.removals.pop_front();
+        }
         while let Some(&(then, inode)) = self.order.front() {
             if now_ms.saturating_sub(then) < SAVE_WINDOW_MS && self.order.len() < MAX_FACTS {
                 break;
@@ -69,6 +92,15 @@ impl LocalFacts {
 }
 
 impl View {
+    /// How many records there are on an inode's contents and names.
+    fn records_on(&self, class: NodeIx) -> usize {
+        let on = |node: NodeIx| {
+            let state = &self.nodes[node.at()];
+            state.recs.len() + state.places.iter().map(|place| self.places[place.at()].recs.len()).sum::<usize>()
+        };
+        self.node_members(class).into_iter().map(on).sum()
+    }
+
     /// Remembers what a later operation has to know of this one.
     pub(super) fn note_local(&mut self, op: &Op, now_ms: u64, records: &[(RecordId, Record)]) {
         self.local.expire(now_ms);
@@ -95,27 +127,79 @@ impl View {
 }
 
 impl Planner<'_> {
-    /// Remembers where a file stands that is about to be renamed.
-    pub(super) fn note_aside(&mut self, place: PlaceIx, dir: NodeIx, name: &Name) {
-        let view = &mut *self.view;
-        let Some(node) = view.node_of(place) else { return };
-        let Some(eval) = &view.places[place.at()].eval else { return };
-        let as_recorded = !eval.pinned && eval.name == *name && view.nodes[node.at()].kind == Some(Kind::File);
-        if !as_recorded {
-            return;
+    /// Where a file stands that is about to be renamed or removed; `None` unless it stands there by its records alone.
+    pub(super) fn stands(&self, place: PlaceIx, dir: NodeIx, name: &Name) -> Option<Stood> {
+        let view = &*self.view;
+        let node = view.node_of(place)?;
+        let eval = view.places[place.at()].eval.as_ref()?;
+        if eval.pinned || eval.name != *name || view.nodes[node.at()].kind != Some(Kind::File) {
+            return None;
         }
         let record = view.place_record(place, &self.device, PlaceState::Live, NewPosition::default());
-        let fact = MovedAside {
+        Some(Stood {
             then_ms: self.now_ms,
             place,
             dir: view.nodes[dir.at()].id,
             name: name.clone(),
             parent: (record.parent, record.parent_stamp),
             name_stamp: record.name_stamp,
-        };
+        })
+    }
+
+    /// Remembers where a file stands that is about to be renamed.
+    pub(super) fn note_aside(&mut self, place: PlaceIx, dir: NodeIx, name: &Name) {
+        let (Some(fact), Some(node)) = (self.stands(place, dir, name), self.view.node_of(place)) else { return };
+        let view = &mut *self.view;
         let inode = view.nodes[node.at()].id;
         view.local.moved.insert(inode, fact);
         view.local.order.push_back((self.now_ms, inode));
+    }
+
+    /// Remembers where a file stood that was removed just now, if that was its only name ever.
+    pub(super) fn note_removed(&mut self, stood: Option<Stood>) {
+        let view = &mut *self.view;
+        let Some((stood, node)) = stood.and_then(|stood| Some((stood.clone(), view.node_of(stood.place)?))) else {
+            return;
+        };
+        if view.place_classes(node).len() != 1 {
+            return;
+        }
+        let key = (stood.dir, stood.name.clone());
+        let records = view.records_on(node);
+        view.local.removals.push_back((stood.then_ms, key.clone()));
+        view.local.removed.insert(key, Removed { stood, records });
+    }
+
+    /// If a file takes the name of one that was removed some seconds ago, makes that an edit of the old one, which takes
+    /// its old place again.
+    pub(super) fn save_anew(&mut self, source: InodeId, dir: NodeIx, name: &Name) -> bool {
+        self.view.update();
+        let view = &*self.view;
+        let key = (view.nodes[dir.at()].id, name.clone());
+        let Some(fact) = view.local.removed.get(&key) else { return false };
+        let place = view.places[fact.stood.place.at()].class;
+        let Some(old) = view.node_of(place) else { return false };
+        // Nobody else has said anything of it since.
+        let untouched = view.records_on(old) == fact.records && view.nodes[old.at()].eval == NodeEval::Nothing;
+        if self.now_ms.saturating_sub(fact.stood.then_ms) >= ANEW_WINDOW_MS || !untouched {
+            return false;
+        }
+        let stood = fact.stood.clone();
+        let Ok(new) = self.own(source) else { return false };
+        let [new_place] = self.view.shown_places(new)[..] else { return false };
+        self.replace_content(old, place, new, new_place);
+        self.take_place_again(stood);
+        self.view.local.removed.remove(&key);
+        true
+    }
+
+    /// A file has its old name and parent, with the stamps that they had: what others said of them meanwhile counts.
+    fn take_place_again(&mut self, stood: Stood) {
+        let root = self.view.places[stood.place.at()].class;
+        let back = self.view.place_record(root, &self.device, PlaceState::Live, NewPosition::default());
+        let (parent, parent_stamp) = stood.parent;
+        let back = Place { name: stood.name, name_stamp: stood.name_stamp, parent, parent_stamp, ..back };
+        self.emit(&Record::Place(back));
     }
 
     /// If a rename over a file is how an editor saves it, makes it an edit of the old inode.
@@ -162,23 +246,25 @@ impl Planner<'_> {
         if names != [view.places[fact.place.at()].class] {
             return false;
         }
-        let (dir_id, name, parent, name_stamp) = (fact.dir, fact.name.clone(), fact.parent, fact.name_stamp);
+        let stood = fact.clone();
         let (Ok(new), Ok(old)) = (self.own(source), self.own(backup)) else { return false };
         self.promote_copies_of(old);
         self.promote_copies_of(new);
         self.view.update();
         let places = (self.view.shown_places(new), self.view.shown_places(old));
         let ([new_place], [old_place]) = (&places.0[..], &places.1[..]) else { return false };
-        self.named.insert((dir_id, name.clone()));
+        self.named.insert((stood.dir, stood.name.clone()));
         self.replace_content(old, *old_place, new, *new_place);
-        let mut back = self.view.place_record(*old_place, &self.device, PlaceState::Live, NewPosition::default());
-        let place = Place { name, name_stamp, parent: parent.0, parent_stamp: parent.1, ..back.clone() };
-        back = place;
-        self.emit(&Record::Place(back));
+        self.take_place_again(stood);
         self.view.local.moved.remove(&backup);
         self.revive_dir(self.view.home(dir));
         self.revive_dir(self.view.home(backup_dir));
         true
+    }
+
+    /// Whether a file that is renamed to a free name is the end of a save that removed the old one first.
+    pub(super) fn save_by_removal(&mut self, source: InodeId, from_dir: NodeIx, to_dir: NodeIx, to: &Name) -> bool {
+        from_dir == to_dir && self.is_save_under_way(source, to_dir) && self.save_anew(source, to_dir, to)
     }
 
     /// Whether a file was created here, in this directory, lately, has one name, and nobody else has said anything of it.
@@ -187,12 +273,11 @@ impl Planner<'_> {
         let Some(fact) = view.local.created.get(&inode) else { return false };
         let Some(node) = view.node_index.get(&inode).copied() else { return false };
         let state = &view.nodes[node.at()];
-        let places: usize = state.places.iter().map(|place| view.places[place.at()].recs.len()).sum();
         self.now_ms.saturating_sub(fact.then_ms) < SAVE_WINDOW_MS
             && view.node_index.get(&fact.dir).is_some_and(|created| view.home(*created) == dir)
             && state.class == node
             && state.places.len() == 1
-            && state.recs.len() + places == fact.records
+            && view.records_on(node) == fact.records
             && self.is_plain_file(inode)
     }
 

@@ -178,8 +178,7 @@ impl View {
             nodes_total,
             // Forgotten with the view.
             local: _,
-            #[cfg(feature = "mutations")]
-                mutation: _,
+            mutation: _,
         } = self;
         let mut out = Bytes::new();
         put(&mut out, &by_content.iter().map(|(_, rec)| *rec).collect::<Vec<_>>());

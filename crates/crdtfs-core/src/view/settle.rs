@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::View;
 use super::arena::{Claimant, CopyEval, NodeEval, NodeIx, PlaceIx, Slot};
+use super::mutation::Mutation;
 use super::plan::Planner;
 use super::record_of::NewPosition;
 use crate::id::{InodeId, PlaceId, RecordId};
@@ -70,7 +71,7 @@ impl Planner<'_> {
     /// Pins a place where it was shown.
     pub(super) fn pin(&mut self, place: PlaceIx, dir: InodeId, name: &Name) {
         let root = self.view.places[place.at()].class;
-        if self.view.places[root.at()].eval.is_some() {
+        if self.view.places[root.at()].eval.is_some() && !self.view.lacks(Mutation::Pins) {
             let record = self.view.pin_record(root, dir, name.clone());
             self.emit(&Record::Pin(record));
         }
@@ -104,6 +105,9 @@ impl Planner<'_> {
 
     fn promote_at(&mut self, id: InodeId, dir: InodeId, name: &Name) {
         let Some(state) = self.view.copies.get(&id).cloned() else { return };
+        if self.view.lacks(Mutation::Promotion) {
+            return;
+        }
         let copy = state.copy;
         let origin = self.view.nodes[copy.origin.at()].id;
         let version = self.view.rec(copy.version).id;
@@ -150,6 +154,9 @@ impl Planner<'_> {
 
     /// Writes down that all that is shown as one inode with this one is one, for good.
     pub(super) fn merge_united(&mut self, node: NodeIx) {
+        if self.view.lacks(Mutation::TwinAdoption) {
+            return;
+        }
         for _ in 0..MAX_ROUNDS {
             let Some((from, into)) = self.united_pair(node) else { return };
             let view = &*self.view;

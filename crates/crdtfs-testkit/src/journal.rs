@@ -1,0 +1,152 @@
+//! What one operation did on the device that did it: who was shown where before and after, and which texts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crdtfs_core::id::{Hash, InodeId, PlaceId, RecordId};
+use crdtfs_core::name::Name;
+use crdtfs_core::node::Kind;
+use crdtfs_core::op::{Op, RenameMode};
+use crdtfs_core::record::{PlaceState, Record};
+
+use crate::Device;
+
+/// An operation that was done.
+pub(crate) struct Done {
+    pub(crate) op: Op,
+    /// Nodes that it named.
+    pub(crate) named: Vec<InodeId>,
+    /// The file whose text it may take away.
+    pub(crate) target: Option<InodeId>,
+    /// Files shown before, each with what it is shown as now and the text that it had.
+    pub(crate) before: Vec<(InodeId, InodeId, Hash)>,
+    /// Files shown now, and their texts.
+    pub(crate) after: BTreeMap<InodeId, Hash>,
+    /// The record that first names the bytes that it brought.
+    pub(crate) brought: Option<(RecordId, Hash)>,
+    /// Its records that can take something away: contents and deletions.
+    pub(crate) taking: Vec<RecordId>,
+    /// The name of the target that it removed.
+    pub(crate) removed: Option<PlaceId>,
+    /// Names of the target that are still shown.
+    pub(crate) left: Vec<PlaceId>,
+    /// Entries that are not where they were, or new, although it did not name them.
+    pub(crate) moves: Vec<String>,
+}
+
+impl Done {
+    /// Whether it may have put the text of one file under the name of another: the end of an editor's save.
+    pub(crate) fn is_save(&self) -> bool {
+        matches!(self.op, Op::Unlink { .. } | Op::Rename { mode: RenameMode::Replace | RenameMode::NoReplace, .. })
+    }
+}
+
+/// What was shown before an operation.
+pub(crate) struct Before {
+    entries: Vec<(InodeId, Name, InodeId, Kind)>,
+    texts: BTreeMap<InodeId, Hash>,
+    named: Vec<InodeId>,
+    target: Option<InodeId>,
+}
+
+impl Before {
+    pub(crate) fn of(device: &Device, op: &Op) -> Self {
+        let entries = device.entries();
+        let texts = texts(device, &entries);
+        let child = |dir: &InodeId, name: &Name| device.view.child(*dir, name.as_bytes());
+        let (mut named, mut target) = (Vec::new(), None);
+        match op {
+            Op::Create { .. } => {}
+            Op::Edit { inode, .. } => target = Some(*inode),
+            Op::SetAttr { .. } => {}
+            Op::Link { inode, .. } => named.push(*inode),
+            Op::Unlink { dir, name } | Op::Rmdir { dir, name } => {
+                target = child(dir, name);
+                named.extend(target);
+            }
+            Op::Rename { from_dir, from, to_dir, to, mode } => {
+                named.extend(child(from_dir, from));
+                let over = child(to_dir, to);
+                named.extend(over);
+                target = over.filter(|_| *mode == RenameMode::Replace);
+            }
+        }
+        Self { entries, texts, named, target }
+    }
+
+    /// `first`: where the operation's records begin in the log.
+    pub(crate) fn done(self, device: &Device, op: &Op, first: usize) -> Done {
+        let entries = device.entries();
+        let shown = |id: InodeId| device.view.node(id).map_or(id, |node| node.inode);
+        let content = match op {
+            Op::Edit { content, .. } => Some(content.hash),
+            Op::Create { node, .. } if node.kind == Kind::File => Some(node.content.hash),
+            _ => None,
+        };
+        let mut brought = None;
+        let mut taking = Vec::new();
+        let mut removed = None;
+        for (id, record) in &device.log[first..] {
+            match record {
+                Record::Content(record) => {
+                    taking.push(*id);
+                    if brought.is_none() && content.is_some_and(|hash| record.bytes.is_some_and(|b| b.hash == hash)) {
+                        brought = content.map(|hash| (*id, hash));
+                    }
+                }
+                Record::Place(record) if matches!(record.state, PlaceState::Deleted { .. }) => {
+                    taking.push(*id);
+                    removed = removed.or(Some(record.place));
+                }
+                _ => {}
+            }
+        }
+        let moves = self.moves(device, op, &entries);
+        Done {
+            op: op.clone(),
+            target: self.target,
+            before: self.texts.iter().map(|(id, hash)| (*id, shown(*id), *hash)).collect(),
+            after: texts(device, &entries),
+            brought,
+            taking,
+            removed,
+            left: self.target.map(|id| device.view.places(id)).unwrap_or_default(),
+            moves,
+            named: self.named,
+        }
+    }
+
+    /// Entries that moved or appeared without being named.
+    fn moves(&self, device: &Device, op: &Op, after: &[(InodeId, Name, InodeId, Kind)]) -> Vec<String> {
+        let mut named: Vec<(InodeId, &Name)> = Vec::new();
+        match op {
+            Op::Create { dir, name, .. } | Op::Link { dir, name, .. } => named.push((*dir, name)),
+            Op::Unlink { dir, name } | Op::Rmdir { dir, name } => named.push((*dir, name)),
+            Op::Rename { from_dir, from, to_dir, to, .. } => named.extend([(*from_dir, from), (*to_dir, to)]),
+            Op::Edit { .. } | Op::SetAttr { .. } => {}
+        }
+        let shown = |id: InodeId| device.view.node(id).map_or(id, |node| node.inode);
+        let mut moves = Vec::new();
+        for (dir, name, inode, _) in &self.entries {
+            let now = device.view.child(*dir, name.as_bytes());
+            if now.is_none_or(|now| now != shown(*inode)) && !named.contains(&(*dir, name)) {
+                moves.push(format!("{op:?} moved {name:?} ({inode})"));
+            }
+        }
+        // An edit of what was read earlier is a concurrent one: it may leave a conflict copy.
+        if matches!(op, Op::Edit { basis: Some(_), .. }) {
+            return moves;
+        }
+        let old: BTreeSet<_> = self.entries.iter().map(|(dir, name, ..)| (shown(*dir), name)).collect();
+        for (dir, name, inode, _) in after {
+            if !old.contains(&(*dir, name)) && !named.iter().any(|(at, it)| shown(*at) == *dir && *it == name) {
+                moves.push(format!("{op:?} made {name:?} ({inode}) appear"));
+            }
+        }
+        moves
+    }
+}
+
+fn texts(device: &Device, entries: &[(InodeId, Name, InodeId, Kind)]) -> BTreeMap<InodeId, Hash> {
+    let files = entries.iter().filter(|(.., kind)| *kind == Kind::File);
+    files.filter_map(|(_, _, inode, _)| Some((*inode, device.view.node(*inode)?.content.hash))).collect()
+}
