@@ -125,8 +125,12 @@ pub trait FolderContent: Content {
     /// caller checks that the file did not change meanwhile, and calls [`FolderContent::forget_file`] when it does.
     fn index_file(&self, key: InodeId, file: &File) -> io::Result<ContentRef>;
 
-    /// The file of `key` no longer holds what was indexed. Bytes that history or a merge still needs and nobody else
-    /// holds are kept where they are cheap (small texts).
+    /// Keeps the bytes of a content without its file: `file`, which holds exactly it, is about to be removed or replaced by
+    /// somebody else's change, and nobody writes to it. What only this file has is kept; what the file of `instead`, which
+    /// takes its place, has as well is not. Errors: `InvalidData` if the file holds something else.
+    fn keep_file(&self, content: &ContentRef, file: &File, instead: Option<InodeId>) -> io::Result<()>;
+
+    /// The file of `key` no longer holds what was indexed. Contents of at most 1 MiB outlive it: a merge may need them.
     fn forget_file(&self, key: InodeId) -> io::Result<()>;
 
     /// Fetches a content into `file` (empty, open for writing): written at its offsets as chunks arrive, verified, all

@@ -249,6 +249,10 @@ impl Core {
         for share in self.shares() {
             self.showing_progressed(&share.id());
             share.chores();
+            // What a link lost on its way is no news of anybody's: it is asked for again.
+            if !self.connected(&share.id()).is_empty() {
+                share.retry_fetches();
+            }
         }
         self.collect_now_and_then();
     }

@@ -293,8 +293,9 @@ impl Share {
             let local = node.as_ref().is_none_or(|node| self.is_here(replica, &node.content));
             work.wants.note(change.inode, node.as_ref().map(|node| &node.content), local);
         }
-        if by.is_none() {
-            work.merges = !replica.view().wanted().is_empty();
+        // A folder's own edit, too, is merged with what nobody here had seen when it was made.
+        work.merges = !replica.view().wanted().is_empty();
+        if by.is_none() || work.merges {
             self.work_came.notify_all();
         }
     }
@@ -389,13 +390,15 @@ impl Share {
         }
     }
 
-    /// What content is here, of what is wanted. A showing that is behind counts as a missing file.
+    /// What content is here, of what is wanted. A showing that is behind counts as a missing file, and so does a merge that
+    /// waits for bytes: what it will show is not known yet.
     pub(crate) fn holding(&self) -> Holding {
         let vector = self.vector();
+        let merging = !self.read(|replica| replica.view().wanted().is_empty());
         let (files, bytes) = self.work.lock().wants.totals();
         let partial = self.partial.load(Ordering::Relaxed);
         let (files, bytes) = if partial { (0, 0) } else { (files, bytes) };
-        let behind = self.behind.load(Ordering::Relaxed);
+        let behind = self.behind.load(Ordering::Relaxed) || merging;
         Holding { vector, missing_files: if behind { files.max(1) } else { files }, missing_bytes: bytes, partial }
     }
 

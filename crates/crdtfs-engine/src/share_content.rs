@@ -74,6 +74,10 @@ impl FolderContent for Watched {
         self.noted(self.inner().index_file(key, file))
     }
 
+    fn keep_file(&self, content: &ContentRef, file: &File, instead: Option<InodeId>) -> io::Result<()> {
+        self.inner().keep_file(content, file, instead)
+    }
+
     fn forget_file(&self, key: InodeId) -> io::Result<()> {
         self.inner().forget_file(key)
     }

@@ -13,15 +13,17 @@ use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Kind, Node, Time, Xattrs};
-use crdtfs_core::port::Tree;
+use crdtfs_core::port::{FolderContent, Tree};
+use crdtfs_engine::present::SharePorts;
 use parking_lot::RwLock;
 use thiserror::Error;
 
+use crate::aside::{self, Aside};
 use crate::disk::{self, Dir, Meta, Root, Stamp, TEMPORARY};
 use crate::observe::Dirty;
 use crate::plan::Step;
-use crate::publish::MODE_MASK;
-use crate::remote::{RemotePlan, ViewDirty, attrs_differ};
+use crate::publish::mode_mask;
+use crate::remote::{Item, RemotePlan, ViewDirty, attrs_differ};
 use crate::synced::{Intent, Place, Synced, SyncedTree};
 use crate::watch::Watcher;
 
@@ -83,7 +85,9 @@ pub(crate) struct Done {
     /// What must be compared with the view again, at once.
     pub(crate) view: ViewDirty,
     /// What must be compared with the view again, later, and why it was not done.
-    pub(crate) failed: Vec<(Place, InodeId, ApplyError)>,
+    pub(crate) failed: Vec<(Item, ApplyError)>,
+    /// Names whose files hold something else than their times say: to be read again.
+    pub(crate) written: Vec<Place>,
     /// Keys whose files are gone.
     pub(crate) stale: Vec<InodeId>,
     /// Steps that were done.
@@ -96,6 +100,10 @@ pub(crate) struct Applier<'a> {
     pub(crate) root: &'a Root,
     /// The view.
     pub(crate) tree: &'a dyn Tree,
+    /// The store, which keeps what is lost here.
+    pub(crate) content: &'a dyn FolderContent,
+    /// This device's name, for what has to be put beside its place.
+    pub(crate) device: &'a str,
     /// The last synced tree, written as each step is done.
     pub(crate) synced: &'a RwLock<SyncedTree>,
     /// The watcher.
@@ -140,35 +148,36 @@ impl<'a> Applier<'a> {
     /// An applier.
     pub(crate) fn new(
         root: &'a Root,
-        tree: &'a dyn Tree,
+        ports: &'a SharePorts,
         synced: &'a RwLock<SyncedTree>,
         watcher: &'a mut Watcher,
         staged: &'a mut HashMap<InodeId, Staged>,
         serial: &'a mut u64,
     ) -> Self {
-        Self { root, tree, synced, watcher, staged, serial, done: Done::default(), dirs: HashMap::new() }
+        let (tree, content, device) = (&*ports.tree, &*ports.content, &*ports.device_name);
+        let (done, dirs) = (Done::default(), HashMap::new());
+        Self { root, tree, content, device, synced, watcher, staged, serial, done, dirs }
     }
 
     /// Does the plan, as far as the folder is as it was.
     pub(crate) fn apply(mut self, plan: &RemotePlan) -> Done {
+        let mut failed = Vec::new();
         for step in &plan.steps {
-            let (result, place, id) = match step {
-                Step::Create { at, id, over } => (self.create(at, *id, *over), at, *id),
-                Step::Link { id, at } => (self.link(*id, at), at, *id),
-                Step::Move { id, from, to, over } => (self.rename(*id, from, to, *over), to, *id),
-                Step::Swap { a, b } => (self.swap(a, b), a, InodeId::ROOT),
-                Step::Remove { id, at } => (self.remove(*id, at), at, *id),
+            let (result, place) = match step {
+                Step::Create { at, id, over } => (self.create(at, *id, *over).inspect_err(|_| failed.push(*id)), at),
+                Step::Link { id, at } => (self.link(*id, at), at),
+                Step::Move { id, from, to, over } => (self.rename(*id, from, to, *over), to),
+                Step::Swap { a, b } => (self.swap(a, b), a),
+                Step::Remove { id, at } => (self.remove(*id, at), at),
             };
-            let result = result.inspect_err(|_| {
-                if let Step::Move { from: other, .. } | Step::Swap { b: other, .. } = step {
-                    self.done.local.names.insert(other.clone());
-                    self.done.view.places.insert(other.clone());
-                }
-            });
-            self.note(result, place, id);
+            let other = match step {
+                Step::Move { from: other, .. } | Step::Swap { b: other, .. } => Some(other),
+                _ => None,
+            };
+            self.note(result, Item::Place(place.clone()), [Some(place), other].into_iter().flatten());
         }
         for id in &plan.replace {
-            let result = self.replace(*id);
+            let result = self.replace(*id).inspect_err(|_| failed.push(*id));
             self.note_node(result, *id);
         }
         for id in &plan.attrs {
@@ -178,23 +187,22 @@ impl<'a> Applier<'a> {
         for id in &plan.rebase {
             self.rebase(*id);
         }
+        failed.into_iter().for_each(|id| self.check_staged(id));
         self.done
     }
 
     fn note_node(&mut self, result: Result<()>, id: InodeId) {
-        let place = self.synced.read().names(id).first().cloned();
-        if let Some(place) = place {
-            self.note(result, &place, id);
-        }
+        let names = self.synced.read().names(id).to_vec();
+        self.note(result, Item::Node(id), names.iter());
     }
 
-    fn note(&mut self, result: Result<()>, place: &Place, id: InodeId) {
+    fn note<'p>(&mut self, result: Result<()>, item: Item, places: impl Iterator<Item = &'p Place>) {
         match result {
             Ok(()) => self.done.steps += 1,
             Err(error) => {
-                tracing::debug!(name = %place.1, %error, "not applied");
-                self.done.local.names.insert(place.clone());
-                self.done.failed.push((place.clone(), id, error));
+                tracing::debug!(?item, %error, "not applied");
+                self.done.local.names.extend(places.cloned());
+                self.done.failed.push((item, error));
             }
         }
     }
@@ -261,15 +269,69 @@ impl<'a> Applier<'a> {
         self.check_idle(dir, name, state.kind)
     }
 
-    /// Puts what lies at `(near, temp)` in the place of a file that we know, and removes that one.
-    fn take_place(&self, near: &Dir, temp: &Name, dir: &Dir, name: &Name, old: &Synced) -> Result<()> {
-        self.check_exact(dir, name, old)?;
-        near.exchange(temp, dir, name).map_err(tried("cannot be replaced"))?;
-        if let Err(error) = self.check_aside(near, temp, old) {
-            near.exchange(temp, dir, name).map_err(tried("cannot be put back"))?;
-            return Err(error);
+    /// Has a file that we know, and that lies aside, be no more, unless it is not what we know.
+    fn give_up(&mut self, root: &Dir, name: &Name, at: &Place, old: &Synced, instead: Option<InodeId>) -> Result<()> {
+        self.check_aside(root, name, old)?;
+        match (Aside { root, name }).give_up(old, self.content, instead) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                self.done.written.push(at.clone());
+                Err(ApplyError::Raced)
+            }
+            other => other.map_err(tried("what it holds cannot be kept by the store")),
         }
-        near.unlink(temp).map_err(tried("the replaced file cannot be removed"))
+    }
+
+    /// What lies aside goes back to its place or, if that has something else by now, beside it.
+    fn put_back(&self, back: io::Result<()>, root: &Dir, name: &Name) -> Result<()> {
+        back.or_else(|_| (Aside { root, name }).rescue(self.root, &self.synced.read(), self.device))
+            .map_err(tried("cannot be put back"))
+    }
+
+    /// Puts what lies at `temp` in the root in the place of a file that we know, and gives that one up.
+    fn take_place(&mut self, temp: &Name, at: &Place, of: InodeId, old: &Synced, key: Option<InodeId>) -> Result<()> {
+        let (root, dir) = (self.dir(InodeId::ROOT)?, self.dir(at.0)?);
+        self.check_exact(&dir, &at.1, old)?;
+        // From here on the name says that what lies there may be the user's.
+        let aside = self.aside_name(of);
+        root.rename(temp, &root, &aside).map_err(tried("cannot be put into place"))?;
+        let exchanged = root.exchange(&aside, &dir, &at.1).map_err(tried("cannot be replaced"));
+        let result = match exchanged {
+            Ok(()) => self.give_up(&root, &aside, at, old, key).inspect_err(|_| {
+                let back = root.exchange(&aside, &dir, &at.1);
+                if back.is_err() {
+                    // Its place is empty, or not to be had.
+                    let back = root.rename(&aside, &dir, &at.1);
+                    if let Err(error) = self.put_back(back, &root, &aside) {
+                        tracing::warn!(name = %aside, %error, "the next start looks after it");
+                    }
+                }
+            }),
+            failed => failed,
+        };
+        if result.is_err() {
+            // Ours again, if it came back.
+            let _ = root.rename(&aside, &root, temp);
+        }
+        result
+    }
+
+    /// What was ready and is gone from under its name (somebody tidied up, or took it from its place in the wrong instant)
+    /// is fetched again.
+    fn check_staged(&mut self, id: InodeId) {
+        let gone = |staged: &Staged| {
+            let root = self.root.dir(&[]);
+            root.is_ok_and(|root| matches!(root.stat(&staged.name), Ok(found) if found.is_none_or(|f| f.stamp.ident != staged.stamp.ident)))
+        };
+        if self.staged.get(&id).is_some_and(gone)
+            && let Some(staged) = self.staged.remove(&id)
+        {
+            self.done.stale.push(staged.key);
+        }
+    }
+
+    fn aside_name(&mut self, of: InodeId) -> Name {
+        *self.serial += 1;
+        aside::name(of, *self.serial)
     }
 
     fn create(&mut self, at: &Place, id: InodeId, over: Option<InodeId>) -> Result<()> {
@@ -279,10 +341,10 @@ impl<'a> Applier<'a> {
         match node.kind {
             Kind::Dir => return self.create_dir(&dir, at, id, &node),
             Kind::Symlink => {
-                let temp = temporary_name(self.serial);
-                dir.symlink(&temp, &node.target).map_err(tried("cannot create it"))?;
-                if let Err(error) = self.put(&dir, &temp, &dir, &at.1, old.as_ref()) {
-                    let _ = dir.unlink(&temp);
+                let (root, temp) = (self.dir(InodeId::ROOT)?, temporary_name(self.serial));
+                root.symlink(&temp, &node.target).map_err(tried("cannot create it"))?;
+                if let Err(error) = self.put(&temp, at, over.zip(old.as_ref()), None) {
+                    let _ = root.unlink(&temp);
                     return Err(error);
                 }
                 let stamp = self.stat(&dir, &at.1)?.stamp;
@@ -293,18 +355,20 @@ impl<'a> Applier<'a> {
                 if staged.content.hash != node.content.hash {
                     return Err(ApplyError::Stale);
                 }
-                let near = self.dir(InodeId::ROOT)?;
-                self.put(&near, &staged.name, &dir, &at.1, old.as_ref())?;
+                self.put(&staged.name, at, over.zip(old.as_ref()), Some(staged.key))?;
                 self.finish(at, id, over, &staged, &node, &dir)?;
             }
         }
         Ok(())
     }
 
-    fn put(&self, near: &Dir, temp: &Name, dir: &Dir, name: &Name, old: Option<&Synced>) -> Result<()> {
+    fn put(&mut self, temp: &Name, at: &Place, old: Option<(InodeId, &Synced)>, key: Option<InodeId>) -> Result<()> {
         match old {
-            Some(old) => self.take_place(near, temp, dir, name, old),
-            None => near.rename(temp, dir, name).map_err(tried("cannot be put into place")),
+            Some((of, old)) => self.take_place(temp, at, of, old, key),
+            None => {
+                let (root, dir) = (self.dir(InodeId::ROOT)?, self.dir(at.0)?);
+                root.rename(temp, &dir, &at.1).map_err(tried("cannot be put into place"))
+            }
         }
     }
 
@@ -353,7 +417,7 @@ impl<'a> Applier<'a> {
 
     fn create_dir(&mut self, dir: &Dir, at: &Place, id: InodeId, node: &Node) -> Result<()> {
         dir.mkdir(&at.1).map_err(tried("cannot create it"))?;
-        let mode = node.mode & MODE_MASK;
+        let mode = node.mode & mode_mask(node.kind);
         if let Err(error) = dir.chmod(&at.1, mode) {
             tracing::debug!(name = %at.1, %error, "cannot set permissions");
         }
@@ -414,7 +478,7 @@ impl<'a> Applier<'a> {
             self.check_exact(&dir, &to.1, &old)?;
             source.exchange(&from.1, &dir, &to.1).map_err(tried("cannot be renamed"))?;
             let right = self.check_ident(&dir, &to.1, &state).and_then(|()| self.check_aside(&source, &from.1, &old));
-            if let Err(error) = right.and_then(|()| self.discard(&source, &from.1, &old)) {
+            if let Err(error) = right.and_then(|()| self.discard(&source, from, over, &old)) {
                 source.exchange(&from.1, &dir, &to.1).map_err(tried("cannot be put back"))?;
                 return Err(error);
             }
@@ -466,14 +530,14 @@ impl<'a> Applier<'a> {
     }
 
     /// Removes a file that we know: aside, looked at, gone; or back where it was.
-    fn discard(&mut self, dir: &Dir, name: &Name, state: &Synced) -> Result<()> {
-        let temp = temporary_name(self.serial);
-        dir.rename(name, dir, &temp).map_err(tried("cannot be removed"))?;
-        if let Err(error) = self.check_aside(dir, &temp, state) {
-            dir.rename(&temp, dir, name).map_err(tried("cannot be put back"))?;
-            return Err(error);
+    fn discard(&mut self, dir: &Dir, at: &Place, of: InodeId, state: &Synced) -> Result<()> {
+        let (root, aside) = (self.dir(InodeId::ROOT)?, self.aside_name(of));
+        dir.rename(&at.1, &root, &aside).map_err(tried("cannot be removed"))?;
+        let result = self.give_up(&root, &aside, at, state, None);
+        if result.is_err() {
+            self.put_back(root.rename(&aside, dir, &at.1), &root, &aside)?;
         }
-        dir.unlink(&temp).map_err(tried("cannot be removed"))
+        result
     }
 
     fn remove(&mut self, id: InodeId, at: &Place) -> Result<()> {
@@ -496,7 +560,7 @@ impl<'a> Applier<'a> {
             }
         } else {
             self.check_exact(&dir, &at.1, &state)?;
-            self.discard(&dir, &at.1, &state)?;
+            self.discard(&dir, at, id, &state)?;
         }
         let mut synced = self.synced.write();
         synced.unplace(at);
@@ -528,18 +592,18 @@ impl<'a> Applier<'a> {
         }
         let names = self.synced.read().names(id).to_vec();
         let (first, others) = names.split_first().ok_or(ApplyError::Stale)?;
-        let (near, dir) = (self.dir(InodeId::ROOT)?, self.dir(first.0)?);
-        self.take_place(&near, &staged.name, &dir, &first.1, &old)?;
+        let (root, dir) = (self.dir(InodeId::ROOT)?, self.dir(first.0)?);
+        self.take_place(&staged.name, first, id, &old, Some(staged.key))?;
         self.finish(first, id, None, &staged, &node, &dir)?;
         for other in others {
             let at = self.dir(other.0)?;
             let temp = temporary_name(self.serial);
-            dir.link(&first.1, &at, &temp).map_err(tried("cannot be linked"))?;
+            dir.link(&first.1, &root, &temp).map_err(tried("cannot be linked"))?;
             // Taking the first name off the old file changed its ctime and link count, nothing else.
             let now = self.stat(&at, &other.1)?.stamp;
             let rest = Synced { stamp: Stamp { ctime: now.ctime, ..old.stamp }, ..old.clone() };
-            if let Err(error) = self.take_place(&at, &temp, &at, &other.1, &rest) {
-                let _ = at.unlink(&temp);
+            if let Err(error) = self.take_place(&temp, other, id, &rest, Some(staged.key)) {
+                let _ = root.unlink(&temp);
                 self.synced.write().unplace(other);
                 self.done.local.names.insert(other.clone());
                 return Err(error);
@@ -557,7 +621,7 @@ impl<'a> Applier<'a> {
         new.mode = node.mode;
         if old.kind == Kind::Dir {
             self.check_ident(&dir, &at.1, &old)?;
-            dir.chmod(&at.1, node.mode & MODE_MASK).map_err(tried("cannot set permissions"))?;
+            dir.chmod(&at.1, node.mode & mode_mask(node.kind)).map_err(tried("cannot set permissions"))?;
         } else {
             self.check_exact(&dir, &at.1, &old)?;
             let keeps = self.set_file(&dir, &at.1, &node, &old)?;
@@ -576,7 +640,7 @@ impl<'a> Applier<'a> {
 
     fn set_file(&self, dir: &Dir, name: &Name, node: &Node, old: &Synced) -> Result<bool> {
         let fail = tried("cannot set its attributes");
-        let mode = node.mode & MODE_MASK;
+        let mode = node.mode & mode_mask(node.kind);
         let keeps = match dir.open(name) {
             Ok(file) => {
                 if disk::stamp_of(&file).map_err(&fail)?.ident != old.stamp.ident {

@@ -21,7 +21,7 @@ use crate::apply::Staged;
 use crate::disk::{self, Ident, Root, Stamp};
 use crate::local::Indexed;
 use crate::mailbox::{Mail, Mailbox};
-use crate::publish::MODE_MASK;
+use crate::publish::mode_mask;
 use crate::synced::{Place, SyncedTree};
 
 /// Files of more bytes are read and fetched by threads of their own.
@@ -240,7 +240,7 @@ impl Bench {
         if !job.node.xattrs.is_empty() && !disk::set_xattrs(file, &job.node.xattrs)? {
             tracing::debug!(inode = %job.inode, "the filesystem cannot keep its extended attributes");
         }
-        disk::set_attrs(file, job.node.mode & MODE_MASK, job.node.mtime)
+        disk::set_attrs(file, job.node.mode & mode_mask(job.node.kind), job.node.mtime)
     }
 
     fn staged(&self, job: &FetchJob, file: &File) -> io::Result<Staged> {
@@ -333,11 +333,12 @@ fn work(bench: &Bench, mailbox: &Mailbox, receiver: &Mutex<Receiver<Work>>) {
         let next = receiver.lock().recv();
         let report = match next {
             Ok(Work::Index(job)) => {
-                let result = bench.index(&job);
+                // What fails so must not leave the worker waiting for an answer.
+                let result = std::panic::catch_unwind(AssertUnwindSafe(|| bench.index(&job)));
+                let result = result.unwrap_or_else(|_| Err(NotRead::Problem(FAILED.into())));
                 Report::Read(Box::new((job, result)))
             }
             Ok(Work::Fetch(jobs)) => {
-                // What fails so must not leave the worker waiting for an answer.
                 let fetched = std::panic::catch_unwind(AssertUnwindSafe(|| bench.fetch(&jobs)));
                 Report::Fetched(fetched.unwrap_or_else(|_| failed(&jobs)))
             }
@@ -352,11 +353,14 @@ fn work(bench: &Bench, mailbox: &Mailbox, receiver: &Mutex<Receiver<Work>>) {
     }
 }
 
+/// What is said of a job that panicked.
+const FAILED: &str = "failed inside crdtfs; please report it with the log";
+
 fn failed(jobs: &[FetchJob]) -> Vec<Fetched> {
     let failed = jobs.iter().map(|job| Fetched {
         inode: job.inode,
         content: job.node.content,
-        result: Err(io::Error::other("fetching failed inside crdtfs; please report it with the log")),
+        result: Err(io::Error::other(FAILED)),
     });
     failed.collect()
 }

@@ -24,6 +24,9 @@ use crate::crash;
 /// Names that begin so are ours and hold nothing that is not elsewhere: not looked at, removed at the next start.
 pub(crate) const TEMPORARY: &[u8] = b".crdtfs-tmp-";
 
+/// Names that begin so, in the root, hold what was taken from its place, to be looked at and then removed, or put back.
+pub(crate) const ASIDE: &[u8] = b".crdtfs-aside-";
+
 /// Names that begin so are ours and hold an entry that is on its way from one place to another.
 pub(crate) const PARKED: &[u8] = b".crdtfs-move-";
 

@@ -24,10 +24,10 @@ use crate::crash;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct Side {
+pub(crate) struct Side {
     tmp: TempDir,
-    share: Arc<MemoryShare>,
-    shown: Option<Box<dyn Presented>>,
+    pub(crate) share: Arc<MemoryShare>,
+    pub(crate) shown: Option<Box<dyn Presented>>,
     options: PresentOptions,
 }
 
@@ -45,11 +45,11 @@ impl Side {
         side
     }
 
-    fn dir(&self) -> PathBuf {
+    pub(crate) fn dir(&self) -> PathBuf {
         self.tmp.path().join("files")
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.dir().join(path)
     }
 
@@ -67,24 +67,24 @@ impl Side {
         Ok(())
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.try_start().unwrap();
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.shown.take().unwrap().stop().unwrap();
     }
 
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let shown = self.shown.as_ref().unwrap();
         assert!(shown.settle(Instant::now() + PATIENCE), "settles; {:?} {:?}", shown.problems(), shown.ended());
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         fs::write(self.path(path), text).unwrap();
     }
 
-    fn read(&self, path: &str) -> String {
+    pub(crate) fn read(&self, path: &str) -> String {
         fs::read_to_string(self.path(path)).unwrap_or_else(|e| panic!("{path}: {e}; {:#?}", tree(&self.dir())))
     }
 
@@ -92,7 +92,7 @@ impl Side {
         fs::symlink_metadata(self.path(path)).unwrap().ino()
     }
 
-    fn problems(&self) -> BTreeMap<String, String> {
+    pub(crate) fn problems(&self) -> BTreeMap<String, String> {
         self.shown.as_ref().unwrap().problems().into_iter().map(|p| (p.path, p.message)).collect()
     }
 
@@ -102,7 +102,7 @@ impl Side {
 }
 
 /// Everything in a directory: path to what is there.
-fn tree(root: &Path) -> BTreeMap<String, String> {
+pub(crate) fn tree(root: &Path) -> BTreeMap<String, String> {
     fn walk(dir: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
         for entry in fs::read_dir(dir).unwrap() {
             let entry = entry.unwrap();
@@ -149,7 +149,7 @@ fn viewed(side: &Side) -> BTreeMap<String, String> {
 }
 
 /// Until both have all and show it.
-fn meet(a: &Side, b: &Side) {
+pub(crate) fn meet(a: &Side, b: &Side) {
     for _ in 0..4 {
         let before = (a.records(), b.records());
         a.settle();
@@ -182,7 +182,7 @@ fn meet(a: &Side, b: &Side) {
     assert!(!tree(&a.dir()).keys().any(|p| p.contains(".crdtfs-")), "{:#?}", tree(&a.dir()));
 }
 
-fn pair() -> (Side, Side) {
+pub(crate) fn pair() -> (Side, Side) {
     (Side::new("one", 1), Side::new("two", 2))
 }
 

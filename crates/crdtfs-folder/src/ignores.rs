@@ -10,7 +10,7 @@ use crdtfs_core::name::Name;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use crate::disk::{Dir, PARKED, TEMPORARY};
+use crate::disk::{ASIDE, Dir, PARKED, TEMPORARY};
 
 /// The file with rules; it is synced like any other.
 pub(crate) const FILE: &str = ".crdtfsignore";
@@ -26,7 +26,12 @@ pub(crate) struct Ignores {
 
 /// Whether a name is ours and never an entry.
 pub(crate) fn is_temporary(name: &Name) -> bool {
-    name.as_bytes().starts_with(TEMPORARY)
+    name.as_bytes().starts_with(TEMPORARY) || is_aside(name)
+}
+
+/// Whether a name is ours and stands for what was taken from its place.
+pub(crate) fn is_aside(name: &Name) -> bool {
+    name.as_bytes().starts_with(ASIDE)
 }
 
 /// Whether a name is ours and stands for an entry on its way.

@@ -11,14 +11,18 @@
 //! left over.
 
 mod apply;
+mod aside;
 mod conflict;
 #[cfg(test)]
 mod crash;
 mod crew;
 mod disk;
+mod filesystem;
 #[cfg(test)]
 mod folder_test;
 mod ignores;
+#[cfg(test)]
+mod kept_test;
 mod local;
 mod mailbox;
 mod observe;
@@ -28,6 +32,8 @@ mod plan_test;
 mod presenter;
 mod publish;
 mod remote;
+#[cfg(test)]
+mod remote_test;
 mod state;
 mod synced;
 mod watch;

@@ -15,7 +15,7 @@ use crdtfs_core::node::Kind;
 use parking_lot::Mutex;
 
 use crate::disk::{Dir, Ident, Meta, Root, Stamp};
-use crate::ignores::{self, Ignores, is_parked, is_temporary};
+use crate::ignores::{self, Ignores, is_aside, is_parked, is_temporary};
 use crate::synced::{Place, SyncedTree};
 use crate::watch::{Event, Watcher};
 
@@ -291,7 +291,7 @@ impl Observer<'_> {
 
     fn see(&self, dir: &Dir, name: Name) -> Option<Seen> {
         if is_temporary(&name) || is_parked(&name) {
-            if self.clean && is_temporary(&name) && dir.unlink(&name).is_err() {
+            if self.clean && is_temporary(&name) && !is_aside(&name) && dir.unlink(&name).is_err() {
                 tracing::warn!(%name, "cannot remove a temporary file of an earlier run");
             }
             return None;

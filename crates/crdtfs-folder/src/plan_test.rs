@@ -21,7 +21,7 @@ fn name(n: u8) -> Name {
     Name::new(&[b'a' + n]).expect("legal")
 }
 
-fn state(n: u8, kind: Kind) -> Synced {
+pub(crate) fn state(n: u8, kind: Kind) -> Synced {
     Synced {
         kind,
         stamp: Stamp {

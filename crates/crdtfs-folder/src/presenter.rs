@@ -12,6 +12,7 @@ use crdtfs_engine::present::{Mode, PresentError, PresentOptions, Presented, Pres
 use parking_lot::{Mutex, RwLock};
 
 use crate::disk::Root;
+use crate::filesystem;
 use crate::ignores::is_temporary;
 use crate::mailbox::{Mail, Mailbox};
 use crate::state::{StateDb, StateError, Whose};
@@ -38,6 +39,9 @@ impl Presenter for FolderPresenter {
 
     fn prepare(&self, dir: &Path, _: &PresentOptions, _: bool) -> Result<(), PresentError> {
         let shown = dir.display();
+        if let Some(why) = filesystem::unfit(dir) {
+            return Err(sentence(format!("{shown} {why}; name a directory of your own to watch")));
+        }
         match std::fs::metadata(dir) {
             Ok(meta) if !meta.is_dir() => {
                 return Err(sentence(format!("{shown} is a file, not a directory; name a directory to watch")));

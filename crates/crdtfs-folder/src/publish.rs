@@ -24,8 +24,12 @@ use crate::synced::{Place, Synced, SyncedTree};
 /// How many names made from one are looked at.
 const BESIDE: usize = 64;
 
-/// The permission bits that a folder shows and takes.
-pub(crate) const MODE_MASK: u32 = 0o777;
+/// The permission bits that a folder shows and takes. Of directories also what newly made entries inherit and who may
+/// remove them. Never setuid or setgid of a file: what a member elsewhere wrote must not run here with the rights of this
+/// device's user (a mount shows the bits, but is mounted so that they have no effect).
+pub(crate) fn mode_mask(kind: Kind) -> u32 {
+    if kind == Kind::Dir { 0o3777 } else { 0o777 }
+}
 
 /// What publishing works with, and what comes out of it.
 pub(crate) struct Publisher<'a> {
@@ -510,8 +514,9 @@ impl<'a> Publisher<'a> {
                 now.xattrs = with_user(&before.xattrs, user);
             }
         }
-        if (before.stamp.mode ^ now.stamp.mode) & MODE_MASK != 0 {
-            now.mode = (before.mode & !MODE_MASK) | (now.stamp.mode & MODE_MASK);
+        let mask = mode_mask(before.kind);
+        if (before.stamp.mode ^ now.stamp.mode) & mask != 0 {
+            now.mode = (before.mode & !mask) | (now.stamp.mode & mask);
         }
         if before.kind == Kind::File && before.stamp.mtime != now.stamp.mtime {
             now.mtime = now.stamp.mtime;
@@ -617,7 +622,7 @@ fn with_user(before: &Arc<Xattrs>, user: &Arc<Xattrs>) -> Arc<Xattrs> {
     if all == **before { before.clone() } else { Arc::new(all) }
 }
 
-fn empty(kind: Kind) -> NewNode {
+pub(crate) fn empty(kind: Kind) -> NewNode {
     NewNode {
         kind,
         mode: 0,

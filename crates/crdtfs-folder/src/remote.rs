@@ -3,14 +3,14 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use crdtfs_core::content::ContentRef;
-use crdtfs_core::id::{Hash, InodeId};
+use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Delta, Kind, Node, Shown};
 use crdtfs_core::port::Tree;
 
 use crate::ignores::{Ignores, is_parked, is_temporary};
 use crate::plan::{Changes, Step, steps};
-use crate::publish::MODE_MASK;
+use crate::publish::mode_mask;
 use crate::synced::{Place, Synced, SyncedTree};
 
 /// How many entries of a directory are asked for at once.
@@ -55,6 +55,25 @@ impl ViewDirty {
     }
 }
 
+/// Something in which the folder and the view can differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Item {
+    /// What a name stands for.
+    Place(Place),
+    /// What a file holds.
+    Node(InodeId),
+}
+
+impl ViewDirty {
+    /// One thing.
+    pub(crate) fn item(&mut self, item: Item) {
+        match item {
+            Item::Place(place) => _ = self.places.insert(place),
+            Item::Node(id) => _ = self.nodes.insert(id),
+        }
+    }
+}
+
 /// A content that is to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Want {
@@ -77,8 +96,8 @@ pub(crate) struct RemotePlan {
     pub(crate) rebase: Vec<InodeId>,
     /// Contents to fetch.
     pub(crate) wants: Vec<Want>,
-    /// What waits for something, and is to be looked at again when that has come.
-    pub(crate) waiting: ViewDirty,
+    /// What was looked at and found otherwise (true), or no more so, of what is on the list (false).
+    pub(crate) looked: HashMap<Item, bool>,
     /// Entries that this folder cannot show, and why.
     pub(crate) unshown: Vec<(Place, String)>,
 }
@@ -93,15 +112,22 @@ pub(crate) struct Inputs<'a> {
     pub(crate) dirty: &'a ViewDirty,
     /// Contents that are here, ready to be put into place, by node.
     pub(crate) staged: &'a HashMap<InodeId, ContentRef>,
-    /// Contents that are being fetched, or will be tried again. Asked for only if something goes: there may be many.
-    pub(crate) awaited: &'a dyn Fn() -> HashSet<Hash>,
     /// What is not to be in the folder.
     pub(crate) ignores: &'a Ignores,
+    /// Whether something was found to differ before; `None`: nothing was.
+    pub(crate) listed: Option<&'a dyn Fn(&Item) -> bool>,
 }
 
 /// A node, if the view shows it under its own identity, and not as part of another.
 fn shown(tree: &dyn Tree, inode: InodeId) -> Option<Node> {
     tree.node(inode).filter(|node| node.inode == inode)
+}
+
+/// What a name in a directory stands for in the view. A directory that is part of another there (made on two devices under
+/// one name) has no names of its own: all that lies in it lies in the other.
+pub(crate) fn child(tree: &dyn Tree, place: &Place) -> Option<Node> {
+    let is_dir = place.0 == InodeId::ROOT || shown(tree, place.0).is_some();
+    is_dir.then(|| tree.child(place.0, &place.1)).flatten()
 }
 
 /// Nodes that the view shows under other identities than the folder: the union of two directories that were made under
@@ -125,7 +151,7 @@ pub(crate) fn rekeys(inputs: &Inputs<'_>) -> Vec<(InodeId, InodeId)> {
         }
     }
     for place in &dirty.places {
-        let (Some(old), Some(node)) = (synced.child(place), tree.child(place.0, &place.1)) else { continue };
+        let (Some(old), Some(node)) = (synced.child(place), child(tree, place)) else { continue };
         let Some(state) = synced.node(old).filter(|_| tree.node(old).is_none()) else { continue };
         let same = match state.kind {
             Kind::Dir => node.kind == Kind::Dir,
@@ -139,6 +165,68 @@ pub(crate) fn rekeys(inputs: &Inputs<'_>) -> Vec<(InodeId, InodeId)> {
     rekeys
 }
 
+/// Whether the folder shows an entry of the view under this name at all; else why not (`""`: it is ignored here).
+fn unshown(inputs: &Inputs<'_>, place: &Place, node: &Node, dir: Option<&[Name]>) -> Option<&'static str> {
+    if !matches!(node.kind, Kind::File | Kind::Dir | Kind::Symlink) {
+        return Some("a device, pipe or socket; a folder does not show it, a mount does");
+    }
+    if is_temporary(&place.1) || is_parked(&place.1) {
+        return Some("its name is one that crdtfs uses for temporary files; rename it on the device that has it");
+    }
+    let ignored = dir.is_some_and(|dir| inputs.ignores.ignored(dir, &place.1, node.kind == Kind::Dir));
+    ignored.then_some("")
+}
+
+/// The path to a directory in the view.
+fn path_in_view(tree: &dyn Tree, dir: InodeId) -> Option<Vec<Name>> {
+    let mut path = Vec::new();
+    let mut at = dir;
+    while at != InodeId::ROOT {
+        let (parent, name) = tree.names(at).into_iter().next()?;
+        path.push(name);
+        at = parent;
+    }
+    path.reverse();
+    Some(path)
+}
+
+/// Whether the folder shows a name of the view.
+fn shows(inputs: &Inputs<'_>, place: &Place, node: &Node) -> bool {
+    let dir = if inputs.ignores.is_empty() { None } else { path_in_view(inputs.tree, place.0) };
+    unshown(inputs, place, node, dir.as_deref()).is_none()
+}
+
+/// Whether a node that is here is shown by the view, but nowhere that this folder shows.
+fn is_shown_nowhere_here(inputs: &Inputs<'_>, id: InodeId) -> bool {
+    shown(inputs.tree, id).is_some_and(|node| !inputs.tree.names(id).iter().any(|name| shows(inputs, name, &node)))
+}
+
+/// Whether the folder has something otherwise than the view, so that there is something to be done.
+pub(crate) fn differs(inputs: &Inputs<'_>, item: &Item) -> bool {
+    let (synced, tree) = (inputs.synced, inputs.tree);
+    match item {
+        Item::Place(place) => {
+            if !synced.is_dir(place.0) {
+                // The directory itself is what is to come or to go.
+                return false;
+            }
+            let (here, there) = (synced.child(place), child(tree, place));
+            match there {
+                Some(node) => here != Some(node.inode) && shows(inputs, place, &node),
+                None => here.is_some_and(|id| !(synced.is_dir(id) && is_shown_nowhere_here(inputs, id))),
+            }
+        }
+        Item::Node(id) => match (synced.node(*id), shown(tree, *id)) {
+            (Some(state), Some(node)) => {
+                let files = state.kind == Kind::File && node.kind == Kind::File;
+                let other = node.content.hash != state.content.hash || node.shown == Shown::Pending;
+                files && other && !synced.names(*id).is_empty()
+            }
+            _ => false,
+        },
+    }
+}
+
 /// What is to be done.
 pub(crate) fn plan(inputs: &Inputs<'_>) -> RemotePlan {
     let mut diff = Diff {
@@ -150,6 +238,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> RemotePlan {
         coming: HashSet::new(),
         nodes: inputs.dirty.nodes.clone(),
         paths: HashMap::new(),
+        waiting: HashSet::new(),
     };
     if inputs.dirty.all {
         diff.walk();
@@ -194,6 +283,8 @@ struct Diff<'a> {
     coming: HashSet<InodeId>,
     nodes: BTreeSet<InodeId>,
     paths: HashMap<InodeId, Option<Vec<Name>>>,
+    /// Names whose files have not come yet.
+    waiting: HashSet<Place>,
 }
 
 impl Diff<'_> {
@@ -248,33 +339,27 @@ impl Diff<'_> {
 
     /// Whether the folder shows an entry of the view.
     fn shows(&mut self, place: &Place, node: &Node) -> bool {
-        if !matches!(node.kind, Kind::File | Kind::Dir | Kind::Symlink) {
-            let why = "a device, pipe or socket; a folder does not show it, a mount does";
-            self.plan.unshown.push((place.clone(), why.into()));
-            return false;
+        let dir = if self.inputs.ignores.is_empty() { None } else { self.path(place.0) };
+        match unshown(self.inputs, place, node, dir.as_deref()) {
+            None => return true,
+            Some("") => {}
+            Some(why) => self.plan.unshown.push((place.clone(), why.into())),
         }
-        if is_temporary(&place.1) || is_parked(&place.1) {
-            let why = "its name is one that crdtfs uses for temporary files; rename it on the device that has it";
-            self.plan.unshown.push((place.clone(), why.into()));
-            return false;
-        }
-        if self.inputs.ignores.is_empty() {
-            return true;
-        }
-        let path = self.path(place.0);
-        path.is_none_or(|path| !self.inputs.ignores.ignored(&path, &place.1, node.kind == Kind::Dir))
+        false
     }
 
     /// Follows each difference to all that belongs to it.
     fn close(&mut self) {
         while let Some(place) = self.todo.pop_front() {
             if !self.has_dir(place.0) {
-                // Asked for again when the directory comes.
+                // Asked for again when the directory comes, which has to be on its way, then.
                 self.asked.remove(&place);
+                self.ask_way(&place);
                 continue;
             }
+            self.looked(|| Item::Place(place.clone()));
             let here = self.inputs.synced.child(&place);
-            let node = self.inputs.tree.child(place.0, &place.1);
+            let node = child(self.inputs.tree, &place);
             if here.is_some() && here == node.as_ref().map(|n| n.inode) {
                 continue;
             }
@@ -284,6 +369,7 @@ impl Diff<'_> {
                 Some(_) => continue,
                 None => None,
             };
+            self.plan.looked.insert(Item::Place(place.clone()), true);
             if let Some(here) = here {
                 self.going(&place, here);
             }
@@ -306,6 +392,16 @@ impl Diff<'_> {
             }
         }
         self.changes.removed.push((place.clone(), here));
+    }
+
+    /// Something is looked at, and may be found to be no more of a difference.
+    fn looked(&mut self, item: impl FnOnce() -> Item) {
+        if let Some(listed) = self.inputs.listed {
+            let item = item();
+            if listed(&item) {
+                self.plan.looked.insert(item, false);
+            }
+        }
     }
 
     /// Asks for the directories above a name that are not here.
@@ -348,7 +444,7 @@ impl Diff<'_> {
     }
 
     fn want(&mut self, place: &Place, node: Node) {
-        self.plan.waiting.places.insert(place.clone());
+        self.waiting.insert(place.clone());
         if node.shown != Shown::Pending && self.coming.insert(node.inode) {
             self.plan.wants.push(Want { inode: node.inode, node });
         }
@@ -356,20 +452,24 @@ impl Diff<'_> {
 
     fn look_at_nodes(&mut self) {
         for id in std::mem::take(&mut self.nodes) {
+            self.looked(|| Item::Node(id));
             let (Some(state), Some(node)) = (self.inputs.synced.node(id), shown(self.inputs.tree, id)) else {
                 continue;
             };
             if node.kind != state.kind {
                 continue;
             }
+            if node.shown == Shown::Pending {
+                self.plan.looked.insert(Item::Node(id), true);
+            }
             if node.kind == Kind::File && node.content.hash != state.content.hash {
+                self.plan.looked.insert(Item::Node(id), true);
                 if node.shown == Shown::Pending {
                     continue;
                 }
                 if self.staged(&node) == Some(true) {
                     self.plan.replace.push(id);
                 } else if !self.inputs.synced.names(id).is_empty() {
-                    self.plan.waiting.nodes.insert(id);
                     self.plan.wants.push(Want { inode: id, node });
                 }
                 continue;
@@ -383,34 +483,16 @@ impl Diff<'_> {
         }
     }
 
-    /// Bytes that something still waits for stay until it has them, and a name that something waits for stays taken by
-    /// what has it, so that the one takes the other's place in one step.
+    /// A name that something waits for stays taken by what has it, so that the one takes the other's place in one step; and
+    /// what is to be elsewhere, where it cannot be yet, stays where it is.
     fn finish(mut self) -> RemotePlan {
-        let mut wanted: HashSet<Hash> = self.plan.wants.iter().map(|w| w.node.content.hash).collect();
-        if !self.changes.removed.is_empty() || !self.plan.replace.is_empty() {
-            wanted.extend((self.inputs.awaited)());
-        }
         let added: HashSet<InodeId> = self.changes.added.iter().map(|(_, id)| *id).collect();
-        let (synced, tree) = (self.inputs.synced, self.inputs.tree);
-        let waiting = &mut self.plan.waiting;
-        let needed =
-            |id: &InodeId| synced.node(*id).is_some_and(|n| n.kind == Kind::File && wanted.contains(&n.content.hash));
+        let (inputs, synced, tree) = (self.inputs, self.inputs.synced, self.inputs.tree);
         self.changes.removed.retain(|(place, id)| {
-            // Shown elsewhere, at no place that this folder has: its bytes may be the only ones.
-            let lost = shown(tree, *id).is_some() && !tree.names(*id).iter().any(|n| synced.child(n) == Some(*id));
-            let gone = shown(tree, *id).is_none();
-            let keep = !added.contains(id) && (lost || waiting.places.contains(place) || (gone && needed(id)));
-            if keep {
-                waiting.places.insert(place.clone());
-            }
-            !keep
-        });
-        self.plan.replace.retain(|id| {
-            let keep = needed(id);
-            if keep {
-                waiting.nodes.insert(*id);
-            }
-            !keep
+            let homeless = shown(tree, *id).is_some() && !tree.names(*id).iter().any(|n| synced.child(n) == Some(*id));
+            // A file that the folder is not to show any more goes; a directory stays with what is in it.
+            let homeless = homeless && (synced.is_dir(*id) || !is_shown_nowhere_here(inputs, *id));
+            added.contains(id) || !(homeless || self.waiting.contains(place))
         });
         if !self.changes.is_empty() {
             self.plan.steps = steps(synced, &self.changes);
@@ -421,7 +503,7 @@ impl Diff<'_> {
 
 /// Whether attributes that a folder shows are others in the view.
 pub(crate) fn attrs_differ(state: &Synced, node: &Node) -> bool {
-    let mode = (state.stamp.mode ^ node.mode) & MODE_MASK != 0;
+    let mode = (state.stamp.mode ^ node.mode) & mode_mask(node.kind) != 0;
     match node.kind {
         Kind::File => mode || state.mtime != node.mtime || *state.xattrs != *node.xattrs,
         Kind::Dir => mode,

@@ -30,7 +30,7 @@ pub(crate) struct Synced {
     pub(crate) content: ContentRef,
     /// The versions that the bytes stand for.
     pub(crate) basis: Arc<[RecordId]>,
-    /// The share's permission bits (`07777`; the folder shows and takes only `0777` of them).
+    /// The share's permission bits (`07777`; see `publish::mode_mask` for those that the folder shows and takes).
     pub(crate) mode: u32,
     /// The share's time of modification.
     pub(crate) mtime: Time,

@@ -27,6 +27,7 @@ pub struct MemoryShare {
     state: Mutex<State>,
     contents: Mutex<BTreeMap<Hash, Arc<[u8]>>>,
     opener: Mutex<Option<Arc<dyn FileOpener>>>,
+    given_up: Mutex<Vec<ContentRef>>,
 }
 
 struct State {
@@ -55,6 +56,7 @@ impl MemoryShare {
             }),
             contents: Mutex::default(),
             opener: Mutex::default(),
+            given_up: Mutex::default(),
         })
     }
 
@@ -129,6 +131,11 @@ impl MemoryShare {
     pub fn open_file(&self, key: InodeId) -> io::Result<File> {
         let opener = self.opener.lock().clone().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         opener.open(key)
+    }
+
+    /// The contents whose files a folder was about to lose to somebody else's change, in order.
+    pub fn given_up(&self) -> Vec<ContentRef> {
+        self.given_up.lock().clone()
     }
 
     /// Gives the view the bytes that its merges wait for, as far as they are here.
@@ -344,6 +351,16 @@ impl FolderContent for MemoryShare {
                 len => bytes.extend_from_slice(&buf[..len]),
             }
         }
+    }
+
+    fn keep_file(&self, content: &ContentRef, file: &File, _instead: Option<InodeId>) -> io::Result<()> {
+        let mut bytes = vec![0; content.size as usize];
+        FileExt::read_exact_at(file, &mut bytes, 0)?;
+        if Hash::of(&bytes) != content.hash {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.given_up.lock().push(*content);
+        Ok(())
     }
 
     fn forget_file(&self, _key: InodeId) -> io::Result<()> {

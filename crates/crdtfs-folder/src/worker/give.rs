@@ -1,23 +1,25 @@
 //! Giving: the share's changes into the folder.
 
-use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 
 use crdtfs_core::content::ContentRef;
-use crdtfs_core::id::{Hash, InodeId};
+use crdtfs_core::id::InodeId;
+use crdtfs_core::node::Shown;
 
 use super::Worker;
+use super::todo::Why;
 use crate::apply::{Applier, ApplyError, Done, intent, temporary_name};
 use crate::crew::{FetchJob, Fetched, LARGE};
 use crate::plan::Step;
-use crate::remote::{self, Inputs, RemotePlan, ViewDirty, Want};
-use crate::synced::{Place, SyncedTree};
+use crate::remote::{self, Inputs, Item, RemotePlan, ViewDirty, Want};
+use crate::synced::SyncedTree;
 
 /// A batch of small files that is fetched at once.
 const BATCH_FILES: usize = 256;
 const BATCH_BYTES: u64 = 16 << 20;
 /// Pauses before what failed is tried again, at first.
-const RACED_AGAIN: Duration = Duration::from_millis(20);
 const BUSY_AGAIN: Duration = Duration::from_millis(500);
 const FAILED_AGAIN: Duration = Duration::from_secs(1);
 
@@ -28,70 +30,94 @@ impl Worker {
             return;
         }
         let mut dirty = std::mem::take(&mut self.view);
-        if dirty.all {
-            self.view_waiting = ViewDirty::default();
-        }
         self.unite(&mut dirty);
         self.drop_unwanted();
         let staged: HashMap<InodeId, ContentRef> = self.staged.iter().map(|(id, s)| (*id, s.content)).collect();
         let plan = {
             let synced = self.synced.read();
-            let inputs = Inputs {
-                synced: &synced,
-                tree: &*self.ports.tree,
-                dirty: &dirty,
-                staged: &staged,
-                awaited: &|| self.awaited(&synced),
-                ignores: &self.ignores,
-            };
-            remote::plan(&inputs)
+            let listed = |item: &Item| self.todo.has(item);
+            let listed: Option<&dyn Fn(&Item) -> bool> = if self.todo.is_empty() { None } else { Some(&listed) };
+            remote::plan(&Inputs { listed, ..self.inputs(&synced, &dirty, &staged) })
         };
         for (place, why) in &plan.unshown {
             self.problem(&self.path_of(place), why.clone());
         }
-        self.view_waiting.merge(plan.waiting.clone());
-        if self.announce(&plan) {
-            let done = Applier::new(
-                &self.root,
-                &*self.ports.tree,
-                &self.synced,
-                &mut self.watcher,
-                &mut self.staged,
-                &mut self.serial,
-            )
-            .apply(&plan);
-            self.note_done(&dirty, &plan, done);
+        let done = if self.announce(&plan) {
+            Applier::new(&self.root, &self.ports, &self.synced, &mut self.watcher, &mut self.staged, &mut self.serial)
+                .apply(&plan)
         } else {
-            self.view_waiting.merge(dirty);
+            Done::default()
+        };
+        self.want(&plan.wants);
+        self.note_done(&dirty, &plan, done);
+    }
+
+    fn inputs<'a>(
+        &'a self,
+        synced: &'a SyncedTree,
+        dirty: &'a ViewDirty,
+        staged: &'a HashMap<InodeId, ContentRef>,
+    ) -> Inputs<'a> {
+        Inputs { synced, tree: &*self.ports.tree, dirty, staged, ignores: &self.ignores, listed: None }
+    }
+
+    /// Puts what was looked at, and is still not as the view has it, on the list, and takes off what is.
+    fn keep_list(&mut self, dirty: &ViewDirty, plan: &RemotePlan, failed: &HashMap<Item, Why>) {
+        // What is on the list and was not even looked at, for want of its directory.
+        let asked = dirty.places.iter().cloned().map(Item::Place).chain(dirty.nodes.iter().copied().map(Item::Node));
+        let known = asked.chain(failed.keys().cloned()).filter(|item| !plan.looked.contains_key(item));
+        let asked = known.filter(|item| self.todo.has(item) || failed.contains_key(item));
+        let mut items: Vec<Item> = plan.looked.keys().cloned().chain(asked).collect();
+        if dirty.all {
+            items.extend(self.todo.items().filter(|item| !plan.looked.contains_key(item)).cloned());
         }
-        self.want(plan.wants);
+        self.check_items(items, failed);
     }
 
-    /// Contents that are to come into the folder, whether or not this is the time for them: what has them is not replaced.
-    fn awaited(&self, here: &SyncedTree) -> HashSet<Hash> {
-        let tree = &self.ports.tree;
-        let places = self.view_waiting.places.iter().filter_map(|place| tree.child(place.0, &place.1));
-        let nodes = self.view_waiting.nodes.iter().copied().chain(self.retries.values().map(|retry| retry.id));
-        let waiting = places.chain(nodes.filter_map(|id| tree.node(id)));
-        let waiting =
-            waiting.filter(|node| here.node(node.inode).is_none_or(|has| has.content.hash != node.content.hash));
-        self.wanted.values().map(|content| content.hash).chain(waiting.map(|node| node.content.hash)).collect()
+    /// Looks whether these differ (still): the only way onto the list and off it.
+    fn check_items(&mut self, items: Vec<Item>, failed: &HashMap<Item, Why>) {
+        let now = Instant::now();
+        let (none, staged) = (ViewDirty::default(), HashMap::new());
+        let checked: Vec<(Item, Option<Why>)> = {
+            let synced = self.synced.read();
+            let inputs = self.inputs(&synced, &none, &staged);
+            let check = |item: Item| {
+                let differs = remote::differs(&inputs, &item) || failed.contains_key(&item);
+                let why = differs.then(|| failed.get(&item).copied().unwrap_or_else(|| self.waits_for(&item)));
+                (item, why)
+            };
+            items.into_iter().map(check).collect()
+        };
+        for (item, why) in checked {
+            match why {
+                Some(why) => self.todo.put_off(item, why, now),
+                None => {
+                    if let Some(path) = self.todo.done(&item) {
+                        self.no_problem(&path);
+                    }
+                }
+            }
+        }
     }
 
-    /// What waits for bytes is looked at again once nothing is being fetched; what still waits then (for a merge, for a
-    /// program to close a file) comes by a change of the view or a retry.
-    pub(super) fn recheck_waiting(&mut self) {
-        let waiting = std::mem::take(&mut self.view_waiting);
-        let pending =
-            |id: &InodeId| self.ports.tree.node(*id).is_some_and(|n| n.shown == crdtfs_core::node::Shown::Pending);
-        let mut again = ViewDirty { all: waiting.all, dirs: waiting.dirs, ..ViewDirty::default() };
-        again.nodes = waiting.nodes.into_iter().filter(|id| !pending(id)).collect();
-        let child = |p: &Place| self.ports.tree.child(p.0, &p.1).map(|n| n.inode);
-        again.places = waiting.places.into_iter().filter(|p| !child(p).is_some_and(|id| pending(&id))).collect();
-        again.places.retain(|p| !self.retries.contains_key(p));
-        let retried: HashSet<InodeId> = self.retries.values().map(|r| r.id).collect();
-        again.nodes.retain(|id| !retried.contains(id));
-        self.view.merge(again);
+    /// What something waits for that was not even tried.
+    fn waits_for(&self, item: &Item) -> Why {
+        let node = match item {
+            Item::Place(place) => remote::child(&*self.ports.tree, place),
+            Item::Node(id) => self.ports.tree.node(*id),
+        };
+        match node {
+            Some(node) if self.wanted.get(&node.inode).is_some_and(|c| c.hash == node.content.hash) => Why::Bytes,
+            Some(node) if node.shown == Shown::Pending => Why::Merge,
+            _ => Why::Others,
+        }
+    }
+
+    /// Something happened that what is on the list may have waited for.
+    pub(super) fn wake_others(&mut self) {
+        for item in self.todo.waiting_for_others() {
+            self.view.item(item);
+        }
     }
 
     /// Takes over identities from the view.
@@ -99,15 +125,7 @@ impl Worker {
         let staged = HashMap::new();
         let rekeys = {
             let synced = self.synced.read();
-            let inputs = Inputs {
-                synced: &synced,
-                tree: &*self.ports.tree,
-                dirty,
-                staged: &staged,
-                awaited: &HashSet::new,
-                ignores: &self.ignores,
-            };
-            remote::rekeys(&inputs)
+            remote::rekeys(&self.inputs(&synced, dirty, &staged))
         };
         for (from, to) in rekeys {
             tracing::debug!(%from, %to, "united");
@@ -158,23 +176,22 @@ impl Worker {
     }
 
     fn note_done(&mut self, dirty: &ViewDirty, plan: &RemotePlan, done: Done) {
-        let failed: HashSet<&Place> = done.failed.iter().map(|(place, ..)| place).collect();
-        let fetching: HashSet<InodeId> = plan.wants.iter().map(|w| w.inode).collect();
-        let tried = |place: &Place| (dirty.all || dirty.places.contains(place)) && !failed.contains(place);
-        let over = self.retries.iter().filter(|(place, retry)| tried(place) && !fetching.contains(&retry.id));
-        let over: Vec<Place> = over.map(|(place, _)| place.clone()).collect();
-        for place in over {
-            self.retries.remove(&place);
-            self.no_problem(&self.path_of(&place));
-        }
         self.local.names.extend(done.local.names);
         self.local.dirs.extend(done.local.dirs);
+        self.written.extend(done.written);
         self.view.merge(done.view);
         for key in &done.stale {
             self.bench.forget(*key);
         }
-        for (place, id, error) in done.failed {
-            self.note_failed(place, id, &error);
+        let mut failed = HashMap::new();
+        for (item, error) in &done.failed {
+            failed.insert(item.clone(), why_failed(error));
+        }
+        self.keep_list(dirty, plan, &failed);
+        for (item, error) in done.failed {
+            if let ApplyError::Busy | ApplyError::Io { .. } = error {
+                self.tell(item, error.to_string());
+            }
         }
         if done.steps > 0 {
             self.progress = true;
@@ -183,29 +200,23 @@ impl Worker {
         self.bench.keys.release_placed();
     }
 
-    fn note_failed(&mut self, place: Place, id: InodeId, error: &ApplyError) {
-        match error {
-            ApplyError::Raced | ApplyError::Stale => self.retry(place, id, RACED_AGAIN),
-            ApplyError::Busy => {
-                self.problem(&self.path_of(&place), error.to_string());
-                self.retry(place, id, BUSY_AGAIN);
+    /// Tells the user of something on the list, until it is off it.
+    fn tell(&mut self, item: Item, message: String) {
+        let place = match &item {
+            Item::Place(place) => Some(place.clone()),
+            Item::Node(id) => {
+                let here = self.synced.read().names(*id).first().cloned();
+                here.or_else(|| self.ports.tree.names(*id).into_iter().next())
             }
-            ApplyError::Io { source, .. } => {
-                self.problem(&self.path_of(&place), error.to_string());
-                let kept = source.kind() == std::io::ErrorKind::DirectoryNotEmpty;
-                let tries = self.retries.get(&place).map_or(0, |r| r.tries);
-                if kept && tries >= 3 {
-                    // What is in it is ignored or unknown to the share: kept until that changes.
-                    self.retries.remove(&place);
-                } else {
-                    self.retry(place, id, if kept { RACED_AGAIN } else { FAILED_AGAIN });
-                }
-            }
+        };
+        if let Some(path) = place.map(|place| self.path_of(&place)).filter(|_| self.todo.has(&item)) {
+            self.problem(&path, message);
+            self.todo.told(&item, path);
         }
     }
 
     /// Has contents fetched, unless they are being fetched.
-    fn want(&mut self, wants: Vec<Want>) {
+    fn want(&mut self, wants: &[Want]) {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         for want in wants {
             let content = want.node.content;
@@ -219,7 +230,7 @@ impl Worker {
                 inode: want.inode,
                 name: temporary_name(&mut self.serial),
                 key: InodeId(self.ports.tree.fresh_id()),
-                node: want.node,
+                node: want.node.clone(),
             };
             if content.size > LARGE {
                 self.crew.fetch(vec![job]);
@@ -244,7 +255,7 @@ impl Worker {
                 self.wanted.remove(&inode);
             }
             let places = self.ports.tree.names(inode);
-            match result {
+            let failure = match result {
                 Ok(staged) => {
                     self.progress = true;
                     self.view.nodes.insert(inode);
@@ -252,24 +263,32 @@ impl Worker {
                     if let Some(old) = self.staged.insert(inode, staged) {
                         self.discard(&old);
                     }
+                    continue;
                 }
-                // The directory for it is gone or elsewhere: another will do.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    if let Some(place) = places.into_iter().next() {
-                        self.retry(place, inode, RACED_AGAIN);
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%inode, %error, "a content cannot be fetched now");
-                    if let Some(place) = places.into_iter().next() {
-                        self.problem(
-                            &self.path_of(&place),
-                            format!("its content cannot be fetched now ({error}); tried again when a device that has it is reachable"),
-                        );
-                        self.retry(place, inode, FAILED_AGAIN);
-                    }
-                }
+                // What there was no room for, or nobody had, is still on the list if it is still wanted.
+                Err(error) => error,
+            };
+            tracing::debug!(%inode, error = %failure, "a content cannot be fetched now");
+            let items = places.into_iter().map(Item::Place).chain([Item::Node(inode)]);
+            let items: Vec<Item> = items.filter(|item| self.todo.has(item)).collect();
+            let failed = items.iter().map(|item| (item.clone(), Why::Failed(FAILED_AGAIN))).collect();
+            self.check_items(items.clone(), &failed);
+            if let Some(item) = items.into_iter().next() {
+                let why = format!(
+                    "its content cannot be fetched now ({failure}); tried again when a device that has it is reachable"
+                );
+                self.tell(item, why);
             }
         }
+    }
+}
+
+fn why_failed(error: &ApplyError) -> Why {
+    match error {
+        ApplyError::Raced | ApplyError::Stale => Why::Raced,
+        ApplyError::Busy => Why::Failed(BUSY_AGAIN),
+        // What is in it is ignored or unknown to the share: kept until that changes.
+        ApplyError::Io { source, .. } if source.kind() == ErrorKind::DirectoryNotEmpty => Why::Kept,
+        ApplyError::Io { .. } => Why::Failed(FAILED_AGAIN),
     }
 }

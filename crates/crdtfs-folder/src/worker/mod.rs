@@ -7,6 +7,7 @@
 
 mod give;
 mod take;
+mod todo;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -46,10 +47,6 @@ const BUSY_QUIET: Duration = Duration::from_secs(2);
 const SAVE_AFTER: Duration = Duration::from_millis(200);
 /// Everything is looked at this often, for changes that no event tells (written mappings, network filesystems).
 const RESCAN_EVERY: Duration = Duration::from_secs(3600);
-/// Longest pause before something that failed is tried again: who lacks it waits that long after it can be had.
-const RETRY_MAX: Duration = Duration::from_secs(10);
-/// The same for what only met a change of the folder or the view.
-const RACED_MAX: Duration = Duration::from_secs(1);
 
 /// Things a user should know, by path.
 pub(crate) type Problems = Arc<Mutex<BTreeMap<Vec<u8>, String>>>;
@@ -120,16 +117,6 @@ struct Writing {
     since: Instant,
 }
 
-/// Something that failed and is tried again.
-#[derive(Debug)]
-struct Retry {
-    id: InodeId,
-    tries: u32,
-    due: Instant,
-    /// It is being tried.
-    running: bool,
-}
-
 /// Lets go of the folder's lock however the worker ends.
 struct Locked(Arc<Root>);
 
@@ -172,12 +159,14 @@ pub(crate) struct Worker {
     first_scan: bool,
     rescan_at: Instant,
 
-    /// What of the view may differ.
+    /// What of the view may differ, and is looked at in this turn.
     view: ViewDirty,
-    view_waiting: ViewDirty,
+    /// What differs.
+    todo: todo::Todo,
+    /// Contents that are ready, and those that are being fetched. Neither is something that is still to be done: what they
+    /// are for is on the list.
     staged: HashMap<InodeId, Staged>,
     wanted: HashMap<InodeId, ContentRef>,
-    retries: BTreeMap<Place, Retry>,
 
     /// Operations were done that may not be durable.
     ops_open: bool,
@@ -240,10 +229,9 @@ impl Worker {
             first_scan: true,
             rescan_at: Instant::now() + RESCAN_EVERY,
             view: ViewDirty { all: true, ..ViewDirty::default() },
-            view_waiting: ViewDirty::default(),
+            todo: todo::Todo::default(),
             staged: HashMap::new(),
             wanted: HashMap::new(),
-            retries: BTreeMap::new(),
             ops_open: false,
             save_at: None,
             save_failed: false,
@@ -291,8 +279,8 @@ impl Worker {
         if self.save_at.is_some_and(|at| at <= Instant::now()) {
             self.save();
         }
-        if std::mem::take(&mut self.progress) && self.wanted.is_empty() && self.view.is_empty() {
-            self.recheck_waiting();
+        if std::mem::take(&mut self.progress) {
+            self.wake_others();
         }
         let stale = self.synced.write().take_stale();
         self.forget_keys(stale);
@@ -318,9 +306,8 @@ impl Worker {
             local,
             first_scan = self.first_scan,
             view = ?self.view,
+            todo = ?self.todo,
             wanted = ?self.wanted,
-            staged = self.staged.len(),
-            retries = ?self.retries,
             saving = self.save_at.is_some(),
             "behind"
         );
@@ -350,8 +337,7 @@ impl Worker {
         }
         let local = (!self.local.is_empty()).then(|| self.local_at().unwrap_or(now));
         let later = self.later.values().min().copied();
-        let retry = self.retries.values().map(|r| r.due).min();
-        [local, later, retry, self.save_at, Some(self.rescan_at)].into_iter().flatten().min()
+        [local, later, self.todo.next_due(), self.save_at, Some(self.rescan_at)].into_iter().flatten().min()
     }
 
     fn read_mail(&mut self, mail: Mail) {
@@ -431,10 +417,8 @@ impl Worker {
             self.later.remove(&place);
             self.local.names.insert(place);
         }
-        for (place, retry) in self.retries.iter_mut().filter(|(_, r)| r.due <= now) {
-            self.view.places.insert(place.clone());
-            self.view.nodes.insert(retry.id);
-            (retry.due, retry.running) = (now + RETRY_MAX, true);
+        for item in self.todo.take_due(now) {
+            self.view.item(item);
         }
         if self.settling.iter().any(|s| !s.looked) {
             // Who asks wants to know for sure: everything is looked at, also what no event tells (written mappings, a
@@ -500,7 +484,7 @@ impl Worker {
 
     /// Whether the folder has all of the view that the worker has heard of.
     fn shows_all(&self) -> bool {
-        self.view.is_empty() && self.wanted.is_empty() && self.staged.is_empty() && self.retries.is_empty()
+        self.view.is_empty() && self.todo.is_done()
     }
 
     /// Answers those who wait for everything to be done.
@@ -557,21 +541,6 @@ impl Worker {
         let mut path = self.synced.read().path(place.0).unwrap_or_default();
         path.push(place.1.clone());
         join(&path)
-    }
-
-    /// Puts off what failed, longer each time.
-    fn retry(&mut self, place: Place, id: InodeId, first: Duration) {
-        let now = Instant::now();
-        let before = self.retries.get(&place).map_or(0, |r| r.tries);
-        // Tried before its time, because something else changed, is no reason to wait longer.
-        let early = self.retries.get(&place).is_some_and(|r| !r.running && r.due > now);
-        let tries = if early { before } else { before + 1 };
-        let pause = (first * 2u32.saturating_pow(tries.saturating_sub(1).min(12))).min(if first < BUSY_AGAIN {
-            RACED_MAX
-        } else {
-            RETRY_MAX
-        });
-        self.retries.insert(place, Retry { id, tries, due: now + pause, running: false });
     }
 
     fn discard(&self, staged: &Staged) {

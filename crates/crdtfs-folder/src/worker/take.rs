@@ -1,5 +1,6 @@
 //! Taking: the folder's changes into the share.
 
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,10 @@ use crdtfs_core::node::Kind;
 use parking_lot::Mutex;
 
 use super::{BUSY_AGAIN, BUSY_QUIET, Worker, Writing, join};
+use crate::aside::Aside;
 use crate::crew::{IndexJob, LARGE, NotRead};
 use crate::disk::{Meta, Stamp};
-use crate::ignores::is_parked;
+use crate::ignores::{is_aside, is_parked};
 use crate::local::{self, Indexed, must_read};
 use crate::observe::{Observation, Observer};
 use crate::publish::Publisher;
@@ -30,12 +32,14 @@ impl Worker {
             return;
         }
         if self.first_scan {
+            self.recover_aside();
             self.recover_parked();
         }
         let mut view = std::mem::take(&mut self.view);
         self.unite(&mut view);
         self.view = view;
         let dirty = std::mem::take(&mut self.local);
+        let heard = self.first_event.is_some();
         (self.first_event, self.last_event) = (None, None);
         let obs = self.observe(&dirty);
         if obs.root_gone && !self.check_root() {
@@ -54,6 +58,8 @@ impl Worker {
             return;
         }
         self.publish(&plan);
+        // A directory may be kept for what is not in it any more.
+        self.progress |= heard;
         self.first_scan = false;
         self.settle_indexed(&obs);
     }
@@ -114,6 +120,33 @@ impl Worker {
                 && let Err(error) = root.rename(&name, &root, &plain)
             {
                 tracing::warn!(%name, %error, "an entry of an earlier run cannot be given a plain name");
+            }
+        }
+    }
+
+    /// What the last run took aside and had not looked at, or put back, when it ended. What is as we know it was to be
+    /// removed; anything else somebody wrote.
+    fn recover_aside(&mut self) {
+        let Ok(root) = self.root.dir(&[]) else { return };
+        for name in root.names().unwrap_or_default().into_iter().filter(is_aside) {
+            let Ok(Some(Meta { kind, stamp, .. })) = root.stat(&name) else { continue };
+            let known = {
+                let synced = self.synced.read();
+                let here = synced.by_ident(&stamp.ident).and_then(|id| synced.node(id)).cloned();
+                here.or_else(|| synced.intent(&stamp.ident).map(|intent| intent.state.clone()))
+            };
+            let ours = known.filter(|known| known.kind == kind && known.stamp.same_bytes(&stamp));
+            let aside = Aside { root: &root, name: &name };
+            let done = match ours {
+                Some(known) => aside.give_up(&known, &*self.ports.content, None),
+                None => {
+                    let synced = self.synced.read();
+                    aside.rescue(&self.root, &synced, &self.ports.device_name)
+                }
+            };
+            if let Err(error) = done {
+                let path = self.root.path().join(std::ffi::OsStr::from_bytes(name.as_bytes()));
+                tracing::warn!(path = %path.display(), %error, "what an earlier run took aside stays there");
             }
         }
     }
