@@ -106,6 +106,8 @@ pub(crate) enum Command {
     Members(commands::members::Args),
     Ls(commands::ls::Args),
     Log(commands::log::Args),
+    Conflicts(commands::conflicts::Args),
+    Restore(commands::restore::Args),
     Check(commands::check::Args),
     Start(commands::start::Args),
     Stop(commands::stop::Args),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use crdtfs_engine::present::Presenter;
-use crdtfs_engine::{Engine, EngineConfig};
+use crdtfs_engine::{Engine, EngineConfig, HistoryOptions};
 use crdtfs_folder::FolderPresenter;
 use crdtfs_mount::MountPresenter;
 use tokio::task::spawn_blocking;
@@ -35,6 +35,11 @@ impl Host {
             relays: settings.relays.clone(),
             name: settings.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            history: HistoryOptions {
+                retention: settings.retention,
+                keep_local: settings.keep_local_history,
+                ..HistoryOptions::default()
+            },
         };
         let presenters: Vec<Arc<dyn Presenter>> = vec![Arc::new(MountPresenter::new()), Arc::new(FolderPresenter)];
         let engine = spawn_blocking(move || Engine::start(config, presenters)).await??;

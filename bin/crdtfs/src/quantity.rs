@@ -35,6 +35,26 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(total)
 }
 
+/// Reads a time of the past, in milliseconds since the Unix epoch: `2026-03-01`, `2026-03-01 18:30` and
+/// `2026-03-01 18:30:59` in the local zone, `2026-03-01T17:30:00Z` or with another offset, or how long ago (`2h`). A time to
+/// the second is the end of that second, as listings cut fractions off.
+pub(crate) fn parse_time(text: &str) -> Result<i64, String> {
+    let text = text.trim();
+    let zone = jiff::tz::TimeZone::system();
+    let time = if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        time
+    } else if let Ok(time) = text.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned(zone)) {
+        time.timestamp()
+    } else if let Ok(ago) = parse_duration(text) {
+        let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+        return Ok(jiff::Timestamp::now().as_millisecond().saturating_sub(ago));
+    } else {
+        return Err(format!("`{text}` is no time: write it like 2026-03-01 18:30, 2026-03-01T17:30:00Z, or 2h (ago)"));
+    };
+    let seconds_given = text.bytes().filter(|byte| *byte == b':').count() >= 2 && time.subsec_nanosecond() == 0;
+    Ok(time.as_millisecond() + if seconds_given && !text.contains('.') { 999 } else { 0 })
+}
+
 /// A duration in milliseconds, as the control protocol counts them.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -142,6 +162,23 @@ mod tests {
         }
         for text in ["", " ", "h", "1x", "-1s", "1h-", "..s", "1e3s", "99999999999999999999w", "1 2", "1h5", "ä"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(parse_time("1970-01-01T00:00:01.500Z"), Ok(1_500));
+        assert_eq!(parse_time("1970-01-01T00:00:01Z"), Ok(1_999), "what was done within the second is in it");
+        assert_eq!(parse_time("1970-01-01T02:00:01.25+02:00"), Ok(1_250));
+        let local = parse_time("2026-03-01 18:30:59").expect("a time");
+        assert_eq!(local_time(local), "2026-03-01 18:30:59");
+        assert_eq!(parse_time("2026-03-01 18:30").map(local_time), Ok("2026-03-01 18:30:00".to_owned()));
+        assert_eq!(parse_time("2026-03-01").map(local_time), Ok("2026-03-01 00:00:00".to_owned()));
+        let now = jiff::Timestamp::now().as_millisecond();
+        let ago = parse_time("2h").expect("a duration");
+        assert!((now - 7_200_000..now - 7_200_000 + 60_000).contains(&ago), "{ago} at {now}");
+        for text in ["", "yesterday", "2026-13-01", "18:30", "-1h"] {
+            assert!(parse_time(text).is_err(), "{text}");
         }
     }
 

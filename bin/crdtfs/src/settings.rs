@@ -3,12 +3,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use crdtfs_engine::DEFAULT_RETENTION;
 use serde::Deserialize;
 
 use crate::cli::{Global, LogFormat, Network};
 use crate::failure::usage;
+use crate::quantity::parse_duration;
 
 /// The configuration file in the state directory.
 pub(crate) const CONFIG: &str = "config.toml";
@@ -26,9 +29,13 @@ pub(crate) struct Settings {
     pub(crate) json: bool,
     pub(crate) verbose: u8,
     pub(crate) log_format: LogFormat,
+    /// How long the bytes of old versions are kept.
+    pub(crate) retention: Duration,
+    /// Whether a watched folder keeps a copy of what lies in it, for the history.
+    pub(crate) keep_local_history: bool,
 }
 
-/// The keys of `config.toml`: the global flags by their names.
+/// The keys of `config.toml`: the global flags by their names, and what has no flag.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 struct ConfigFile {
@@ -37,6 +44,8 @@ struct ConfigFile {
     name: Option<String>,
     verbose: u8,
     log_format: Option<LogFormat>,
+    retention: Option<String>,
+    keep_local_history: bool,
 }
 
 impl Settings {
@@ -59,7 +68,12 @@ impl Settings {
             Some(name) => checked_name(name)?,
             None => host_name(),
         };
+        let retention = file.retention.as_deref().map(parse_duration).transpose();
+        let retention =
+            retention.map_err(|why| usage(format!("{}: retention: {why}", state_dir.join(CONFIG).display())))?;
         Ok(Self {
+            retention: retention.unwrap_or(DEFAULT_RETENTION),
+            keep_local_history: file.keep_local_history,
             state_dir,
             network: network.unwrap_or(Network::Internet),
             network_chosen: network.is_some(),
@@ -147,6 +161,9 @@ mod tests {
         assert_eq!(of_flags.relays, ["https://a", "https://b"]);
         let of_nothing = settings(dir.path(), "", &[]).expect("holds");
         assert_eq!((of_nothing.network, of_nothing.network_chosen), (Network::Internet, false));
+        assert_eq!((of_nothing.retention, of_nothing.keep_local_history), (DEFAULT_RETENTION, false));
+        let of_history = settings(dir.path(), "retention = '2w'\nkeep-local-history = true\n", &[]).expect("holds");
+        assert_eq!((of_history.retention.as_secs(), of_history.keep_local_history), (14 * 86_400, true));
     }
 
     #[test]
@@ -155,6 +172,8 @@ mod tests {
         for (config, flags) in [
             ("netwrok = 'local'", &[][..]),
             ("network = 'mars'", &[]),
+            ("retention = 'long'", &[]),
+            ("retention = 30", &[]),
             ("name = 'a/b'", &[]),
             ("network = 'local'", &["--relay", "https://a"]),
         ] {

@@ -32,7 +32,7 @@ pub use reply::{Item, Reply};
 pub use request::{Call, Request};
 pub use server::{BoxFuture, Gone, Listener, ServeError, Service, Talk};
 pub use socket::socket_path;
-pub use text::{DirText, FromText, PathText};
+pub use text::{DirText, FromText, PathText, ToText};
 
 /// The version of the protocol that this crate speaks. A request of another version is refused with
 /// [`FailureKind::Version`]; fields that are added later do not raise it, and unknown fields are ignored.

@@ -57,6 +57,12 @@ replies! {
     Listed,
     /// To [`crate::request::Log`], after the events.
     Logged,
+    /// To [`crate::request::Conflicts`], after the conflicts.
+    ConflictsListed,
+    /// To [`crate::request::Keep`].
+    Kept,
+    /// To [`crate::request::Restore`], after what was lost.
+    Restored,
     /// To [`crate::request::Check`], after the findings.
     Checked,
     /// To [`crate::request::Stop`].
@@ -76,6 +82,10 @@ pub enum Item {
     Entry(Entry),
     /// An event of [`crate::request::Log`].
     Event(Event),
+    /// An entry of [`crate::request::Conflicts`].
+    Conflict(Conflict),
+    /// What [`crate::request::Restore`] has to leave out.
+    Lost(Lost),
     /// A finding of [`crate::request::Check`].
     Finding(Finding),
     /// Nothing new; sent every few seconds, so that a silent engine is known to be dead.
@@ -388,6 +398,96 @@ pub struct Listed {
 pub struct Logged {
     /// How many events.
     pub events: u64,
+}
+
+/// One side of a conflict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Side {
+    /// Relative to the share's root.
+    #[serde(flatten)]
+    pub path: PathText,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Name of the device that made it, at that time.
+    pub device: String,
+    /// The device's key, in hexadecimal.
+    pub device_id: String,
+    /// When, by the clock of that device.
+    pub time_ms: i64,
+    /// The record that made it, in hexadecimal: the version's id.
+    pub version: String,
+    /// blake3 of the bytes of a file, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
+    /// Size of those bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+/// An entry that stands beside another because two devices disagreed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The share, in hexadecimal.
+    pub share: String,
+    /// Where it is shown, or was last.
+    #[serde(flatten)]
+    pub dir: DirText,
+    /// The one that stands beside.
+    #[serde(flatten)]
+    pub copy: Side,
+    /// The one that it stands beside: what has the name.
+    pub of: Side,
+    /// Whether it is not decided yet, since a merge needs bytes that are not here.
+    pub pending: bool,
+}
+
+/// The end of a list of conflicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictsListed {
+    /// How many.
+    pub conflicts: u64,
+}
+
+/// A conflict that was settled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Where what was kept is now, relative to the share's root.
+    #[serde(flatten)]
+    pub path: PathText,
+    /// What went.
+    pub removed: Vec<PathText>,
+}
+
+/// A version whose bytes nobody reachable has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Relative to the share's root, as it was then.
+    #[serde(flatten)]
+    pub path: PathText,
+    /// blake3 of the bytes, in hexadecimal.
+    pub blake3: String,
+    /// How many.
+    pub size: u64,
+    /// Names of the devices that may have them and are not connected, the one that wrote them first.
+    pub devices: Vec<String>,
+    /// Why they could not be had.
+    pub reason: String,
+}
+
+/// What was brought back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Where, relative to the share's root.
+    #[serde(flatten)]
+    pub path: PathText,
+    /// Files, directories and other entries that are as they were again.
+    pub entries: u64,
+    /// Of these, changed now; the others were so already.
+    pub changed: u64,
+    /// Bytes of the files that were changed.
+    pub bytes: u64,
+    /// Files that were left out.
+    pub lost: u64,
 }
 
 /// Something that a check found wrong.

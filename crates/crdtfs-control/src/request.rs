@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::reply::{self, Reply};
 use crate::status;
-use crate::text::{DirText, PathText};
+use crate::text::{DirText, PathText, ToText};
 
 /// The ways to show a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -124,6 +124,12 @@ requests! {
     Ls => Listed(reply::Listed),
     /// Who did what when.
     Log => Logged(reply::Logged),
+    /// What stands beside another because two devices disagreed.
+    Conflicts => ConflictsListed(reply::ConflictsListed),
+    /// Settle a conflict.
+    Keep => Kept(reply::Kept),
+    /// Bring back what was.
+    Restore => Restored(reply::Restored),
     /// Verify what is stored.
     Check => Checked(reply::Checked),
     /// End the engine.
@@ -227,6 +233,41 @@ pub struct Log {
     /// Any path in a directory that shows the share, also of what is there no more.
     #[serde(flatten)]
     pub path: PathText,
+}
+
+/// Lists what stands beside another entry because two devices disagreed: one [`crate::Item::Conflict`] each.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflicts {
+    /// A directory of a share: those below it; those of all shares without it.
+    #[serde(flatten)]
+    pub dir: Option<DirText>,
+}
+
+/// Settles a conflict: what is shown at this path keeps the name, or gets it; the other versions go, into the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// A conflict copy, or the entry that has one beside it.
+    #[serde(flatten)]
+    pub path: PathText,
+}
+
+/// Brings back a file or directory as it was, as a new operation. At most one of `version` and `at_ms` says when; without
+/// either, what is there no more comes back as it last was, and a file as it was before its present version. What was not
+/// there then stays. One [`crate::Item::Lost`] each for what has to be left out because nobody reachable has its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// What: any path in a directory that shows the share, also of what is there no more.
+    #[serde(flatten)]
+    pub path: PathText,
+    /// The version's id as [`Log`] tells it, or its first digits: the state right after it; of a deletion, right before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The state at this time, by the clocks of the devices that made the changes: milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<i64>,
+    /// Where to put it instead, in the same share; nothing may be there.
+    #[serde(flatten)]
+    pub to: Option<ToText>,
 }
 
 /// Verifies every stored byte and reference: one [`crate::Item::Finding`] each for what is wrong.

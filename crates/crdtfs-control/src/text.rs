@@ -85,6 +85,10 @@ text!(
     /// Where something was before: the field `from`, and `from_base64` beside it where the bytes are no UTF-8.
     FromText, "from", "from_base64"
 );
+text!(
+    /// Where something is to go: the field `to`, and `to_base64` beside it where the bytes are no UTF-8.
+    ToText, "to", "to_base64"
+);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,9 @@
 //! The lines of the protocol, as other programs rely on them. A change of these snapshots is a change of the contract.
 #![allow(clippy::unwrap_used)]
 
-use crdtfs_control::reply::{How, Item, Progress, Shown, Unit};
+use crdtfs_control::reply::{
+    Conflict, EntryKind, How, Item, Kept, Lost, Progress, Restored, Shown, Side, Unit,
+};
 use crdtfs_control::request::{self, Mode, Owner, Role, Show, ShowOptions, Status, WaitFor};
 use crdtfs_control::{DirText, Failure, FailureKind, Reply, Request};
 use serde::Serialize;
@@ -35,6 +37,12 @@ fn requests() {
     insta::assert_snapshot!(json(Request::from(Status { dir: Some("/d".into()) })), @r#"{"request":"status","dir":"/d"}"#);
     let wait = request::Wait { dir: None, devices: WaitFor::Count(2), timeout_ms: 7 };
     insta::assert_snapshot!(json(Request::from(wait)), @r#"{"request":"wait","devices":{"count":2},"timeout_ms":7}"#);
+    let restore = request::Restore { path: "/d/f".into(), version: Some("a1".to_owned()), at_ms: None, to: Some("/d/g".into()) };
+    insta::assert_snapshot!(json(Request::from(restore)), @r#"{"request":"restore","path":"/d/f","version":"a1","to":"/d/g"}"#);
+    let restore = request::Restore { path: "/d/f".into(), version: None, at_ms: Some(-1), to: None };
+    insta::assert_snapshot!(json(Request::from(restore)), @r#"{"request":"restore","path":"/d/f","at_ms":-1}"#);
+    insta::assert_snapshot!(json(Request::from(request::Keep { path: "/d/f".into() })), @r#"{"request":"keep","path":"/d/f"}"#);
+    insta::assert_snapshot!(json(Request::from(request::Conflicts { dir: None })), @r#"{"request":"conflicts"}"#);
 }
 
 #[test]
@@ -53,6 +61,36 @@ fn answers() {
         Shown { share: "aa".to_owned(), dir: "/d".into(), mode: Mode::Watch, how: How::Created, role: Role::Admin };
     insta::assert_snapshot!(json(Item::Ready(shown.clone())), @r#"{"item":"ready","share":"aa","dir":"/d","mode":"watch","how":"created","role":"admin"}"#);
     insta::assert_snapshot!(json(Reply::from(shown)), @r#"{"reply":"shown","share":"aa","dir":"/d","mode":"watch","how":"created","role":"admin"}"#);
+    let side = |path: &str, size| Side {
+        path: path.into(),
+        kind: EntryKind::File,
+        device: "desk".to_owned(),
+        device_id: "dd".to_owned(),
+        time_ms: 5,
+        version: "ee".to_owned(),
+        blake3: Some("bb".to_owned()),
+        size: Some(size),
+    };
+    let conflict = Conflict {
+        share: "aa".to_owned(),
+        dir: "/d".into(),
+        copy: side("f (conflict desk ee)", 1),
+        of: side("f", 2),
+        pending: false,
+    };
+    insta::assert_snapshot!(json(Item::Conflict(conflict)), @r#"{"item":"conflict","share":"aa","dir":"/d","path":"f (conflict desk ee)","kind":"file","device":"desk","device_id":"dd","time_ms":5,"version":"ee","blake3":"bb","size":1,"of":{"path":"f","kind":"file","device":"desk","device_id":"dd","time_ms":5,"version":"ee","blake3":"bb","size":2},"pending":false}"#);
+    let kept = Kept { path: "f".into(), removed: vec!["f (conflict desk ee)".into()] };
+    insta::assert_snapshot!(json(Reply::from(kept)), @r#"{"reply":"kept","path":"f","removed":[{"path":"f (conflict desk ee)"}]}"#);
+    let lost = Lost {
+        path: "f".into(),
+        blake3: "bb".to_owned(),
+        size: 3,
+        devices: vec!["desk".to_owned()],
+        reason: "not reached".to_owned(),
+    };
+    insta::assert_snapshot!(json(Item::Lost(lost)), @r#"{"item":"lost","path":"f","blake3":"bb","size":3,"devices":["desk"],"reason":"not reached"}"#);
+    let restored = Restored { path: "f".into(), entries: 4, changed: 3, bytes: 2, lost: 1 };
+    insta::assert_snapshot!(json(Reply::from(restored)), @r#"{"reply":"restored","path":"f","entries":4,"changed":3,"bytes":2,"lost":1}"#);
     let failure = Failure::new(FailureKind::NotFound, "no").with_hint("yes");
     insta::assert_snapshot!(json(failure), @r#"{"kind":"not_found","message":"no","hint":"yes"}"#);
     assert_eq!(serde_json::from_str::<Item>(r#"{"item":"tomorrow","x":1}"#).unwrap(), Item::Unknown);

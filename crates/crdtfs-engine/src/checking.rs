@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use crdtfs_control::reply::{Checked, Finding};
 use crdtfs_control::{Failure, Item, Reply, Talk, request};
-use crdtfs_core::content::ContentRef;
-use crdtfs_store::StoreError;
 
 use crate::core::Core;
+use crate::retention::Keep;
 use crate::share::Share;
 use crate::shows::blocking;
 
@@ -27,23 +26,10 @@ impl Core {
         Ok(Reply::Checked(checked))
     }
 
-    /// The contents that may be needed again: of every version of every share. The store is common to all of them.
-    fn live(&self) -> Vec<ContentRef> {
-        self.shares().iter().flat_map(|share| share.read(|replica| replica.view().all_contents())).collect()
-    }
-
-    /// Drops chunks that no version needs, and gives their room back.
-    pub(crate) fn collect(&self) -> Result<(), StoreError> {
-        let report = self.store().gc(&mut || self.live())?;
-        while self.store().compact()? {}
-        tracing::info!(chunks = report.chunks, bytes = report.freed, "collected");
-        Ok(())
-    }
-
     fn check_now(&self, shares: &[Arc<Share>], repair: bool) -> Result<(Checked, Vec<Finding>), Failure> {
         let mut findings = Vec::new();
         let mut checked = Checked { shares: shares.len() as u64, ..Checked::default() };
-        let report = self.store().check(repair, &mut || self.live()).map_err(|e| Failure::failed(e.to_string()))?;
+        let report = self.store().check(repair, &mut || self.kept(Keep::Retained)).map_err(|e| Failure::failed(e.to_string()))?;
         if repair {
             self.collect().map_err(|e| Failure::failed(e.to_string()))?;
         }

@@ -153,6 +153,7 @@ impl Core {
             source,
             space: self.space.clone(),
             events: Arc::new(CoreEvents { core: Arc::downgrade(self) }),
+            history: self.config.history.clone(),
         };
         let share = Share::open(id, dir, parts)?;
         // A folder that is about to be shown again may have been changed meanwhile: nobody is to be told that all is
@@ -400,6 +401,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::engine::Engine;
+    use crate::retention::HistoryOptions;
 
     fn start(state_dir: &Path) -> Engine {
         let config = EngineConfig {
@@ -408,6 +410,7 @@ mod tests {
             relays: Vec::new(),
             name: "a".to_owned(),
             version: "test".to_owned(),
+            history: HistoryOptions::default(),
         };
         Engine::start(config, Vec::new()).unwrap()
     }

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::core::Core;
 use crate::present::Presenter;
+use crate::retention::HistoryOptions;
 use crate::service::EngineService;
 use crate::share::ShareError;
 use crate::state::StateError;
@@ -35,6 +36,8 @@ pub struct EngineConfig {
     pub name: String,
     /// Version of the program, for `status`.
     pub version: String,
+    /// What becomes of old versions.
+    pub history: HistoryOptions,
 }
 
 /// Why an engine cannot run.

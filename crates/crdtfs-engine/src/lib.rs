@@ -3,8 +3,11 @@
 //! Adapters ([`present::Presenter`]) show a share to the user; the engine gives them the share's ports and knows nothing
 //! of FUSE or of watched folders. [`Engine`] is what a program starts.
 
+mod ages;
 mod checking;
+mod clock;
 mod committer;
+mod conflicts;
 mod convert;
 mod core;
 mod engine;
@@ -14,9 +17,13 @@ pub mod incarnation;
 mod invites;
 mod listing;
 mod load;
+mod past;
 pub mod present;
+mod put_back;
 pub mod registry;
 mod report;
+mod restore;
+mod retention;
 mod service;
 mod share;
 mod share_content;
@@ -32,6 +39,8 @@ pub mod state;
 mod waiting;
 mod wants;
 
+pub use clock::Clock;
 pub use crdtfs_net::Network;
 pub use engine::{Engine, EngineConfig, EngineError};
+pub use retention::{DEFAULT_RETENTION, HistoryOptions};
 pub use share::ShareError;

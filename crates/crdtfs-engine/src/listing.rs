@@ -57,7 +57,9 @@ impl Core {
             let found = core.find(&asked.path.to_path())?;
             let events = found.share.history().map_err(|error| Failure::failed(error.to_string()))?;
             let path = found.below.as_os_str().as_bytes().to_vec();
-            Ok(events.into_iter().filter(move |event| event.concerns(&path)))
+            // What is there now is also told of where it was before.
+            let now = found.share.walk(&found.below).filter(|inode| *inode != InodeId::ROOT);
+            Ok(events.into_iter().filter(move |event| event.concerns(&path) || now == Some(event.inode)))
         })
         .await?;
         let mut logged = 0;

@@ -8,6 +8,7 @@
 //!   incarnation.json   see [`crate::incarnation`]
 //!   shown.json         the directories that show it
 //!   peers.json         addresses by device
+//!   ages.json          see [`crate::ages`]
 //!   watch-…/ mount-…/  one directory for each shown one, its adapter's own
 //! ```
 
@@ -21,6 +22,7 @@ use crdtfs_core::id::ShareId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::ages::Ages;
 use crate::present::{Mode, PresentOptions};
 use crate::state::{StateError, io_at, write_atomically};
 
@@ -135,6 +137,16 @@ impl ShareDir {
     /// Keeps them.
     pub fn write_peers(&self, peers: &BTreeMap<String, Vec<String>>) -> Result<(), StateError> {
         self.write_json("peers.json", peers)
+    }
+
+    /// How old the changes are.
+    pub(crate) fn ages(&self) -> Result<Ages, StateError> {
+        self.read_json("ages.json")
+    }
+
+    /// Keeps that.
+    pub(crate) fn write_ages(&self, ages: &Ages) -> Result<(), StateError> {
+        self.write_json("ages.json", ages)
     }
 
     /// The adapter's own directory for showing the share at `dir`, made if it is not there; its name, and the path.

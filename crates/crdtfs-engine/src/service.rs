@@ -27,6 +27,9 @@ impl Service for EngineService {
                 Request::Members(members) => blocking(move || core.list_members(&members)).await,
                 Request::Ls(ls) => core.ls(ls, talk).await,
                 Request::Log(log) => core.log(log, talk).await,
+                Request::Conflicts(conflicts) => core.conflicts(conflicts, talk).await,
+                Request::Keep(keep) => blocking(move || core.keep(&keep)).await,
+                Request::Restore(restore) => core.restore(restore, talk).await,
                 Request::Check(check) => core.check(check, talk).await,
                 Request::Stop(_) => {
                     core.request_stop().await;

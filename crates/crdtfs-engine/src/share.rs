@@ -24,10 +24,12 @@ use crdtfs_store::{ChunkSource, Log, ShareContent, Store, StoreError};
 use parking_lot::{Condvar, Mutex, RwLock};
 use thiserror::Error;
 
+use crate::ages::Ages;
 use crate::fetcher::Task;
 use crate::incarnation::IncarnationFile;
 use crate::load;
 use crate::registry::ShareDir;
+use crate::retention::HistoryOptions;
 use crate::space::Space;
 use crate::state::StateError;
 use crate::wants::Wants;
@@ -80,6 +82,7 @@ pub(crate) struct Parts {
     pub(crate) source: Arc<dyn ChunkSource>,
     pub(crate) space: Arc<Space>,
     pub(crate) events: Arc<dyn Events>,
+    pub(crate) history: HistoryOptions,
 }
 
 /// One share.
@@ -107,6 +110,9 @@ pub(crate) struct Share {
     partial: AtomicBool,
     /// What went wrong with the log, for `status`.
     trouble: Mutex<Option<String>>,
+    pub(crate) history_options: HistoryOptions,
+    /// How old the changes are that are here.
+    pub(crate) ages: Mutex<Ages>,
 }
 
 /// What goes into the log, in order.
@@ -166,6 +172,11 @@ impl Share {
         });
         let peers = Peers { addresses: dir.peers().unwrap_or_default(), ..Peers::default() };
         let share = Arc::new(Self {
+        let mut ages = dir.ages().unwrap_or_else(|error| {
+            tracing::warn!(share = %id, %error, "how old the changes are is not known: they count as new");
+            Ages::default()
+        });
+        ages.cut_to(log.len());
             order: Mutex::new(Ordered {
                 logged: replica.vector().clone(),
                 since_snapshot,
@@ -193,7 +204,10 @@ impl Share {
         });
         share.take_stock();
         share.take_name(&parts.name);
+            history_options: parts.history,
+            ages: Mutex::new(ages),
         Ok(share)
+        share.note_ages();
     }
 
     pub(crate) fn id(&self) -> ShareId {

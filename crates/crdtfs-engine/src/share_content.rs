@@ -27,6 +27,14 @@ impl Watched {
         self.share.content()
     }
 
+    /// Where the user wants it, keeps what lies in a folder's file a second time: its next version will be written over it.
+    fn keep_copy(&self, content: &ContentRef, file: &File) -> io::Result<()> {
+        if self.share.history_options.keep_local {
+            self.inner().keep_copy(content, file)?;
+        }
+        Ok(())
+    }
+
     /// What is kept here may be what another file lacks.
     fn noted(&self, kept: io::Result<ContentRef>) -> io::Result<ContentRef> {
         kept.inspect(|content| self.share.arrived(content))
@@ -71,7 +79,9 @@ impl Content for Watched {
 
 impl FolderContent for Watched {
     fn index_file(&self, key: InodeId, file: &File) -> io::Result<ContentRef> {
-        self.noted(self.inner().index_file(key, file))
+        let content = self.noted(self.inner().index_file(key, file))?;
+        self.keep_copy(&content, file)?;
+        Ok(content)
     }
 
     fn keep_file(&self, content: &ContentRef, file: &File, instead: Option<InodeId>) -> io::Result<()> {
@@ -84,13 +94,19 @@ impl FolderContent for Watched {
 
     fn fetch_into(&self, key: InodeId, content: &ContentRef, file: &File) -> io::Result<()> {
         self.inner().fetch_into(key, content, file)?;
+        self.keep_copy(content, file)?;
         self.share.arrived(content);
         self.share.told_progress();
         Ok(())
     }
 
     fn fetch_many(&self, wanted: &[(InodeId, ContentRef, &File)]) -> Vec<io::Result<()>> {
-        let outcomes = self.inner().fetch_many(wanted);
+        let mut outcomes = self.inner().fetch_many(wanted);
+        for ((_, content, file), outcome) in wanted.iter().zip(&mut outcomes) {
+            if outcome.is_ok() {
+                *outcome = self.keep_copy(content, file);
+            }
+        }
         for ((_, content, _), outcome) in wanted.iter().zip(&outcomes) {
             if outcome.is_ok() {
                 self.share.arrived(content);

@@ -2,9 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crdtfs_core::document::Schema;
-use crdtfs_core::envelope::{Envelope, Trust};
-use crdtfs_core::history::{self, History, Stamp};
 use crdtfs_core::id::{ActorId, DeviceId, Incarnation};
 use crdtfs_core::node::Delta;
 use crdtfs_core::replica::{CommitError, Received, Replica};
@@ -14,7 +11,7 @@ use parking_lot::RwLockWriteGuard;
 
 use crate::incarnation::IncarnationFile;
 use crate::load::{self, LogEnvelopes};
-use crate::share::{Ordered, Share, ShareError, now_ms};
+use crate::share::{Ordered, Share, ShareError};
 
 /// What was not asked to be durable is so after this long at most.
 const DURABLE_AFTER: Duration = Duration::from_secs(5);
@@ -37,7 +34,7 @@ impl Share {
         let mut more = self.retry_unlogged(order);
         while order.unlogged.is_empty() {
             // The lock is given back after each change: a mount's operations go on meanwhile.
-            let committed = self.replica.write().commit(now_ms());
+            let committed = self.replica.write().commit(self.history_options.clock.now_ms());
             match committed {
                 Ok(Some(change)) => {
                     let tip = change.tip;
@@ -278,30 +275,6 @@ impl Share {
             IncarnationFile::new(&self.dir().path().join("incarnation.json")).close(&incarnation)?;
         }
         Ok(())
-    }
-
-    /// All that happened, by the log.
-    pub(crate) fn history(&self) -> Result<Vec<history::Event>, ShareError> {
-        self.commit_all();
-        let schema = Schema::new(&self.id());
-        let mut history = History::default();
-        let mut unread = None;
-        self.log().for_each(0, &mut |entry| {
-            match Envelope::decode(&self.id(), &schema, &entry.bytes, Trust::Stored) {
-                // One that lost against another of its number is told no more.
-                Ok(envelope) if !self.read(|replica| replica.chains().knows(&envelope.hash)) => {}
-                Ok(envelope) => {
-                    let stamp = Stamp { device: envelope.device, time_ms: envelope.body.time_ms };
-                    envelope.records.iter().for_each(|(id, record)| history.take(stamp, *id, record));
-                }
-                Err(error) => unread = Some(error.to_string()),
-            }
-            true
-        })?;
-        match unread {
-            Some(reason) => Err(ShareError::Damaged { share: self.id(), reason }),
-            None => Ok(history.into_events()),
-        }
     }
 
     /// Verifies the log, and that it means what is in memory.

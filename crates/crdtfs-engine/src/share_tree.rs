@@ -11,7 +11,7 @@ use crdtfs_core::op::{Applied, Op, OpError};
 use crdtfs_core::port::{Adapter, Tree};
 use rand::RngCore;
 
-use crate::share::{Share, now_ms};
+use crate::share::Share;
 
 impl Tree for Share {
     fn node(&self, inode: InodeId) -> Option<Node> {
@@ -37,7 +37,7 @@ impl Tree for Share {
             return Err(OpError::NoSpace);
         }
         let mut replica = self.replica.write();
-        let applied = replica.apply(&op, now_ms())?;
+        let applied = replica.apply(&op, self.history_options.clock.now_ms())?;
         self.announce(&replica, Some(by), &applied.delta);
         drop(replica);
         self.events.uncommitted(self);

@@ -35,6 +35,7 @@ mod layer;
 mod log;
 mod manifest;
 mod object;
+mod own;
 mod pack;
 mod read;
 mod reader;

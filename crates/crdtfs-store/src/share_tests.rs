@@ -730,3 +730,29 @@ fn collection_spares_what_is_open_and_removes_dead_objects() {
     assert!(!device.share.is_local(&object), "after a restart, too");
     assert_eq!(device.problems(&[contents[&0]]), vec![]);
 }
+
+/// For those who want to bring back what they write over themselves.
+#[test]
+fn a_copy_of_a_folders_file_outlives_what_is_written_over_it() {
+    let device = device(Peer::nobody());
+    let (old, new) = (noise(5 << 20, 1), noise(3 << 20, 2));
+    let content = device.write_and_index(id(1), &old);
+    let file = File::open(device.folder.path(id(1))).unwrap();
+    device.share.keep_copy(&content, &file).unwrap();
+    let packs = || {
+        device.share.store().sync().unwrap();
+        device.share.store().usage().packs
+    };
+    let once = packs();
+    device.share.keep_copy(&content, &file).unwrap();
+    assert_eq!(packs(), once, "it is kept already");
+    fs::write(device.folder.path(id(1)), &new).unwrap();
+    device.share.forget_file(id(1)).unwrap();
+    assert!(read(&device.share, &content).unwrap() == old);
+    // What is no more what it was is left out, whatever it became.
+    let late = device.write_and_index(id(2), &noise(2 << 20, 3));
+    fs::write(device.folder.path(id(2)), b"short").unwrap();
+    let before = packs();
+    device.share.keep_copy(&late, &File::open(device.folder.path(id(2))).unwrap()).unwrap();
+    assert_eq!(packs(), before);
+}

@@ -15,8 +15,9 @@ use crate::{paths, quantity};
 
 /// List who did what when, oldest first.
 ///
-/// Of a directory: everything below it, too. With --json one event a line: `time`, `device`, `event` (create, update, move
-/// or delete), `path`, `blake3`, and more.
+/// Each line: time, version (for `crdtfs restore --version`), device, what, path, size and blake3. Of a directory:
+/// everything below it, too; of what was moved: also under its earlier names. With --json one event a line: `time`, `device`, `event` (create, update, move
+/// or delete), `path`, `blake3`, `version` and more.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   crdtfs log ~/Shared/report.txt
@@ -64,7 +65,7 @@ fn sentence(event: &Event) -> String {
     };
     let size = event.size.map(|size| format!("  {}", quantity::size(size))).unwrap_or_default();
     let hash = event.blake3.as_deref().map(|hash| format!("  {}", short(hash))).unwrap_or_default();
-    format!("{time}  {:<12}  {verb}  {path}{size}{hash}", plain(&event.device))
+    format!("{time}  {}  {:<12}  {verb}  {path}{size}{hash}", short(&event.version), plain(&event.device))
 }
 
 #[cfg(test)]

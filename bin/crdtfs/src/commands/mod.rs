@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod conflicts;
 pub(crate) mod engine;
 pub(crate) mod invite;
 pub(crate) mod log;
@@ -10,6 +11,7 @@ pub(crate) mod man;
 pub(crate) mod members;
 pub(crate) mod mount;
 pub(crate) mod peers;
+pub(crate) mod restore;
 mod show;
 pub(crate) mod start;
 pub(crate) mod status;
@@ -68,6 +70,8 @@ fn dispatch(app: &mut App, command: Command) -> Result<u8> {
         Command::Members(args) => members::run(app, &args),
         Command::Ls(args) => ls::run(app, &args),
         Command::Log(args) => log::run(app, &args),
+        Command::Conflicts(args) => conflicts::run(app, &args),
+        Command::Restore(args) => restore::run(app, &args),
         Command::Check(args) => check::run(app, &args),
         Command::Start(args) => start::run(app, &args),
         Command::Stop(args) => stop::run(app, &args),

@@ -1,0 +1,219 @@
+//! What happened in a share, read from its log: the tree as it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crdtfs_core::document::Schema;
+use crdtfs_core::envelope::{Envelope, Trust};
+use crdtfs_core::history::{self, History, Stamp};
+use crdtfs_core::id::{ChangeHash, DeviceId, RecordId};
+use crdtfs_core::record::Record;
+use crdtfs_core::view::View;
+use crdtfs_store::{LogEntry, Urgency};
+
+use crate::share::{Share, ShareError};
+
+/// One change of the past.
+struct Change {
+    hash: ChangeHash,
+    deps: Vec<ChangeHash>,
+    device: DeviceId,
+    time_ms: i64,
+    records: Vec<(RecordId, Record)>,
+}
+
+/// All changes of a share, in a causal order.
+pub(crate) struct Past {
+    changes: Vec<Change>,
+    /// What they did.
+    pub(crate) events: Vec<history::Event>,
+}
+
+/// A point of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Right before a record.
+    Before(RecordId),
+    /// Right after it.
+    After(RecordId),
+    /// All that was done up to then by the clocks of those who did it, in milliseconds since 1970, and all that they had
+    /// seen when they did it, whatever the clocks say.
+    At(i64),
+}
+
+impl Share {
+    /// Calls `each` with every change of the log that counts.
+    fn each_change(&self, each: &mut dyn FnMut(Envelope)) -> Result<(), ShareError> {
+        self.each_wanted(0, &mut |_, _| true, each)
+    }
+
+    /// Calls `each` with the changes of the log that count and are wanted by their place in it, from the `from`-th on.
+    pub(crate) fn each_wanted(
+        &self,
+        from: u64,
+        wanted: &mut dyn FnMut(u64, &LogEntry) -> bool,
+        each: &mut dyn FnMut(Envelope),
+    ) -> Result<(), ShareError> {
+        let schema = Schema::new(&self.id());
+        let mut unread = None;
+        let mut place = from;
+        self.log().for_each(from, &mut |entry| {
+            place += 1;
+            if !wanted(place - 1, &entry) {
+                return true;
+            }
+            match Envelope::decode(&self.id(), &schema, &entry.bytes, Trust::Stored) {
+                // One that lost against another of its number is told no more.
+                Ok(envelope) if !self.read(|replica| replica.chains().knows(&envelope.hash)) => {}
+                Ok(envelope) => each(envelope),
+                Err(error) => unread = Some(error.to_string()),
+            }
+            true
+        })?;
+        match unread {
+            Some(reason) => Err(ShareError::Damaged { share: self.id(), reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// All that happened, by the log.
+    pub(crate) fn history(&self) -> Result<Vec<history::Event>, ShareError> {
+        self.commit_all();
+        let mut history = History::default();
+        self.each_change(&mut |change| {
+            let stamp = Stamp { device: change.device, time_ms: change.body.time_ms };
+            change.records.iter().for_each(|(id, record)| history.take(stamp, *id, record));
+        })?;
+        Ok(history.into_events())
+    }
+
+    /// Who made these records, and when.
+    pub(crate) fn stamps(&self, wanted: &BTreeSet<RecordId>) -> Result<BTreeMap<RecordId, Stamp>, ShareError> {
+        self.commit_all();
+        let mut stamps = BTreeMap::new();
+        self.each_change(&mut |change| {
+            let stamp = Stamp { device: change.device, time_ms: change.body.time_ms };
+            let found = change.records.iter().map(|(id, _)| *id).filter(|id| wanted.contains(id));
+            for id in found {
+                // A record may be in several changes, published again: the first made it.
+                stamps.entry(id).or_insert(stamp);
+            }
+        })?;
+        Ok(stamps)
+    }
+
+    /// Reads all that happened.
+    pub(crate) fn past(&self) -> Result<Past, ShareError> {
+        self.commit_all();
+        let mut history = History::default();
+        let mut changes = Vec::new();
+        self.each_change(&mut |change| {
+            let stamp = Stamp { device: change.device, time_ms: change.body.time_ms };
+            change.records.iter().for_each(|(id, record)| history.take(stamp, *id, record));
+            changes.push(Change {
+                hash: change.hash,
+                deps: change.body.deps,
+                device: change.device,
+                time_ms: change.body.time_ms,
+                records: change.records,
+            });
+        })?;
+        Ok(Past { changes, events: history.into_events() })
+    }
+
+    /// Gives a view of the past the bytes that its merges need, as far as they can be had; what it merged is kept here.
+    pub(crate) fn complete(&self, view: &mut View, fetch: bool) {
+        loop {
+            let mut supplied = false;
+            for content in view.wanted() {
+                if !fetch && !self.store().is_local(&content) {
+                    continue;
+                }
+                match self.content().read_all(&content, Urgency::Read) {
+                    Ok(bytes) => {
+                        view.supply(content.hash, bytes.into());
+                        supplied = true;
+                    }
+                    Err(error) => tracing::debug!(content = %content.hash, %error, "a merge of the past lacks bytes"),
+                }
+            }
+            if !supplied {
+                return;
+            }
+        }
+    }
+}
+
+impl Past {
+    /// The tree at a moment; merges that need bytes are undecided.
+    pub(crate) fn view(&self, moment: Moment) -> View {
+        let mut view = View::new();
+        view.load(&self.records(moment));
+        view
+    }
+
+    fn records(&self, moment: Moment) -> Vec<(RecordId, Record)> {
+        match moment {
+            Moment::At(time_ms) => {
+                let included = self.up_to(time_ms);
+                let changes = self.changes.iter().zip(included).filter(|(_, included)| *included);
+                changes.flat_map(|(change, _)| change.records.iter().cloned()).collect()
+            }
+            Moment::Before(id) | Moment::After(id) => {
+                let all = self.changes.iter().flat_map(|change| &change.records);
+                let mut before: Vec<_> = all.clone().take_while(|(record, _)| *record != id).cloned().collect();
+                if let Moment::After(_) = moment {
+                    before.extend(all.filter(|(record, _)| *record == id).take(1).cloned());
+                }
+                before
+            }
+        }
+    }
+
+    /// For each change whether it was made by then, or was seen by somebody who made one by then.
+    fn up_to(&self, time_ms: i64) -> Vec<bool> {
+        let mut seen: BTreeSet<ChangeHash> = BTreeSet::new();
+        let mut included = vec![false; self.changes.len()];
+        for (change, included) in self.changes.iter().zip(&mut included).rev() {
+            if change.time_ms <= time_ms || seen.contains(&change.hash) {
+                *included = true;
+                seen.extend(&change.deps);
+            }
+        }
+        included
+    }
+
+    /// The records of the deletions that went on without a pause up to this one, by the same device, at or below the same
+    /// path: what `rm -r` made of a directory. The first of them.
+    pub(crate) fn first_of_removal(&self, last: &history::Event, path: &[u8]) -> RecordId {
+        /// A pause longer than this (by the clock of who removed it) is between two removals.
+        const PAUSE_MS: i64 = 60_000;
+        let mut first = last;
+        let until = self.events.iter().position(|event| event.version == last.version).unwrap_or(0);
+        for event in self.events[..until].iter().rev() {
+            if event.device != last.device || !event.concerns(path) {
+                continue;
+            }
+            if event.action != history::Action::Delete || first.time_ms.saturating_sub(event.time_ms) > PAUSE_MS {
+                break;
+            }
+            first = event;
+        }
+        first.version
+    }
+
+    /// The device that made a content first.
+    pub(crate) fn author_of(&self, content: &crdtfs_core::content::ContentRef) -> Option<DeviceId> {
+        let made = |change: &&Change| {
+            change.records.iter().any(|(_, record)| {
+                matches!(record, Record::Content(of) if of.bytes.is_some_and(|bytes| bytes.hash == content.hash))
+            })
+        };
+        self.changes.iter().find(made).map(|change| change.device)
+    }
+
+    /// A record.
+    pub(crate) fn record(&self, id: &RecordId) -> Option<&Record> {
+        let mut all = self.changes.iter().flat_map(|change| &change.records);
+        all.find(|(record, _)| record == id).map(|(_, record)| record)
+    }
+}
