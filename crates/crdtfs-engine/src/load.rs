@@ -1,10 +1,12 @@
-//! Bringing a replica back from a share's directory: snapshot, log, members.
+//! Bringing a replica back from a share's directory: what was saved of it, else a snapshot, and the log; members.
 
 use std::collections::VecDeque;
 
+use crdtfs_core::document::Schema;
+use crdtfs_core::envelope::{Envelope, Trust};
 use crdtfs_core::id::{ActorId, Incarnation, ShareId};
 use crdtfs_core::key::Key;
-use crdtfs_core::replica::{Envelopes, LoadError, Replica};
+use crdtfs_core::replica::{Base, Envelopes, LoadError, Loaded, Replica, Saved};
 use crdtfs_core::snapshot::{self, Snapshot};
 use crdtfs_core::sync::Numbered;
 use crdtfs_core::vector::Vector;
@@ -15,6 +17,9 @@ use crate::share::ShareError;
 
 /// The snapshot's name in the log's directory.
 const SNAPSHOT: &str = "document";
+
+/// The name there of the replica as it was saved.
+const VIEW: &str = "view";
 
 /// Bytes of envelopes that are read at a time.
 const PORTION: usize = 4 << 20;
@@ -41,43 +46,108 @@ impl Envelopes for LogEnvelopes<'_> {
     }
 }
 
-/// The replica, and how many envelopes of the log do not fit.
+/// A replica brought back.
+pub(crate) struct Opened {
+    pub(crate) replica: Replica,
+    /// How many envelopes of the log do not fit.
+    pub(crate) unfit: usize,
+    /// How many had to be read as what was saved does not have them; all of them if nothing was.
+    pub(crate) since_saved: u64,
+    /// How many the snapshot does not have, as far as it was looked at.
+    pub(crate) since_snapshot: u64,
+}
+
+/// Brings a replica back.
 pub(crate) fn replica(
     id: &ShareId,
     dir: &ShareDir,
     log: &Log,
     key: Key,
     incarnation: Incarnation,
-) -> Result<(Replica, usize), ShareError> {
+) -> Result<Opened, ShareError> {
     let genesis = dir.genesis()?;
     let membership = dir.membership()?;
-    let damaged = |error: LoadError| ShareError::Damaged { share: *id, reason: error.to_string() };
-    let snapshot = read_snapshot(id, log)?;
-    let load = |snapshot: Option<(&[u8], &Vector)>| {
-        let known = snapshot.map(|(_, vector)| vector.clone()).unwrap_or_default();
+    let load = |base: Base<'_>, known: Vector| -> Result<Loaded, ShareError> {
         let mut failed = None;
         let entries = Entries::new(log, known, &mut failed);
-        let bytes = snapshot.map(|(bytes, _)| bytes);
         let kept = LogEnvelopes { log, unlogged: &VecDeque::new() };
-        let loaded = Replica::load(key.clone(), incarnation, &genesis, &membership, bytes, entries, &kept);
+        let loaded = Replica::load(key.clone(), incarnation, &genesis, &membership, base, entries, &kept);
         match failed {
             Some(error) => Err(ShareError::Store(error)),
-            None => loaded.map_err(damaged),
+            None => loaded.map_err(|error: LoadError| ShareError::Damaged { share: *id, reason: error.to_string() }),
         }
     };
-    let loaded = match &snapshot {
-        Some((bytes, vector)) => match load(Some((bytes, vector))) {
-            Err(ShareError::Damaged { reason, .. }) => {
-                tracing::warn!(share = %id, reason, "the snapshot is of no use: reading the whole log");
-                load(None)
-            }
-            loaded => loaded,
-        },
-        None => load(None),
-    }?;
+    let beyond = |known: &Vector| log.len().saturating_sub(known.iter().map(|(_, tip)| tip.seq).sum());
+    let (mut since_saved, mut since_snapshot) = (log.len(), log.len());
+    // From the quickest to the surest.
+    let mut loaded = None;
+    if let Some(saved) = read_saved(id, log)? {
+        let known = saved.vector().clone();
+        since_saved = beyond(&known);
+        since_snapshot = since_saved;
+        loaded = passed_over(id, "what was saved of it", load(Base::Saved(Box::new(saved)), known))?;
+    }
+    if loaded.is_none()
+        && let Some((bytes, known)) = read_snapshot(id, log)?
+    {
+        (since_saved, since_snapshot) = (log.len(), beyond(&known));
+        loaded = passed_over(id, "the snapshot", load(Base::Snapshot(&bytes), known))?;
+    }
+    let loaded = match loaded {
+        Some(loaded) => loaded,
+        None => load(Base::Nothing, Vector::new())?,
+    };
     let dropped: Vec<_> = loaded.dropped.iter().map(|(actor, tip)| (*actor, tip.seq)).collect();
     log.forget(&dropped);
-    Ok((loaded.replica, loaded.unfit))
+    Ok(Opened { replica: loaded.replica, unfit: loaded.unfit, since_saved, since_snapshot })
+}
+
+/// What was loaded, or nothing if its base turned out to be damaged.
+fn passed_over(id: &ShareId, base: &str, loaded: Result<Loaded, ShareError>) -> Result<Option<Loaded>, ShareError> {
+    match loaded {
+        Err(ShareError::Damaged { reason, .. }) => {
+            tracing::warn!(share = %id, base, reason, "of no use: reading more of the log");
+            Ok(None)
+        }
+        loaded => loaded.map(Some),
+    }
+}
+
+/// What was saved of the replica, if this program wrote it and the log has all of it.
+fn read_saved(id: &ShareId, log: &Log) -> Result<Option<Saved>, StoreError> {
+    let Some(bytes) = log.read_snapshot(VIEW)? else { return Ok(None) };
+    let saved = match Saved::read(id, &bytes) {
+        Ok(Some(saved)) => saved,
+        Ok(None) => {
+            tracing::info!(share = %id, "what was saved is of another version: reading the log");
+            return Ok(None);
+        }
+        Err(error) => {
+            tracing::warn!(share = %id, %error, "what was saved does not read: reading the log");
+            return Ok(None);
+        }
+    };
+    let schema = Schema::new(id);
+    if saved.vector().iter().map(|(_, tip)| tip.seq).sum::<u64>() > log.len() {
+        tracing::warn!(share = %id, "the log lacks some of what was saved: reading the log");
+        return Ok(None);
+    }
+    for (actor, tip) in saved.vector().iter() {
+        let logged = log.get(actor, tip.seq)?;
+        let hash = logged.and_then(|bytes| Envelope::decode(id, &schema, &bytes, Trust::Stored).ok()).map(|e| e.hash);
+        if hash != Some(tip.hash) {
+            tracing::warn!(share = %id, %actor, seq = tip.seq, "what was saved is not in the log: reading that alone");
+            return Ok(None);
+        }
+    }
+    Ok(Some(saved))
+}
+
+/// Saves the replica for the next start. The log is to be durable. False if it cannot be now, as something is under way.
+pub(crate) fn save(replica: &Replica, log: &Log) -> Result<bool, StoreError> {
+    let Some(bytes) = replica.save() else { return Ok(false) };
+    log.write_snapshot(VIEW, &bytes)?;
+    Ok(true)
 }
 
 fn read_snapshot(id: &ShareId, log: &Log) -> Result<Option<(Vec<u8>, Vector)>, StoreError> {
@@ -92,15 +162,6 @@ fn read_snapshot(id: &ShareId, log: &Log) -> Result<Option<(Vec<u8>, Vector)>, S
             Ok(None)
         }
     }
-}
-
-/// How many envelopes the snapshot does not have.
-pub(crate) fn since_snapshot(id: &ShareId, log: &Log) -> u64 {
-    let known = match read_snapshot(id, log) {
-        Ok(Some((_, vector))) => vector.iter().map(|(_, tip)| tip.seq).sum(),
-        _ => 0,
-    };
-    log.len().saturating_sub(known)
 }
 
 /// Makes a new snapshot of the one before and what came since.
@@ -177,7 +238,111 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// Makes the snapshot worthless: it has changes that no longer count.
-pub(crate) fn void_snapshot(log: &Log) -> Result<(), StoreError> {
+/// Makes snapshot and saved replica worthless: they have changes that no longer count.
+pub(crate) fn void_snapshots(log: &Log) -> Result<(), StoreError> {
+    log.write_snapshot(VIEW, &[])?;
     log.write_snapshot(SNAPSHOT, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
+
+    use crdtfs_core::content::ContentRef;
+    use crdtfs_core::id::{InodeId, PlaceId};
+    use crdtfs_core::name::Name;
+    use crdtfs_core::node::{Kind, Time, Xattrs};
+    use crdtfs_core::op::{NewNode, Op};
+
+    use super::*;
+
+    const LIFE: Incarnation = Incarnation([1; 16]);
+
+    fn key() -> Key {
+        Key::new(&[1; 32])
+    }
+
+    fn create(replica: &mut Replica, n: u8) {
+        let node = NewNode {
+            kind: Kind::File,
+            mode: 0o644,
+            owner: None,
+            mtime: Time::default(),
+            xattrs: Xattrs::new(),
+            content: ContentRef::empty(),
+            target: Vec::new(),
+            rdev: 0,
+        };
+        let name = Name::try_from(format!("file {n}").as_str()).unwrap();
+        let op = Op::Create { dir: InodeId::ROOT, name, inode: InodeId([n; 16]), place: PlaceId([n; 16]), node };
+        replica.apply(&op, 0).unwrap();
+    }
+
+    /// Puts a file into the replica, and, if there is one, into the log.
+    fn commit(replica: &mut Replica, log: Option<&Log>, n: u8) {
+        create(replica, n);
+        while let Some(change) = replica.commit(0).unwrap() {
+            if let Some(log) = log {
+                log.append(&change.actor, change.tip.seq, &change.envelope).unwrap();
+            }
+        }
+    }
+
+    /// A share of one device in a directory.
+    fn share(dir: &Path) -> (ShareDir, Log, Replica) {
+        let made = Replica::create(key(), LIFE, [2; 32], "one", 0).unwrap();
+        let share = ShareDir::create(dir, &made.replica.share()).unwrap();
+        share.write_genesis(&made.genesis).unwrap();
+        share.write_membership(&made.membership).unwrap();
+        let (log, _) = Log::open(&share.path().join("log")).unwrap();
+        (share, log, made.replica)
+    }
+
+    fn open(dir: &ShareDir, log: &Log, as_before: &Replica) -> Opened {
+        let opened = replica(&as_before.share(), dir, log, key(), LIFE).unwrap();
+        assert_eq!(opened.unfit, 0);
+        opened
+    }
+
+    fn files(replica: &Replica) -> usize {
+        replica.view().entries(InodeId::ROOT, None, usize::MAX).len()
+    }
+
+    #[test]
+    fn a_start_goes_on_from_what_was_saved() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (dir, log, mut first) = share(scratch.path());
+        commit(&mut first, Some(&log), 1);
+        commit(&mut first, Some(&log), 2);
+        assert_eq!(open(&dir, &log, &first).since_saved, 2, "nothing was saved");
+        create(&mut first, 3);
+        assert!(!save(&first, &log).unwrap(), "what is in no log is not saved");
+        commit(&mut first, Some(&log), 4);
+        assert!(save(&first, &log).unwrap());
+        let again = open(&dir, &log, &first);
+        assert_eq!((again.since_saved, files(&again.replica)), (0, 4));
+        commit(&mut first, Some(&log), 5);
+        let again = open(&dir, &log, &first);
+        assert_eq!((again.since_saved, files(&again.replica)), (1, 5));
+        assert_eq!(again.replica.heads(), first.heads());
+        void_snapshots(&log).unwrap();
+        let again = open(&dir, &log, &first);
+        assert_eq!((again.since_saved, files(&again.replica)), (log.len(), 5));
+    }
+
+    #[test]
+    fn what_the_log_lacks_was_never_saved() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (dir, log, mut first) = share(scratch.path());
+        commit(&mut first, Some(&log), 1);
+        let in_log = first.heads();
+        // As after a crash that took the log's end, or with an older copy of it put back.
+        commit(&mut first, None, 2);
+        assert!(save(&first, &log).unwrap());
+        let again = open(&dir, &log, &first);
+        assert_eq!((again.since_saved, files(&again.replica)), (log.len(), 1));
+        assert_eq!(again.replica.heads(), in_log);
+    }
 }

@@ -27,7 +27,7 @@ use thiserror::Error;
 use crate::ages::Ages;
 use crate::fetcher::Task;
 use crate::incarnation::IncarnationFile;
-use crate::load;
+use crate::load::{self, Opened};
 use crate::registry::ShareDir;
 use crate::retention::HistoryOptions;
 use crate::space::Space;
@@ -128,6 +128,8 @@ pub(crate) struct Ordered {
     pub(crate) synced: Option<Instant>,
     /// Envelopes that the snapshot does not have.
     pub(crate) since_snapshot: u64,
+    /// Envelopes that the saved replica does not have.
+    pub(crate) since_saved: u64,
     pub(crate) incarnation: Option<Incarnation>,
 }
 
@@ -164,22 +166,23 @@ impl Share {
         let file = dir.path().join("incarnation.json");
         let (incarnation, _) = IncarnationFile::new(&file).take_up()?;
         let device = parts.key.id();
-        let (replica, unfit) = load::replica(&id, &dir, &log, parts.key, incarnation)?;
+        let Opened { replica, unfit, since_saved, since_snapshot } =
+            load::replica(&id, &dir, &log, parts.key, incarnation)?;
         let content = ShareContent::new(parts.store.clone(), id, parts.source)?;
-        let since_snapshot = load::since_snapshot(&id, &log);
         let trouble = (unfit > 0).then(|| {
             format!("{unfit} changes of this device's log do not fit together; they come again from other devices")
         });
-        let peers = Peers { addresses: dir.peers().unwrap_or_default(), ..Peers::default() };
-        let share = Arc::new(Self {
         let mut ages = dir.ages().unwrap_or_else(|error| {
             tracing::warn!(share = %id, %error, "how old the changes are is not known: they count as new");
             Ages::default()
         });
         ages.cut_to(log.len());
+        let peers = Peers { addresses: dir.peers().unwrap_or_default(), ..Peers::default() };
+        let share = Arc::new(Self {
             order: Mutex::new(Ordered {
                 logged: replica.vector().clone(),
                 since_snapshot,
+                since_saved,
                 incarnation: Some(incarnation),
                 ..Ordered::default()
             }),
@@ -201,13 +204,13 @@ impl Share {
             keeps_all: AtomicBool::new(false),
             partial: AtomicBool::new(false),
             trouble: Mutex::new(trouble),
-        });
-        share.take_stock();
-        share.take_name(&parts.name);
             history_options: parts.history,
             ages: Mutex::new(ages),
-        Ok(share)
+        });
         share.note_ages();
+        share.take_stock();
+        share.take_name(&parts.name);
+        Ok(share)
     }
 
     pub(crate) fn id(&self) -> ShareId {

@@ -16,7 +16,7 @@ use crate::share::{Ordered, Share, ShareError};
 /// What was not asked to be durable is so after this long at most.
 const DURABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// A new snapshot is made after this many envelopes.
+/// A new snapshot is made, and the replica saved, after this many envelopes and as many more as are an eighth of the log.
 const SNAPSHOT_AFTER: u64 = 2_000;
 
 impl Share {
@@ -91,6 +91,7 @@ impl Share {
                 order.logged.set(envelope.actor, envelope.tip);
                 order.unsynced = true;
                 order.since_snapshot += 1;
+                order.since_saved += 1;
                 true
             }
             Err(error) => {
@@ -188,7 +189,7 @@ impl Share {
                 order.logged.set(*actor, tip);
             }
         }
-        if let Err(error) = load::void_snapshot(self.log()) {
+        if let Err(error) = load::void_snapshots(self.log()) {
             tracing::error!(share = %self.id(), %error, "a snapshot with dropped changes stays");
         }
         order.since_snapshot = SNAPSHOT_AFTER;
@@ -245,7 +246,8 @@ impl Share {
         let (due, retry, snapshot) = {
             let order = self.order.lock();
             let old = order.synced.is_none_or(|synced| synced.elapsed() >= DURABLE_AFTER);
-            (order.unsynced && old, !order.unlogged.is_empty(), order.since_snapshot >= SNAPSHOT_AFTER)
+            let many = SNAPSHOT_AFTER + self.log().len() / 8;
+            (order.unsynced && old, !order.unlogged.is_empty(), order.since_snapshot >= many)
         };
         if retry {
             self.commit_all();
@@ -255,21 +257,33 @@ impl Share {
         }
         if snapshot {
             self.order.lock().since_snapshot = 0;
-            if let Err(error) = load::write_snapshot(&self.id(), self.log()) {
+            let made = load::write_snapshot(&self.id(), self.log()).and_then(|()| self.save());
+            if let Err(error) = made {
                 tracing::warn!(share = %self.id(), %error, "no new snapshot");
             }
         }
     }
 
+    /// Saves the replica for the next start, if nothing is under way.
+    fn save(&self) -> Result<(), ShareError> {
+        self.make_durable()?;
+        // Nothing is committed meanwhile, so the log has all that is saved.
+        let mut order = self.order.lock();
+        if order.unlogged.is_empty() && !order.unsynced && self.read(|replica| load::save(replica, self.log()))? {
+            order.since_saved = 0;
+        }
+        Ok(())
+    }
+
     /// Makes everything durable and says so: the next start goes on with the same chain.
     pub(crate) fn close(&self) -> Result<(), ShareError> {
         self.make_durable()?;
-        let (incarnation, snapshot) = {
+        let (incarnation, saved) = {
             let order = self.order.lock();
-            (order.incarnation, order.since_snapshot > 0)
+            (order.incarnation, order.since_saved == 0)
         };
-        if snapshot {
-            load::write_snapshot(&self.id(), self.log())?;
+        if !saved {
+            self.save()?;
         }
         if let Some(incarnation) = incarnation {
             IncarnationFile::new(&self.dir().path().join("incarnation.json")).close(&incarnation)?;
