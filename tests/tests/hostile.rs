@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use crdtfs_tests::{Device, Lab, Mode, bytes, needs, same_trees};
-use iroh::endpoint::{Connection, presets};
+use iroh::endpoint::{Connection, RecvStream, SendStream, presets};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr};
 use tokio::time::timeout;
 
@@ -185,4 +185,144 @@ fn malformed_messages_change_nothing() {
     same_trees(&[&mount, &folder], LIMIT);
     a.stop();
     b.stop();
+}
+
+/// CBOR (RFC 8949), as much of it as a member needs to ask for chunks (docs/FORMAT.md, "Wire").
+mod cbor {
+    fn head(major: u8, n: usize) -> Vec<u8> {
+        match n {
+            0..24 => vec![major << 5 | n as u8],
+            24..256 => vec![major << 5 | 24, n as u8],
+            _ => [&[major << 5 | 25][..], &(n as u16).to_be_bytes()].concat(),
+        }
+    }
+
+    pub(crate) fn number(n: usize) -> Vec<u8> {
+        head(0, n)
+    }
+
+    pub(crate) fn bytes(bytes: &[u8]) -> Vec<u8> {
+        [&head(2, bytes.len())[..], bytes].concat()
+    }
+
+    pub(crate) fn array(items: &[Vec<u8>]) -> Vec<u8> {
+        [&head(4, items.len())[..], &items.concat()].concat()
+    }
+
+    pub(crate) fn map(items: &[Vec<u8>]) -> Vec<u8> {
+        let fields: Vec<_> = items.iter().enumerate().flat_map(|(key, item)| [number(key), item.clone()]).collect();
+        [&head(5, items.len())[..], &fields.concat()].concat()
+    }
+}
+
+async fn write(send: &mut SendStream, body: &[u8]) {
+    send.write_all(&(body.len() as u32).to_le_bytes()).await.unwrap();
+    send.write_all(body).await.unwrap();
+}
+
+async fn read(recv: &mut RecvStream) -> Vec<u8> {
+    let mut len = [0; 4];
+    recv.read_exact(&mut len).await.unwrap();
+    let mut body = vec![0; u32::from_le_bytes(len) as usize];
+    recv.read_exact(&mut body).await.unwrap();
+    body
+}
+
+/// A member's connection, made by hand.
+struct Member {
+    connection: Connection,
+    own: [u8; 32],
+    nonces: [[u8; 32]; 2],
+}
+
+impl Member {
+    async fn connect(secret: [u8; 32], to: EndpointId, at: SocketAddr) -> (Endpoint, Self) {
+        let secret = SecretKey::from_bytes(&secret);
+        let own = *secret.public().as_bytes();
+        let endpoint = Endpoint::builder(presets::Minimal).relay_mode(RelayMode::Disabled).clear_address_lookup();
+        let endpoint = endpoint.secret_key(secret).bind().await.unwrap();
+        let address = EndpointAddr::from_parts(to, [TransportAddr::Ip(at)]);
+        let connection = timeout(LIMIT, endpoint.connect(address, PROTOCOLS[0])).await.unwrap().unwrap();
+        let (mut send, mut recv) = connection.open_bi().await.unwrap();
+        let nonce = [5; 32];
+        let hello = [cbor::number(1), cbor::number(1), cbor::number(0), cbor::bytes(&nonce)];
+        write(&mut send, &cbor::map(&hello)).await;
+        let theirs = read(&mut recv).await;
+        let their_nonce = theirs[theirs.len() - 32..].try_into().unwrap();
+        (endpoint, Self { connection, own, nonces: [nonce, their_nonce] })
+    }
+
+    /// The proof that this device knows a share.
+    fn tag(&self, share: &[u8]) -> [u8; 32] {
+        let mut exporter = [0; 32];
+        self.connection.export_keying_material(&mut exporter, b"crdtfs share", b"").unwrap();
+        let mut hasher = blake3::Hasher::new_keyed(&blake3::derive_key("crdtfs 2026 share tag v1", share));
+        hasher.update(&self.own).update(self.connection.remote_id().as_bytes());
+        hasher.update(&self.nonces[0]).update(&self.nonces[1]).update(&exporter).update(&self.own);
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Asks for a small file by the hash of its bytes: the answer to the opening, and to the request.
+    async fn ask(&self, share: &[u8], hash: &[u8]) -> (u8, Option<Vec<u8>>) {
+        let (mut send, mut recv) = self.connection.open_bi().await.unwrap();
+        let open = cbor::array(&[cbor::number(1), cbor::array(&[cbor::bytes(&self.tag(share))])]);
+        write(&mut send, &open).await;
+        let opened = read(&mut recv).await[1];
+        if opened != 0 {
+            return (opened, None);
+        }
+        let asked = cbor::array(&[cbor::array(&[cbor::bytes(hash)])]);
+        let want = cbor::array(&[cbor::number(1), asked, cbor::array(&[])]);
+        write(&mut send, &cbor::array(&[cbor::number(0), want])).await;
+        (opened, Some(read(&mut recv).await))
+    }
+}
+
+#[test]
+fn a_member_gets_nothing_of_a_share_that_it_is_not_in() {
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    let (shared, private, folder) = (a.dir("shared"), a.dir("private"), b.dir("s"));
+    let (of_both, secret) = (bytes(1, 5_000), bytes(2, 5_000));
+    fs::create_dir_all(&shared).unwrap();
+    fs::create_dir_all(&private).unwrap();
+    fs::write(shared.join("f"), &of_both).unwrap();
+    fs::write(private.join("f"), &secret).unwrap();
+    a.show(Mode::Watch, None, &shared);
+    let id_of = |device: &Device, n: usize| {
+        let shares = device.status()["shares"].as_array().unwrap().clone();
+        let ids: Vec<String> = shares.iter().map(|share| share["share"].as_str().unwrap().to_owned()).collect();
+        ids.get(n).map(|id| data_encoding::HEXLOWER.decode(id.as_bytes()).unwrap())
+    };
+    let common = id_of(&a, 0).unwrap();
+    let ticket = a.invite(&shared, &[]);
+    b.show(Mode::Watch, Some(&ticket), &folder);
+    a.wait(&shared, "all");
+    a.show(Mode::Watch, None, &private);
+    let other = (0..2).filter_map(|n| id_of(&a, n)).find(|id| *id != common).unwrap();
+    b.stop();
+
+    let victim = a.status()["engine"]["device"].as_str().unwrap().to_owned();
+    let victim = data_encoding::HEXLOWER.decode(victim.as_bytes()).unwrap();
+    let victim = EndpointId::from_bytes(&victim.try_into().unwrap()).unwrap();
+    let at = SocketAddr::new("10.77.0.1".parse().unwrap(), ports(&a)[0]);
+    let key = fs::read(b.state_dir().join("device.key")).unwrap().try_into().unwrap();
+    b.inside(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (endpoint, member) = Member::connect(key, victim, at).await;
+            let hash = |bytes: &[u8]| *blake3::hash(bytes).as_bytes();
+            let (opened, answer) = member.ask(&common, &hash(&of_both)).await;
+            let answer = answer.unwrap();
+            assert_eq!((opened, answer[1]), (0, 0), "a member is given what is in its share");
+            assert!(answer.ends_with(&of_both));
+            let (opened, answer) = member.ask(&common, &hash(&secret)).await;
+            assert_eq!((opened, answer.unwrap()[1]), (0, 1), "what is in another share is not here for it");
+            let (opened, answer) = member.ask(&other, &hash(&secret)).await;
+            assert_eq!((opened, answer), (1, None), "nor is that share");
+            endpoint.close().await;
+        });
+    });
+    a.check();
+    a.stop();
 }

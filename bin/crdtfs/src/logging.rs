@@ -32,11 +32,12 @@ pub(crate) fn start(settings: &Settings, voice: Voice) {
     drop(started);
 }
 
-/// Our own crates at the level asked for, the network's a step quieter: they tell a lot.
+/// Our own crates at the level asked for, the network's a step quieter: they tell a lot. Discovery says with each try that a
+/// network cannot be reached, every second or so, for as long as there is none.
 fn directives(verbose: u8, voice: Voice) -> &'static str {
     match (verbose, voice) {
         (0, Voice::Command) => "error,crdtfs=warn",
-        (0, Voice::Engine) | (1, _) => "warn,crdtfs=info",
+        (0, Voice::Engine) | (1, _) => "warn,swarm_discovery=error,iroh::address_lookup=error,crdtfs=info",
         (2, _) => "info,crdtfs=debug",
         _ => "debug,crdtfs=trace",
     }

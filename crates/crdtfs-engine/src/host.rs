@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use crdtfs_core::id::{DeviceId, Hash, ShareId};
+use crdtfs_core::content::ChunkRef;
+use crdtfs_core::id::{DeviceId, ShareId};
 use crdtfs_core::sync::{PeerState, SyncHost};
 use crdtfs_core::wire::{Join, JoinAnswer, Refusal};
 use crdtfs_net::Host;
@@ -49,12 +50,15 @@ impl Host for EngineHost {
         Some(Box::new(ShareSync::new(self.share(share)?)))
     }
 
-    fn read_chunk(&self, share: &ShareId, hash: &Hash) -> Option<Bytes> {
+    fn read_chunk(&self, share: &ShareId, chunk: &ChunkRef) -> Option<Bytes> {
         let share = self.share(share)?;
-        match share.store().read_chunk(hash) {
+        if !share.read(|replica| replica.view().names_content(&chunk.content())) {
+            return None;
+        }
+        match share.store().read_part(chunk) {
             Ok(bytes) => bytes.map(Bytes::from),
             Err(error) => {
-                tracing::warn!(share = %share.id(), chunk = %hash, %error, "cannot read a chunk that is asked for");
+                tracing::warn!(share = %share.id(), chunk = %chunk.hash, %error, "cannot read a chunk that is asked for");
                 None
             }
         }

@@ -1,12 +1,14 @@
 //! Chunks from the network for the store: the seam between its blocking calls and the node's asynchronous ones.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Weak;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crdtfs_core::id::ShareId;
+use crdtfs_core::content::ContentRef;
+use crdtfs_core::id::{Hash, ShareId};
 use crdtfs_net::FetchError;
 use crdtfs_store::{ChunkSink, ChunkSource, Urgency, Want};
 use parking_lot::Mutex;
@@ -20,16 +22,25 @@ const QUEUE: usize = 32;
 /// Threads of one fetch that keep chunks: hashing and writing use both cores.
 const KEEPERS: usize = 2;
 
+/// Versions of a file among which one is looked for that is like the one that is fetched.
+const VERSIONS: usize = 4;
+
 /// The network as a source of one share's chunks.
 pub(crate) struct NetSource {
     core: Weak<Core>,
     share: ShareId,
     runtime: Handle,
+    landed: Arc<Landed>,
 }
+
+/// Chunks that came and wait to be kept. The store does not have them yet and nobody asks for them any more: another fetch
+/// of the same gets them from here.
+#[derive(Default)]
+struct Landed(Mutex<HashMap<Hash, Bytes>>);
 
 impl NetSource {
     pub(crate) fn new(core: Weak<Core>, share: ShareId, runtime: Handle) -> Self {
-        Self { core, share, runtime }
+        Self { core, share, runtime, landed: Arc::default() }
     }
 }
 
@@ -37,18 +48,30 @@ impl ChunkSource for NetSource {
     fn fetch(&self, want: &[Want], urgency: Urgency, sink: &dyn ChunkSink) -> io::Result<()> {
         let Some(core) = self.core.upgrade() else { return Err(closed()) };
         let (sender, receiver) = sync_channel::<(usize, Bytes)>(QUEUE);
-        let wants = want.iter().map(|want| crdtfs_net::Want { hash: want.hash, len: known(want.len) }).collect();
+        let asked = self.give_landed(want, sink)?;
+        let wants = asked.iter().map(|at| as_net(&want[*at])).collect();
         let (urgency, patience) = translate(urgency);
         // A share that is being opened while the engine starts fetches once the network is there: members that connect are
         // the reason to try again.
         let Some(node) = core.node_if_started().cloned() else { return Err(starting()) };
         let share = self.share;
         drop(core);
+        let hashes: Arc<[(usize, Hash)]> = asked.iter().map(|at| (*at, want[*at].chunk.hash)).collect();
+        let (landed, arriving) = (self.landed.clone(), hashes.clone());
         let fetched = self.runtime.spawn(async move {
-            let sink = move |index, bytes| send(&sender, index, bytes);
+            let sink = move |index: usize, bytes: Bytes| {
+                let (at, hash) = arriving[index];
+                landed.0.lock().insert(hash, bytes.clone());
+                send(&sender, at, bytes).inspect_err(|_| _ = landed.0.lock().remove(&hash))
+            };
             node.fetch(share, wants, urgency, patience, sink).await
         });
-        let outcome = keep(&receiver_of(receiver), want.len(), sink);
+        let kept = Kept { sink, want, landed: &self.landed };
+        let outcome = keep(&receiver_of(receiver), asked.len(), &kept);
+        // What came and was not kept since keeping failed. What comes from now on is not taken.
+        let mut landed = self.landed.0.lock();
+        hashes.iter().for_each(|(_, hash)| _ = landed.remove(hash));
+        drop(landed);
         if outcome.is_err() {
             fetched.abort();
         }
@@ -58,11 +81,46 @@ impl ChunkSource for NetSource {
             Err(_) => Err(closed()),
         }
     }
+
+    fn other_versions(&self, content: &ContentRef) -> Vec<ContentRef> {
+        let share = self.core.upgrade().and_then(|core| core.share(&self.share));
+        share.map_or_else(Vec::new, |share| share.read(|replica| replica.view().other_versions(content, VERSIONS)))
+    }
 }
 
-/// What a store's length of 0 means.
-fn known(len: u32) -> Option<u32> {
-    (len > 0).then_some(len)
+impl NetSource {
+    /// Hands over what came for another fetch and is not kept yet; the indexes of the others.
+    fn give_landed(&self, want: &[Want], sink: &dyn ChunkSink) -> io::Result<Vec<usize>> {
+        let mut asked = Vec::with_capacity(want.len());
+        for (at, one) in want.iter().enumerate() {
+            let landed = self.landed.0.lock().get(&one.chunk.hash).cloned();
+            match landed {
+                Some(bytes) => sink.accept(at, &bytes)?,
+                None => asked.push(at),
+            }
+        }
+        Ok(asked)
+    }
+}
+
+/// Keeps a chunk, which then has not just landed any more.
+struct Kept<'a> {
+    sink: &'a dyn ChunkSink,
+    want: &'a [Want],
+    landed: &'a Landed,
+}
+
+impl ChunkSink for Kept<'_> {
+    fn accept(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
+        let outcome = self.sink.accept(index, bytes);
+        self.landed.0.lock().remove(&self.want[index].chunk.hash);
+        outcome
+    }
+}
+
+/// A want in the network's words: a store's length of 0 is none.
+fn as_net(want: &Want) -> crdtfs_net::Want {
+    crdtfs_net::Want { chunk: want.chunk, len: (want.len > 0).then_some(want.len), base: want.base }
 }
 
 /// The network's words for an urgency, and how long somebody who has the chunks may take to appear.

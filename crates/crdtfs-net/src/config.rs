@@ -60,6 +60,9 @@ impl std::fmt::Debug for NetConfig {
     }
 }
 
+/// The largest UDP payload that is looked for on a path: what Ethernet carries with IPv4. iroh's endpoints take no larger ones.
+pub(crate) const UDP_PAYLOAD_MAX: u16 = 1472;
+
 /// The protocol of a device that holds a ticket.
 pub(crate) const ALPN_JOIN: &[u8] = b"crdtfs/join/1";
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use crdtfs_core::id::DeviceId;
 use crdtfs_core::wire;
 use iroh::endpoint::{
-    AfterHandshakeOutcome, Builder, Connection, EndpointHooks, IdleTimeout, PortmapperConfig, QuicTransportConfig,
-    presets,
+    AfterHandshakeOutcome, Builder, Connection, EndpointHooks, IdleTimeout, MtuDiscoveryConfig, PortmapperConfig,
+    QuicTransportConfig, presets,
 };
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr};
 
 use crate::address::{Addresses, may_use_locally};
-use crate::config::{ALPN_JOIN, IDLE_TIMEOUT, KEEP_ALIVE, LOCAL_RTT, NetConfig, Network};
+use crate::config::{ALPN_JOIN, IDLE_TIMEOUT, KEEP_ALIVE, LOCAL_RTT, NetConfig, Network, UDP_PAYLOAD_MAX};
 use crate::error::NetError;
 
 /// Says who may connect, before anything is read from them.
@@ -170,14 +170,17 @@ fn relay_url(url: &str) -> Result<RelayUrl, NetError> {
     url.parse().map_err(|error| NetError::Relay { url: url.to_owned(), reason: format!("{error}") })
 }
 
-/// Timeouts only: larger windows lose connections ("too many gaps in stream buffer").
+/// Timeouts and the size of packets only: larger windows lose connections ("too many gaps in stream buffer").
 fn transport(network: Network) -> QuicTransportConfig {
     let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("a few seconds fit into a timeout");
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(UDP_PAYLOAD_MAX).minimum_change(1);
     let builder = match network {
         Network::Local => QuicTransportConfig::builder().initial_rtt(LOCAL_RTT),
         Network::Internet => QuicTransportConfig::builder(),
     };
     builder
+        .mtu_discovery_config(Some(mtu))
         .max_idle_timeout(Some(idle))
         .default_path_max_idle_timeout(IDLE_TIMEOUT)
         .keep_alive_interval(KEEP_ALIVE)

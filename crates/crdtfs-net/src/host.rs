@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use crdtfs_core::id::{DeviceId, Hash, ShareId};
+use crdtfs_core::content::ChunkRef;
+use crdtfs_core::id::{DeviceId, ShareId};
 use crdtfs_core::sync::{PeerState, SyncHost};
 use crdtfs_core::wire::{Join, JoinAnswer};
 use tokio_util::task::TaskTracker;
@@ -24,8 +25,9 @@ pub trait Host: Send + Sync + 'static {
     /// A view of a share for the session with one device; `None` if the share is not here (any more).
     fn sync(&self, share: &ShareId) -> Option<Box<dyn SyncHost + Send>>;
 
-    /// A chunk, if it is here: bytes that have this hash.
-    fn read_chunk(&self, share: &ShareId, hash: &Hash) -> Option<Bytes>;
+    /// A chunk, if it is here: bytes that have this hash. Only of contents that the share names: a store may have chunks of
+    /// other shares, too, and who asks need not be a member of those.
+    fn read_chunk(&self, share: &ShareId, chunk: &ChunkRef) -> Option<Bytes>;
 
     /// A device shows a ticket for a share that is here; `from` is authenticated, the claim in `join` is not checked yet. A
     /// device that lost the answer asks again with the same ticket: it is to be welcomed again.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use crdtfs_core::id::{DeviceId, Hash, ShareId};
+use crdtfs_core::content::ChunkRef;
+use crdtfs_core::id::{DeviceId, ShareId};
 use crdtfs_core::wire::{self, CHUNK_MAX, ChunkAnswer, ChunkRequest, Open, Opened, ShareTag, Wire};
 use iroh::endpoint::{RecvStream, SendStream};
 
@@ -11,7 +12,7 @@ use crate::config::{HANDSHAKE_TIMEOUT, MAX_REQUEST};
 use crate::error::LinkError;
 use crate::fetch::Urgency;
 use crate::frame::{Reader, write_frame};
-use crate::host::blocking;
+use crate::host::{Host, blocking};
 use crate::link::{Link, read_message};
 use crate::node::Inner;
 use crate::session;
@@ -112,13 +113,15 @@ async fn chunks(
     while let Some(frame) = reader.next(ChunkRequest::MAX).await? {
         let request = wire::decode(&frame).map_err(|error| LinkError::Fault(error.to_string()))?;
         match request {
-            ChunkRequest::Want { hashes, .. } if hashes.len() > ChunkRequest::HASHES_MAX => {
-                return Err(LinkError::Fault(format!("asked for {} chunks at once", hashes.len())));
+            ChunkRequest::Want { chunks, .. } if chunks.len() > ChunkRequest::CHUNKS_MAX => {
+                return Err(LinkError::Fault(format!("asked for {} chunks at once", chunks.len())));
             }
-            ChunkRequest::Want { request, hashes } => {
+            ChunkRequest::Want { request, chunks, contents } => {
+                let asked = chunks.iter().map(|asked| asked.resolve(&contents)).collect::<Result<Vec<_>, _>>();
+                let asked = asked.map_err(|error| LinkError::Fault(error.to_string()))?;
                 // Fails only if the stream has ended.
                 let _ = send.set_priority(priority(request));
-                answer(inner, link.device(), share, request, hashes, &mut send).await?;
+                answer(inner, (link.device(), share), request, asked, &mut send).await?;
             }
             // What is on its way comes before it is read: the asker stops the stream instead.
             ChunkRequest::Cancel { .. } => {}
@@ -144,24 +147,46 @@ fn priority(request: u64) -> i32 {
     (request & 3) as i32
 }
 
-/// Chunks that were read, with their index; those that are not here have none.
-type Group = Vec<(u32, Option<Bytes>)>;
+/// A chunk that is asked for, and one that the peer has and that is probably like it.
+type Wanted = (ChunkRef, Option<ChunkRef>);
+
+/// What a request is answered with for one chunk.
+#[derive(Debug)]
+enum Found {
+    Chunk(Bytes),
+    Delta(Vec<u8>),
+    Nothing,
+}
+
+/// Chunks that were read, with their index.
+type Group = Vec<(u32, Found)>;
+
+/// Says how many bases are worth a try: a request whose first ones were not gets few more, as where all of a file is new.
+struct Hope(u32);
+
+impl Hope {
+    const FIRST: u32 = 4;
+    const MOST: u32 = 16;
+
+    fn note(&mut self, helped: bool) {
+        self.0 = if helped { (self.0 + Self::FIRST).min(Self::MOST) } else { self.0 - 1 };
+    }
+}
 
 /// Answers one request: reads a group of chunks while the group before it is being sent.
 async fn answer(
     inner: &Arc<Inner>,
-    device: DeviceId,
-    share: ShareId,
+    peer: (DeviceId, ShareId),
     request: u64,
-    hashes: Vec<Hash>,
+    asked: Vec<Wanted>,
     send: &mut SendStream,
 ) -> Result<(), LinkError> {
-    let hashes: Arc<[Hash]> = hashes.into();
-    let mut next = read(inner, device, share, &hashes, 0).await;
-    while let Some(group) = next {
+    let asked: Arc<[Wanted]> = asked.into();
+    let mut next = read(inner, peer, &asked, 0, Hope(Hope::FIRST)).await;
+    while let Some((group, hope)) = next {
         let from = group.last().map_or(0, |(index, _)| *index as usize + 1);
         let mut pieces = encode(request, group);
-        let (sent, read) = tokio::join!(send.write_all_chunks(&mut pieces), read(inner, device, share, &hashes, from));
+        let (sent, read) = tokio::join!(send.write_all_chunks(&mut pieces), read(inner, peer, &asked, from, hope));
         sent.map_err(crate::frame::FrameError::from)?;
         next = read;
     }
@@ -171,45 +196,71 @@ async fn answer(
 /// Reads chunks from `from` on. `None` when there are no more, or the device is no member any more.
 async fn read(
     inner: &Arc<Inner>,
-    device: DeviceId,
-    share: ShareId,
-    hashes: &Arc<[Hash]>,
+    (device, share): (DeviceId, ShareId),
+    asked: &Arc<[Wanted]>,
     from: usize,
-) -> Option<Group> {
-    if from >= hashes.len() {
+    mut hope: Hope,
+) -> Option<(Group, Hope)> {
+    if from >= asked.len() {
         return None;
     }
     let permit = inner.readers.clone().acquire_owned().await.ok()?;
-    let (host, hashes) = (inner.host.clone(), hashes.clone());
+    let (host, asked) = (inner.host.clone(), asked.clone());
     let group = blocking(&inner.tasks, move || {
         let _permit = permit;
         if !host.is_member(&share, &device) {
             return None;
         }
         let (mut group, mut bytes) = (Group::new(), 0);
-        for (index, hash) in hashes.iter().enumerate().skip(from).take(GROUP_CHUNKS.min(MAX_REQUEST)) {
-            let chunk = host.read_chunk(&share, hash).filter(|chunk| chunk.len() <= CHUNK_MAX);
-            bytes += chunk.as_ref().map_or(0, Bytes::len);
-            group.push((index as u32, chunk));
+        for (index, wanted) in asked.iter().enumerate().skip(from).take(GROUP_CHUNKS.min(MAX_REQUEST)) {
+            let found = find(&*host, &share, wanted, &mut hope);
+            bytes += match &found {
+                Found::Chunk(bytes) => bytes.len(),
+                Found::Delta(bytes) => bytes.len(),
+                Found::Nothing => 0,
+            };
+            group.push((index as u32, found));
             if bytes >= GROUP_BYTES {
                 break;
             }
         }
-        Some(group)
+        Some((group, hope))
     });
     group.await.flatten()
+}
+
+/// Reads a chunk; what differs from the base if that is shorter.
+fn find(host: &dyn Host, share: &ShareId, (chunk, base): &Wanted, hope: &mut Hope) -> Found {
+    let Some(bytes) = host.read_chunk(share, chunk).filter(|bytes| bytes.len() <= CHUNK_MAX) else {
+        return Found::Nothing;
+    };
+    let base = base.as_ref().filter(|_| hope.0 > 0).and_then(|base| host.read_chunk(share, base));
+    let Some(base) = base else { return Found::Chunk(bytes) };
+    let delta = wire::delta(&base, &bytes);
+    hope.note(delta.is_some());
+    delta.map_or(Found::Chunk(bytes), Found::Delta)
 }
 
 /// The frames of a group, small ones in one piece, large chunks as they are.
 fn encode(request: u64, group: Group) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let mut small = BytesMut::new();
-    for (index, chunk) in group {
-        let Some(chunk) = chunk else {
-            let absent = ChunkAnswer::Absent { request, index }.encode();
-            small.put_u32_le(absent.len() as u32);
-            small.put_slice(&absent);
-            continue;
+    let put = |small: &mut BytesMut, answer: &ChunkAnswer<'_>| {
+        let answer = answer.encode();
+        small.put_u32_le(answer.len() as u32);
+        small.put_slice(&answer);
+    };
+    for (index, found) in group {
+        let chunk = match found {
+            Found::Chunk(chunk) => chunk,
+            Found::Delta(bytes) => {
+                put(&mut small, &ChunkAnswer::Delta { request, index, bytes: bytes.as_slice().into() });
+                continue;
+            }
+            Found::Nothing => {
+                put(&mut small, &ChunkAnswer::Absent { request, index });
+                continue;
+            }
         };
         let header = ChunkAnswer::header(request, index, chunk.len());
         small.put_u32_le((header.len() + chunk.len()) as u32);
@@ -235,7 +286,12 @@ mod tests {
     #[test]
     fn frames_of_a_group_are_the_answers_in_order() {
         let large = Bytes::from(vec![7; SMALL + 1]);
-        let group = vec![(4, Some(Bytes::from_static(b"small"))), (5, None), (6, Some(large.clone())), (7, None)];
+        let group = vec![
+            (4, Found::Chunk(Bytes::from_static(b"small"))),
+            (5, Found::Nothing),
+            (6, Found::Chunk(large.clone())),
+            (7, Found::Delta(vec![8])),
+        ];
         let pieces = encode(9, group);
         let mut all: &[u8] = &pieces.concat();
         let mut answers = Vec::new();
@@ -250,7 +306,7 @@ mod tests {
                 ChunkAnswer::Chunk { request: 9, index: 4, bytes: b"small"[..].into() },
                 ChunkAnswer::Absent { request: 9, index: 5 },
                 ChunkAnswer::Chunk { request: 9, index: 6, bytes: large[..].into() },
-                ChunkAnswer::Absent { request: 9, index: 7 },
+                ChunkAnswer::Delta { request: 9, index: 7, bytes: [8][..].into() },
             ]
         );
     }

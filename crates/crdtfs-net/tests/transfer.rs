@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use crdtfs_core::content::ChunkRef;
 use crdtfs_core::id::{DeviceId, Hash, ShareId};
 use crdtfs_core::wire::{self, ChunkAnswer, ChunkRequest, Open, Opened};
 use crdtfs_net::{FetchError, Node, Urgency, Want};
@@ -56,7 +57,7 @@ async fn chunks_of_all_sizes_arrive_whole_and_once() {
     got.assert_is(&content);
     // Of unknown length, and nothing at all.
     let got = Got::default();
-    let unknown = content[..50].iter().map(|chunk| Want { hash: Hash::of(chunk), len: None }).collect();
+    let unknown = content[..50].iter().map(|chunk| want(Hash::of(chunk), None)).collect();
     node.fetch(share(), unknown, Urgency::Waiting, LONG, got.sink()).await.unwrap();
     got.assert_is(&content[..50]);
     node.fetch(share(), Vec::new(), Urgency::Waiting, LONG, got.sink()).await.unwrap();
@@ -251,7 +252,8 @@ where
                 }
                 Open::Chunks { .. } => {
                     let request = wire::decode(&read(&mut recv).await.unwrap()).unwrap();
-                    let ChunkRequest::Want { request, hashes } = request else { panic!("no request") };
+                    let ChunkRequest::Want { request, chunks, .. } = request else { panic!("no request") };
+                    let hashes = chunks.iter().map(|asked| asked.hash).collect();
                     tokio::spawn(answer(send, request, hashes));
                     held.extend([]);
                 }
@@ -350,6 +352,63 @@ async fn answers_that_are_none_end_the_connection_and_reach_no_one() {
     }
 }
 
+/// Later versions of chunks, with the earlier ones as their bases.
+fn edited(earlier: &[Bytes]) -> (Vec<Bytes>, Vec<Want>) {
+    let later: Vec<Bytes> = earlier.iter().map(|chunk| [chunk, &b"and more"[..]].concat().into()).collect();
+    let mut wanted = wants(&later);
+    wanted.iter_mut().zip(earlier).for_each(|(want, base)| want.base = Some(ChunkRef::whole(Hash::of(base))));
+    (later, wanted)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_an_edited_chunk_only_what_differs_is_sent() {
+    let (node, own, others) = reader_and(&[2]).await;
+    let earlier = chunks(100, 200 * KIB, 1);
+    let (later, wanted) = edited(&earlier);
+    own.put(&share(), &earlier);
+    others[0].1.put(&share(), &earlier);
+    others[0].1.put(&share(), &later);
+    let got = Got::default();
+    node.fetch(share(), wanted, Urgency::Background, LONG, got.sink()).await.unwrap();
+    got.assert_is(&later);
+    let received = node.peers()[0].received;
+    assert!(received < 200 * KIB as u64, "{received} bytes for 100 chunks of 200 KiB");
+    end(node, others).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_base_that_one_side_lacks_costs_nothing_but_the_whole_chunk() {
+    let (node, own, others) = reader_and(&[2]).await;
+    let earlier = chunks(10, 200 * KIB, 1);
+    let (later, wanted) = edited(&earlier);
+    // The first half only this side has, the other half only the source.
+    own.put(&share(), &earlier[..5]);
+    others[0].1.put(&share(), &earlier[5..]);
+    others[0].1.put(&share(), &later);
+    let got = Got::default();
+    node.fetch(share(), wanted, Urgency::Background, LONG, got.sink()).await.unwrap();
+    got.assert_is(&later);
+    assert_eq!(node.peers()[0].last_error, None);
+    end(node, others).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bases_that_are_not_alike_cost_nothing_but_the_whole_chunk() {
+    let (node, own, others) = reader_and(&[2]).await;
+    let (earlier, later) = (chunks(60, 64 * KIB, 1), chunks(60, 64 * KIB, 2));
+    let mut wanted = wants(&later);
+    wanted.iter_mut().zip(&earlier).for_each(|(want, base)| want.base = Some(ChunkRef::whole(Hash::of(base))));
+    own.put(&share(), &earlier);
+    others[0].1.put(&share(), &earlier);
+    others[0].1.put(&share(), &later);
+    let got = Got::default();
+    node.fetch(share(), wanted, Urgency::Background, LONG, got.sink()).await.unwrap();
+    got.assert_is(&later);
+    let reads = others[0].1.reads.load(Ordering::Relaxed);
+    assert!(reads < 2 * later.len(), "{reads} chunks were read for {}: every base was tried", later.len());
+    end(node, others).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chunks_are_served_to_members_of_their_share_only() {
     let source = host(9, &[1, 2]);
@@ -367,11 +426,12 @@ async fn chunks_are_served_to_members_of_their_share_only() {
         if opened == Some(Opened::Unknown) {
             return None;
         }
-        write(&mut send, &wire::encode(&ChunkRequest::Want { request: 0, hashes: vec![hash] })).await;
+        write(&mut send, &wire::encode(&ChunkRequest::want(0, [(ChunkRef::whole(hash), None)]))).await;
         let frame = read(&mut recv).await.unwrap();
         match ChunkAnswer::decode(&frame).unwrap() {
             ChunkAnswer::Chunk { bytes, .. } => Some(Some(bytes.to_vec())),
             ChunkAnswer::Absent { .. } => Some(None),
+            ChunkAnswer::Delta { .. } => panic!("a delta of nothing"),
         }
     };
     let hashes: Vec<Hash> = content.iter().map(|chunk| Hash::of(chunk)).collect();

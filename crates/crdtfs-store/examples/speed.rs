@@ -17,7 +17,7 @@ struct Peer(Store);
 impl ChunkSource for Peer {
     fn fetch(&self, want: &[Want], _: Urgency, sink: &dyn ChunkSink) -> io::Result<()> {
         for (at, want) in want.iter().enumerate() {
-            let bytes = self.0.read_chunk(&want.hash)?.ok_or(io::ErrorKind::HostUnreachable)?;
+            let bytes = self.0.read_chunk(&want.chunk.hash)?.ok_or(io::ErrorKind::HostUnreachable)?;
             sink.accept(at, &bytes)?;
         }
         Ok(())

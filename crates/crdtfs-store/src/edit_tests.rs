@@ -5,12 +5,13 @@
 use std::fs::{self, OpenOptions};
 use std::sync::atomic::Ordering;
 
+use crdtfs_core::content::ChunkRef;
 use crdtfs_core::id::Hash;
 use crdtfs_core::port::{Content, FolderContent, WriteFile};
 
-use crate::Urgency;
 use crate::share_tests::{Peer, device, id, read};
 use crate::store_tests::noise;
+use crate::{ChunkList, Urgency};
 
 #[test]
 fn what_lacks_of_an_edited_large_content_goes_to_the_packs() {
@@ -38,6 +39,60 @@ fn what_lacks_of_an_edited_large_content_goes_to_the_packs() {
     assert_eq!(read(&there.share, &third).unwrap(), inserted);
     assert_eq!(there.share.store().usage().objects, usage.objects);
     assert_eq!(there.problems(&[first, second, third]), vec![]);
+}
+
+#[test]
+fn of_an_edited_file_little_more_than_the_edit_is_sent() {
+    let here = device(Peer::nobody());
+    let first = noise(40 << 20, 80);
+    let appended = [&first[..], &noise(1 << 20, 81)].concat();
+    let mut overwritten = appended.clone();
+    overwritten[20 << 20..][..4096].copy_from_slice(&noise(4096, 82));
+    let inserted = [b"x", &overwritten[..]].concat();
+    let versions = [(first, 41 << 20), (appended, (1 << 20) + 4096), (overwritten, 8192), (inserted, 4096)];
+    let contents: Vec<_> =
+        versions.iter().map(|(bytes, most)| (here.share.store().put_bytes(bytes).unwrap(), *most)).collect();
+    for in_folder in [false, true] {
+        let peer = Peer::of(here.share.store());
+        let there = device(peer.clone());
+        for (n, (content, most)) in contents.iter().enumerate() {
+            peer.bytes.store(0, Ordering::Relaxed);
+            if in_folder {
+                let path = there.folder.path(id(1)).with_extension("new");
+                let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+                there.share.fetch_into(id(1), content, &file).unwrap();
+                fs::rename(path, there.folder.path(id(1))).unwrap();
+            } else {
+                there.share.fetch(&[*content], Urgency::Prefetch).pop().unwrap().unwrap();
+            }
+            let sent = peer.bytes.load(Ordering::Relaxed);
+            assert!(sent < *most, "version {n}: {sent} bytes sent, at most {most} (in a folder: {in_folder})");
+            assert!(read(&there.share, content).unwrap() == versions[n].0);
+            peer.versions.lock().push(*content);
+        }
+    }
+}
+
+#[test]
+fn a_chunk_is_given_as_part_of_its_own_content_only() {
+    let here = device(Peer::nobody());
+    let store = here.share.store();
+    let (one, other) = (noise(30 << 20, 90), noise(3 << 20, 91));
+    let (one, other) = (store.put_bytes(&one).unwrap(), store.put_bytes(&other).unwrap());
+    let ChunkList::Whole(spans) = store.chunk_list(&one).unwrap() else { panic!("a manifest is missing") };
+    for span in &spans {
+        let part = ChunkRef::within(&one, span.offset, span.hash);
+        assert_eq!(store.read_part(&part).unwrap().unwrap().len(), span.len as usize);
+        let elsewhere = ChunkRef::within(&one, span.offset + 1, span.hash);
+        assert_eq!(store.read_part(&elsewhere).unwrap(), None, "at another place");
+        let of_another = ChunkRef::within(&other, span.offset, span.hash);
+        assert_eq!(store.read_part(&of_another).unwrap(), None, "of another content");
+    }
+    let root = other.manifest.unwrap();
+    assert!(store.read_part(&ChunkRef::within(&other, 0, root)).unwrap().is_some(), "a node of its manifest");
+    assert_eq!(store.read_part(&ChunkRef::within(&one, 0, root)).unwrap(), None, "a node of another one's");
+    let past = ChunkRef::within(&one, one.size, spans[0].hash);
+    assert_eq!(store.read_part(&past).unwrap(), None, "past the end");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crdtfs_core::content::ContentRef;
+use crdtfs_core::content::{ChunkRef, ContentRef};
 use crdtfs_core::id::{Hash, InodeId, ShareId};
 use parking_lot::Mutex;
 
@@ -47,6 +47,8 @@ struct Job<'a> {
     content: ContentRef,
     into: &'a Into<'a>,
     spans: Vec<ChunkSpan>,
+    /// Another version of the same file, the most of which is here.
+    earlier: Option<ContentRef>,
     filling: Option<Arc<Filling>>,
     /// A folder's file of one chunk needs no filling: it is written at once.
     written: AtomicBool,
@@ -84,6 +86,7 @@ pub(crate) fn fetch(
             content: inner.resolve(content),
             into,
             spans: Vec::new(),
+            earlier: None,
             filling: None,
             written: AtomicBool::new(false),
             failed: Mutex::new(None),
@@ -91,10 +94,13 @@ pub(crate) fn fetch(
         .collect();
     fetch_manifests(inner, source, &mut jobs, urgency);
     for job in &mut jobs {
-        if !job.has_failed()
-            && let Err(error) = job.begin(inner)
-        {
-            job.fail(&error);
+        if job.has_failed() {
+            continue;
+        }
+        match job.begin(inner) {
+            Ok(()) if job.spans.len() > 1 && !job.lacking(inner).is_empty() => job.find_earlier(inner, source),
+            Ok(()) => {}
+            Err(error) => job.fail(&error),
         }
     }
     fetch_chunks(inner, source, &jobs, urgency);
@@ -124,10 +130,13 @@ fn fetch_manifests(inner: &Inner, source: &dyn ChunkSource, jobs: &mut [Job<'_>]
                     job.fail(&error);
                 }
                 Ok((_, needs)) => {
-                    for (hash, _) in needs {
-                        let asked = askers.entry(hash).or_default();
+                    job.find_earlier(inner, source);
+                    for need in needs {
+                        let asked = askers.entry(need.hash).or_default();
                         if asked.is_empty() {
-                            wants.push(Want { hash, len: 0 });
+                            let base = job.earlier.and_then(|earlier| inner.node_like(&job.content, &need, &earlier));
+                            let chunk = ChunkRef::within(&job.content, need.offset, need.hash);
+                            wants.push(Want { chunk, len: 0, base });
                         }
                         asked.push(at);
                     }
@@ -143,14 +152,14 @@ fn fetch_manifests(inner: &Inner, source: &dyn ChunkSource, jobs: &mut [Job<'_>]
         let mut lacking: Vec<&Want> = Vec::new();
         {
             let index = inner.index.read();
-            lacking.extend(wants.iter().filter(|want| !index.has(&key(&want.hash))));
+            lacking.extend(wants.iter().filter(|want| !index.has(&key(&want.chunk.hash))));
         }
         let error = match fetched {
             Err(error) => error,
             Ok(()) => io::Error::new(io::ErrorKind::HostUnreachable, "nobody reachable has this content's manifest"),
         };
         for want in lacking {
-            for job in &askers[&want.hash] {
+            for job in &askers[&want.chunk.hash] {
                 jobs[*job].fail(&error);
             }
         }
@@ -171,14 +180,22 @@ impl ChunkSink for PackSink<'_> {
 }
 
 fn verify(want: &Want, bytes: &[u8]) -> io::Result<Hash> {
-    if Hash::of(bytes) == want.hash && (want.len == 0 || want.len as usize == bytes.len()) {
-        return Ok(want.hash);
+    let hash = want.chunk.hash;
+    if Hash::of(bytes) == hash && (want.len == 0 || want.len as usize == bytes.len()) {
+        return Ok(hash);
     }
-    let reason = format!("what arrived for chunk {} is not it", want.hash);
+    let reason = format!("what arrived for chunk {hash} is not it");
     Err(io::Error::new(io::ErrorKind::InvalidData, reason))
 }
 
 impl Job<'_> {
+    /// Finds another version to compare with, where this one is not here.
+    fn find_earlier(&mut self, inner: &Inner, source: &dyn ChunkSource) {
+        if self.earlier.is_none() {
+            self.earlier = inner.earlier_of(&self.content, source);
+        }
+    }
+
     /// Makes the place for the chunks.
     fn begin(&mut self, inner: &Inner) -> io::Result<()> {
         match self.into {
@@ -291,7 +308,9 @@ fn fetch_chunks(inner: &Inner, source: &dyn ChunkSource, jobs: &[Job<'_>], urgen
     let mut away: Vec<(Want, Takers)> = Vec::new();
     let mut seen: HashMap<Hash, (bool, usize)> = HashMap::new();
     for (number, job) in jobs.iter().enumerate() {
-        for at in job.lacking(inner) {
+        let lacking = job.lacking(inner);
+        let bases = job.earlier.map_or_else(Default::default, |earlier| inner.bases(&job.spans, &lacking, &earlier));
+        for at in lacking {
             let span = &job.spans[at];
             if let Some((is_local, slot)) = seen.get(&span.hash) {
                 let list = if *is_local { &mut local } else { &mut away };
@@ -301,7 +320,9 @@ fn fetch_chunks(inner: &Inner, source: &dyn ChunkSource, jobs: &[Job<'_>], urgen
             let is_local = inner.index.read().has(&key(&span.hash)) || is_zeros(span);
             let list = if is_local { &mut local } else { &mut away };
             seen.insert(span.hash, (is_local, list.len()));
-            list.push((Want { hash: span.hash, len: span.len }, vec![(number, at)]));
+            let chunk = ChunkRef::within(&job.content, span.offset, span.hash);
+            let base = bases.get(&at).copied();
+            list.push((Want { chunk, len: span.len, base }, vec![(number, at)]));
         }
     }
     let mut late = Vec::new();
@@ -346,8 +367,9 @@ fn read_local(
         if takers.iter().all(|(job, _)| jobs[*job].has_failed()) {
             continue;
         }
-        let zeros = is_zeros(&ChunkSpan { hash: want.hash, offset: 0, len: want.len });
-        let bytes = if zeros { Ok(Some(vec![0; want.len as usize])) } else { inner.read_chunk(&want.hash) };
+        let hash = want.chunk.hash;
+        let zeros = is_zeros(&ChunkSpan { hash, offset: 0, len: want.len });
+        let bytes = if zeros { Ok(Some(vec![0; want.len as usize])) } else { inner.read_chunk(&hash) };
         match bytes {
             Ok(Some(bytes)) => each(takers, bytes),
             Ok(None) => late.push((want, takers)),

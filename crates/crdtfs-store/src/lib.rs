@@ -11,6 +11,7 @@
 //!
 //! What a crash may lose: what was put since the last [`Store::sync`] or [`Log::sync`]. It never tears what was there.
 
+mod base;
 mod cache;
 mod check;
 mod chunker;

@@ -130,15 +130,25 @@ pub(crate) fn parse(bytes: &[u8], size: u64, level: Option<u8>, last: bool) -> R
 /// Reads a node: its hash, the bytes it stands for, its level if that is known, and whether it is at the content's end.
 pub(crate) type ReadNode<'a, E> = &'a mut dyn FnMut(&Hash, u64, Option<u8>, bool) -> Result<Option<Node>, E>;
 
+/// A node that is not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub(crate) hash: Hash,
+    /// Where the bytes that it stands for begin.
+    pub(crate) offset: u64,
+    /// How many they are.
+    pub(crate) size: u64,
+}
+
 /// Walks the part of a manifest that covers `range`; `node` reads one, or says that it is not here. Calls `span` for each
-/// chunk (offset, hash, length) in order; returns the nodes that are not here, with the bytes that they stand for.
+/// chunk (offset, hash, length) in order; returns the nodes that are not here.
 pub(crate) fn walk<E>(
     root: Hash,
     size: u64,
     range: std::ops::Range<u64>,
     node: ReadNode<'_, E>,
     span: &mut dyn FnMut(u64, Hash, u32) -> Result<(), E>,
-) -> Result<Vec<(Hash, u64)>, E> {
+) -> Result<Vec<Need>, E> {
     let mut needs = Vec::new();
     // (offset, entry, level): a stack, so that chunks come in order.
     let mut stack = vec![(0, Entry { hash: root, size }, None)];
@@ -148,7 +158,7 @@ pub(crate) fn walk<E>(
         }
         let last = offset + entry.size == size;
         let Some(found) = node(&entry.hash, entry.size, level, last)? else {
-            needs.push((entry.hash, entry.size));
+            needs.push(Need { hash: entry.hash, offset, size: entry.size });
             continue;
         };
         let mut at = offset;

@@ -5,16 +5,16 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crdtfs_core::content::{ContentRef, SINGLE_CHUNK_MAX};
+use crdtfs_core::content::{ChunkRef, ContentRef, SINGLE_CHUNK_MAX};
 use crdtfs_core::id::Hash;
 
 use crate::error::StoreError;
 use crate::index::{Container, Place, key};
-use crate::manifest::{self, Node};
+use crate::manifest::{self, Need, Node};
 use crate::store::{ChunkList, ChunkSpan, Inner, Missing};
 
-/// Chunks of a content, and the nodes of its manifest that lack, each with the bytes that it stands for.
-pub(crate) type Spans = (Vec<ChunkSpan>, Vec<(Hash, u64)>);
+/// Chunks of a content, and the nodes of its manifest that lack.
+pub(crate) type Spans = (Vec<ChunkSpan>, Vec<Need>);
 
 impl Inner {
     /// A chunk from wherever it lies. A place where it turns out not to be is forgotten.
@@ -153,7 +153,7 @@ impl Inner {
         node.map(Some).map_err(malformed)
     }
 
-    /// The chunks that cover a part of a content; the nodes that lack, with the bytes that they stand for.
+    /// The chunks that cover a part of a content, and the nodes that lack.
     pub(crate) fn spans(&self, content: &ContentRef, range: std::ops::Range<u64>) -> Result<Spans, StoreError> {
         let content = self.resolve(content);
         if content.size == 0 {
@@ -167,7 +167,7 @@ impl Inner {
             return Err(StoreError::Malformed { content: content.hash.to_string(), reason });
         }
         let Some(root) = content.manifest else {
-            return Ok((Vec::new(), vec![(Hash([0; 32]), content.size)]));
+            return Ok((Vec::new(), vec![Need { hash: Hash([0; 32]), offset: 0, size: content.size }]));
         };
         let mut spans = Vec::new();
         let mut node = |hash: &Hash, size, level, last| self.manifest_node(hash, size, level, last);
@@ -176,6 +176,34 @@ impl Inner {
             Ok(())
         })?;
         Ok((spans, needs))
+    }
+
+    /// A chunk or a node of a manifest, if it is what it says that it is part of, as far as the manifest is here.
+    pub(crate) fn read_part(&self, chunk: &ChunkRef) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(part) = &chunk.part
+            && !self.contains(&part.content, part.offset, &chunk.hash)?
+        {
+            return Ok(None);
+        }
+        self.read_chunk(&chunk.hash)
+    }
+
+    /// Whether a chunk or node at a place of a content is the one with this hash.
+    fn contains(&self, content: &ContentRef, offset: u64, hash: &Hash) -> Result<bool, StoreError> {
+        let content = self.resolve(content);
+        let Some(root) = content.manifest.filter(|_| offset < content.size) else { return Ok(false) };
+        let mut found = false;
+        let mut node = |node: &Hash, size, level, last| {
+            found |= node == hash;
+            // What lies below the one that is asked for need not be looked at.
+            if found { Ok(None) } else { self.manifest_node(node, size, level, last) }
+        };
+        let mut leaf = false;
+        manifest::walk(root, content.size, offset..offset + 1, &mut node, &mut |at, chunk, _| {
+            leaf |= at == offset && chunk == *hash;
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(found || leaf)
     }
 
     /// The chunks of a content if its whole manifest is here and readable, else none.
@@ -200,7 +228,7 @@ impl Inner {
         };
         let (spans, needs) = self.spans(content, 0..content.size)?;
         let mut missing = Missing { manifest_nodes: named(&needs), ..Missing::default() };
-        missing.bytes = needs.iter().map(|(_, size)| size).sum();
+        missing.bytes = needs.iter().map(|need| need.size).sum();
         let mut seen = std::collections::HashSet::new();
         {
             let index = self.index.read();
@@ -229,6 +257,6 @@ impl Inner {
 }
 
 /// Nodes that can be asked for: a manifest that nobody named cannot.
-fn named(needs: &[(Hash, u64)]) -> Vec<Hash> {
-    needs.iter().map(|(hash, _)| *hash).filter(|hash| hash.0 != [0; 32]).collect()
+fn named(needs: &[Need]) -> Vec<Hash> {
+    needs.iter().map(|need| need.hash).filter(|hash| hash.0 != [0; 32]).collect()
 }

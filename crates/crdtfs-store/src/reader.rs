@@ -8,12 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crdtfs_core::content::ContentRef;
+use crdtfs_core::content::{ChunkRef, ContentRef};
 use crdtfs_core::id::Hash;
 use crdtfs_core::port::Reader;
 use parking_lot::{Condvar, Mutex};
 
 use crate::index::{Key, key};
+use crate::manifest::Need;
 use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
 use crate::source::{ChunkSink, ChunkSource, Urgency, Want};
@@ -99,9 +100,14 @@ impl ContentReader {
             if self.content.manifest.is_none() {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "nobody has named this content's manifest"));
             }
-            let wants: Vec<Want> = needs.iter().map(|(hash, _)| Want { hash: *hash, len: 0 }).collect();
+            let earlier = self.inner().earlier_of(&self.content, &*self.window.source);
+            let want = |need: &Need| {
+                let base = earlier.and_then(|earlier| self.inner().node_like(&self.content, need, &earlier));
+                Want { chunk: ChunkRef::within(&self.content, need.offset, need.hash), len: 0, base }
+            };
+            let wants: Vec<Want> = needs.iter().map(want).collect();
             self.window.fetch(&wants, self.urgency, &|index, bytes| {
-                Ok(self.inner().put(&wants[index].hash, bytes, Codec::Raw)?)
+                Ok(self.inner().put(&wants[index].chunk.hash, bytes, Codec::Raw)?)
             })?;
         }
     }
@@ -240,20 +246,24 @@ impl Window {
     /// Brings chunks of a content here, into its object if it is large, else into the packs.
     fn fetch_spans(&self, content: &ContentRef, spans: &[ChunkSpan], urgency: Urgency) -> io::Result<()> {
         let inner = &self.store.inner;
-        let wants: Vec<Want> = spans.iter().map(|span| Want { hash: span.hash, len: span.len }).collect();
+        let want = |span: &ChunkSpan| {
+            let chunk = ChunkRef::within(content, span.offset, span.hash);
+            Want { chunk, len: span.len, base: None }
+        };
+        let wants: Vec<Want> = spans.iter().map(want).collect();
         if content.size < OBJECT_FROM || inner.object_of(content).is_some() {
             return self
-                .fetch(&wants, urgency, &|index, bytes| Ok(inner.put(&wants[index].hash, bytes, Codec::Raw)?));
+                .fetch(&wants, urgency, &|index, bytes| Ok(inner.put(&wants[index].chunk.hash, bytes, Codec::Raw)?));
         }
         // The object needs the whole list; where it is not here yet, the packs take what a reader waits for.
         let (all, needs) = inner.spans(content, 0..content.size)?;
         if !needs.is_empty() {
             return self
-                .fetch(&wants, urgency, &|index, bytes| Ok(inner.put(&wants[index].hash, bytes, Codec::Raw)?));
+                .fetch(&wants, urgency, &|index, bytes| Ok(inner.put(&wants[index].chunk.hash, bytes, Codec::Raw)?));
         }
         if !inner.wants_object(content, &all) {
             return self
-                .fetch(&wants, urgency, &|index, bytes| Ok(inner.put(&wants[index].hash, bytes, Codec::Raw)?));
+                .fetch(&wants, urgency, &|index, bytes| Ok(inner.put(&wants[index].chunk.hash, bytes, Codec::Raw)?));
         }
         let filling = inner.fill_object(content, &all)?;
         self.fetch(&wants, urgency, &|index, bytes| {
@@ -271,7 +281,7 @@ impl Window {
             let mut chunks = self.in_flight.chunks.lock();
             let index = inner.index.read();
             for (at, want) in wants.iter().enumerate() {
-                let key = key(&want.hash);
+                let key = key(&want.chunk.hash);
                 if !index.has(&key) && chunks.insert(key) {
                     mine.push(at);
                 }
@@ -281,15 +291,15 @@ impl Window {
         let sink = ReadSink { window: self, own: &own, mine: &mine, each };
         let fetched = if own.is_empty() { Ok(()) } else { self.source.fetch(&own, urgency, &sink) };
         for want in &own {
-            self.in_flight.land(&key(&want.hash));
+            self.in_flight.land(&key(&want.chunk.hash));
         }
         fetched?;
-        let lacks = |want: &Want| !inner.index.read().has(&key(&want.hash));
+        let lacks = |want: &Want| !inner.index.read().has(&key(&want.chunk.hash));
         if own.iter().any(lacks) {
             return Err(io::Error::new(io::ErrorKind::HostUnreachable, "nobody reachable has these bytes"));
         }
         for want in wants {
-            self.in_flight.wait(&key(&want.hash));
+            self.in_flight.wait(&key(&want.chunk.hash));
         }
         Ok(())
     }
@@ -320,13 +330,13 @@ struct ReadSink<'a> {
 impl ChunkSink for ReadSink<'_> {
     fn accept(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
         let want = &self.own[index];
-        if Hash::of(bytes) != want.hash {
-            let reason = format!("what arrived for chunk {} is not it", want.hash);
+        if Hash::of(bytes) != want.chunk.hash {
+            let reason = format!("what arrived for chunk {} is not it", want.chunk.hash);
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
         (self.each)(self.mine[index], bytes)?;
         // Whoever waits for this one need not wait for the rest.
-        self.window.in_flight.land(&key(&want.hash));
+        self.window.in_flight.land(&key(&want.chunk.hash));
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::store_tests::noise;
 use crate::{ChunkList, ChunkSink, ChunkSource, ShareContent, Store, StoreOptions, Urgency, Want};
 
-/// Another device: gives what its store has, out of order, from two threads.
+/// Another device: gives what its store has, out of order, from two threads, and counts what it would have sent.
 #[derive(Default)]
 pub(crate) struct Peer {
     store: Mutex<Option<Store>>,
@@ -28,6 +28,8 @@ pub(crate) struct Peer {
     /// Refuses after so many chunks.
     limit: AtomicU64,
     lies: std::sync::atomic::AtomicBool,
+    /// Of one file, as the view would have them.
+    pub(crate) versions: Mutex<Vec<ContentRef>>,
 }
 
 impl Peer {
@@ -45,11 +47,13 @@ impl ChunkSource for Peer {
         let Some(store) = self.store.lock().clone() else { return Err(io::ErrorKind::HostUnreachable.into()) };
         let half = |odd: usize| -> io::Result<()> {
             for at in (0..want.len()).rev().filter(|at| at % 2 == odd) {
-                let mut bytes = store.read_chunk(&want[at].hash)?.ok_or(io::ErrorKind::HostUnreachable)?;
+                let mut bytes = store.read_part(&want[at].chunk)?.ok_or(io::ErrorKind::HostUnreachable)?;
                 if self.given.fetch_add(1, Ordering::Relaxed) >= self.limit.load(Ordering::Relaxed) {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
-                self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                let base = want[at].base.as_ref().and_then(|base| store.read_part(base).unwrap());
+                let delta = base.and_then(|base| crdtfs_core::wire::delta(&base, &bytes));
+                self.bytes.fetch_add(delta.as_ref().unwrap_or(&bytes).len() as u64, Ordering::Relaxed);
                 if self.lies.load(Ordering::Relaxed) {
                     bytes[0] ^= 1;
                 }
@@ -61,6 +65,10 @@ impl ChunkSource for Peer {
             let other = scope.spawn(|| half(1));
             half(0).and(other.join().unwrap())
         })
+    }
+
+    fn other_versions(&self, content: &ContentRef) -> Vec<ContentRef> {
+        self.versions.lock().iter().filter(|version| *version != content).copied().collect()
     }
 }
 

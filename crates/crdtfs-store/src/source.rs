@@ -2,15 +2,17 @@
 
 use std::io;
 
-use crdtfs_core::id::Hash;
+use crdtfs_core::content::{ChunkRef, ContentRef};
 
 /// One chunk that is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
-    /// Its blake3.
-    pub hash: Hash,
+    /// Which.
+    pub chunk: ChunkRef,
     /// Its length in bytes; 0 where it is not known (a node of a manifest, at most 64 KiB).
     pub len: u32,
+    /// A chunk that is here and probably like it: what differs is all that has to come.
+    pub base: Option<ChunkRef>,
 }
 
 /// How soon chunks are needed: earlier variants come before later ones.
@@ -32,6 +34,11 @@ pub trait ChunkSource: Send + Sync + 'static {
     /// has those that are left (`HostUnreachable`), or time is up (`TimedOut`). An error of the sink ends the fetch and is
     /// returned.
     fn fetch(&self, want: &[Want], urgency: Urgency, sink: &dyn ChunkSink) -> io::Result<()>;
+
+    /// Other versions of the file that a content is of: what is here of them may be like what is wanted. The likeliest first.
+    fn other_versions(&self, _content: &ContentRef) -> Vec<ContentRef> {
+        Vec::new()
+    }
 }
 
 /// Takes what arrives.

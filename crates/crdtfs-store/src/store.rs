@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use crdtfs_core::content::{ContentRef, SINGLE_CHUNK_MAX};
+use crdtfs_core::content::{ChunkRef, ContentRef, SINGLE_CHUNK_MAX};
 use crdtfs_core::id::{Hash, InodeId, ShareId};
 use crdtfs_core::port::FileOpener;
 use parking_lot::{Mutex, RwLock};
@@ -160,6 +160,12 @@ impl Store {
     /// The chunk, verified by blake3; `None` if it is not here (any more).
     pub fn read_chunk(&self, hash: &Hash) -> Result<Option<Vec<u8>>, StoreError> {
         self.inner.read_chunk(hash)
+    }
+
+    /// A chunk or a node of a manifest for somebody who is entitled to the content that it is part of, verified by blake3;
+    /// `None` if it is not here, or not part of that content as far as the content's manifest is here.
+    pub fn read_part(&self, chunk: &ChunkRef) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.read_part(chunk)
     }
 
     /// Keeps a chunk (at most 1 MiB). After an error (a full disk) it is not here, and all that was still is.

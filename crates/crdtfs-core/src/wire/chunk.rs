@@ -1,9 +1,12 @@
 //! Messages of a chunk stream. Requests go one way, answers the other, in any order.
 
+use std::collections::BTreeMap;
+
 use minicbor::bytes::ByteSlice;
 use minicbor::{Decode, Encode};
 
 use super::{CHUNK_MAX, FRAME_MAX, Wire, WireError};
+use crate::content::{ChunkRef, ContentRef, Part};
 use crate::id::Hash;
 
 /// From the side that wants chunks.
@@ -17,7 +20,10 @@ pub enum ChunkRequest {
         request: u64,
         /// The chunks.
         #[n(1)]
-        hashes: Vec<Hash>,
+        chunks: Vec<Asked>,
+        /// The contents that they are parts of, each once.
+        #[n(2)]
+        contents: Vec<ContentRef>,
     },
     /// What has not been sent of that request is not wanted any more; it need not be answered.
     #[n(1)]
@@ -30,7 +36,84 @@ pub enum ChunkRequest {
 
 impl ChunkRequest {
     /// The most chunks that one request may ask for.
-    pub const HASHES_MAX: usize = 16 * 1024;
+    pub const CHUNKS_MAX: usize = 16 * 1024;
+
+    /// Asks for chunks, each with a base that the asker has and that is probably like it, if there is one.
+    pub fn want(request: u64, wanted: impl IntoIterator<Item = (ChunkRef, Option<ChunkRef>)>) -> Self {
+        let mut contents = Vec::new();
+        let mut numbers = BTreeMap::new();
+        let mut place = |chunk: &ChunkRef| {
+            let part = chunk.part.as_ref()?;
+            let number = *numbers.entry(part.content).or_insert_with(|| {
+                contents.push(part.content);
+                contents.len() as u32 - 1
+            });
+            Some(AskedPart { content: number, offset: part.offset })
+        };
+        let chunks = wanted
+            .into_iter()
+            .map(|(chunk, base)| Asked {
+                hash: chunk.hash,
+                part: place(&chunk),
+                base: base.map(|base| AskedBase { hash: base.hash, part: place(&base) }),
+            })
+            .collect();
+        Self::Want { request, chunks, contents }
+    }
+}
+
+/// A chunk that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Asked {
+    /// Its blake3.
+    #[n(0)]
+    pub hash: Hash,
+    /// Where it is; absent if it is a whole content of one chunk.
+    #[n(1)]
+    pub part: Option<AskedPart>,
+    /// A chunk that the asker has: the answer may be a delta against it.
+    #[n(2)]
+    pub base: Option<AskedBase>,
+}
+
+/// A chunk that the asker has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AskedBase {
+    /// Its blake3.
+    #[n(0)]
+    pub hash: Hash,
+    /// Where it is; absent if it is a whole content of one chunk.
+    #[n(1)]
+    pub part: Option<AskedPart>,
+}
+
+/// A place in one of a request's contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AskedPart {
+    /// Index of the content in the request.
+    #[n(0)]
+    pub content: u32,
+    /// Offset in it.
+    #[n(1)]
+    pub offset: u64,
+}
+
+impl Asked {
+    /// The chunk and its base, with the request's contents. An error if one is named that the request does not have.
+    pub fn resolve(&self, contents: &[ContentRef]) -> Result<(ChunkRef, Option<ChunkRef>), WireError> {
+        let chunk = |hash, part: Option<AskedPart>| {
+            let found = part.map(|part| {
+                let content = contents.get(part.content as usize).copied();
+                content.map(|content| Part { content, offset: part.offset }).ok_or(WireError::Malformed {
+                    name: ChunkRequest::NAME,
+                    reason: format!("content {} of {}", part.content, contents.len()),
+                })
+            });
+            Ok(ChunkRef { hash, part: found.transpose()? })
+        };
+        let base = self.base.map(|base| chunk(base.hash, base.part));
+        Ok((chunk(self.hash, self.part)?, base.transpose()?))
+    }
 }
 
 impl Wire for ChunkRequest {
@@ -46,7 +129,7 @@ pub enum ChunkAnswer<'b> {
         /// Number of the request.
         #[n(0)]
         request: u64,
-        /// Which of its hashes.
+        /// Which of its chunks.
         #[n(1)]
         index: u32,
         /// The bytes.
@@ -59,9 +142,22 @@ pub enum ChunkAnswer<'b> {
         /// Number of the request.
         #[n(0)]
         request: u64,
-        /// Which of its hashes.
+        /// Which of its chunks.
         #[n(1)]
         index: u32,
+    },
+    /// The chunk as what differs from the base that was named with it: a zstd frame (RFC 8878) with the base as its prefix.
+    #[n(2)]
+    Delta {
+        /// Number of the request.
+        #[n(0)]
+        request: u64,
+        /// Which of its chunks.
+        #[n(1)]
+        index: u32,
+        /// The frame.
+        #[b(2)]
+        bytes: &'b ByteSlice,
     },
 }
 
@@ -96,7 +192,7 @@ impl<'b> ChunkAnswer<'b> {
         if decoder.position() != frame.len() {
             return Err(WireError::Malformed { name: NAME, reason: "bytes behind the answer".into() });
         }
-        if let Self::Chunk { bytes, .. } = &answer
+        if let Self::Chunk { bytes, .. } | Self::Delta { bytes, .. } = &answer
             && bytes.len() > CHUNK_MAX
         {
             return Err(WireError::TooLong { name: "chunk", len: bytes.len(), max: CHUNK_MAX });

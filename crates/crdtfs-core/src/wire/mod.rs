@@ -8,6 +8,7 @@
 //! Nothing in a message is trusted: decoding checks size and form, the receiver everything else.
 
 mod chunk;
+mod delta;
 mod hello;
 mod join;
 mod sync;
@@ -15,7 +16,8 @@ mod sync;
 use minicbor::{Decode, Encode};
 use thiserror::Error;
 
-pub use self::chunk::{ChunkAnswer, ChunkRequest};
+pub use self::chunk::{Asked, AskedBase, AskedPart, ChunkAnswer, ChunkRequest};
+pub use self::delta::{delta, undo};
 pub use self::hello::{Handshake, Hello, Open, Opened, ShareTag, Unfit, agree};
 pub use self::join::{Join, JoinAnswer, Refusal};
 pub use self::sync::{Have, Holding, Message};

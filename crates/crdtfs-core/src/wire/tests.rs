@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use minicbor::bytes::ByteSlice;
 
 use super::*;
+use crate::content::{ChunkRef, ContentRef};
 use crate::id::{ActorId, ChangeHash, DeviceId, Hash, ShareId};
 use crate::vector::{Tip, Vector};
 
@@ -41,6 +42,18 @@ fn answers() -> Vec<JoinAnswer> {
         .collect()
 }
 
+/// A content of one chunk, a part of a large one, and one with a base.
+fn wanted() -> Vec<(ChunkRef, Option<ChunkRef>)> {
+    let new = ContentRef { hash: Hash([4; 32]), size: 1 << 30, manifest: Some(Hash([5; 32])) };
+    let old = ContentRef { hash: Hash([6; 32]), size: 1 << 29, manifest: Some(Hash([7; 32])) };
+    let base = ChunkRef::within(&old, 70_000, Hash([8; 32]));
+    vec![
+        (ChunkRef::whole(Hash([1; 32])), None),
+        (ChunkRef::within(&new, 0, Hash([2; 32])), None),
+        (ChunkRef::within(&new, 80_000, Hash([3; 32])), Some(base)),
+    ]
+}
+
 /// Every encoded form by a name, for the golden file and for the bad-input test.
 fn golden() -> Vec<(String, Vec<u8>)> {
     fn all<M: Wire + Debug>(messages: &[M]) -> Vec<(String, Vec<u8>)> {
@@ -51,13 +64,12 @@ fn golden() -> Vec<(String, Vec<u8>)> {
     out.extend(all(&[Opened::Here { share: ShareTag([8; 32]) }, Opened::Unknown]));
     out.extend(all(&answers()));
     out.extend(all(&messages()));
-    out.extend(all(&[
-        ChunkRequest::Want { request: 3, hashes: vec![Hash([1; 32]), Hash([2; 32])] },
-        ChunkRequest::Cancel { request: 3 },
-    ]));
+    out.extend(all(&[ChunkRequest::want(3, wanted()), ChunkRequest::Cancel { request: 3 }]));
     let chunk = ChunkAnswer::Chunk { request: 3, index: 1, bytes: <&ByteSlice>::from(&b"bytes"[..]) };
     out.push(("chunk answer 0".into(), chunk.encode()));
     out.push(("chunk answer 1".into(), ChunkAnswer::Absent { request: 3, index: 0 }.encode()));
+    let delta = ChunkAnswer::Delta { request: 3, index: 2, bytes: <&ByteSlice>::from(&b"frame"[..]) };
+    out.push(("chunk answer 2".into(), delta.encode()));
     out
 }
 
@@ -132,6 +144,19 @@ fn over_the_limit_is_refused_before_decoding() {
     let larger = vec![7; CHUNK_MAX + 1];
     let chunk = ChunkAnswer::Chunk { request: 0, index: 0, bytes: larger.as_slice().into() };
     assert!(ChunkAnswer::decode(&chunk.encode()).is_err());
+}
+
+#[test]
+fn what_is_asked_for_is_resolved_with_the_requests_contents() {
+    let ChunkRequest::Want { chunks, contents, .. } = ChunkRequest::want(3, wanted()) else {
+        panic!("another request")
+    };
+    assert_eq!(contents.len(), 2, "each once");
+    let resolved: Vec<_> = chunks.iter().map(|asked| asked.resolve(&contents).unwrap()).collect();
+    assert_eq!(resolved, wanted());
+    assert!(chunks[0].resolve(&[]).is_ok());
+    assert!(chunks[1].resolve(&[]).is_err());
+    assert!(chunks[2].resolve(&contents[..1]).is_err(), "its base is of another content");
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl Chunks {
         (job, index): (JobId, u32),
     ) -> Option<(ChunkId, &mut Chunk)> {
         let last = &mut self.last;
-        let id = *self.ids.entry((share, want.hash, want.len)).or_insert_with(|| {
+        let id = *self.ids.entry((share, want.chunk.hash, want.len)).or_insert_with(|| {
             *last += 1;
             ChunkId::new(*last)
         });
@@ -156,7 +156,7 @@ impl Chunks {
 
     fn forget(&mut self, id: ChunkId) {
         if let Some(chunk) = self.chunks.remove(&id) {
-            self.ids.remove(&(chunk.share, chunk.want.hash, chunk.want.len));
+            self.ids.remove(&(chunk.share, chunk.want.chunk.hash, chunk.want.len));
         }
     }
 

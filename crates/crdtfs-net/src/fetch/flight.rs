@@ -8,7 +8,7 @@ use crdtfs_core::id::Hash;
 use crdtfs_core::wire::{self, ChunkAnswer, ChunkRequest, FRAME_MAX, Open, Opened, Wire};
 use tokio::task::JoinHandle;
 
-use super::request::{Assignment, Landing};
+use super::request::{Assignment, Landing, Want};
 use crate::config::HANDSHAKE_TIMEOUT;
 use crate::endpoint::Code;
 use crate::error::LinkError;
@@ -36,8 +36,8 @@ pub(super) async fn carry(inner: &Arc<Inner>, link: &Arc<Link>, assignment: Assi
     let mut reader = Reader::new(recv);
     let open = frame(&wire::encode(&Open::Chunks { share: link.own_tag(&assignment.share) }));
     let number = request_number(assignment.flight.number(), assignment.urgency);
-    let hashes = assignment.wants.iter().map(|want| want.hash).collect();
-    let request = frame(&wire::encode(&ChunkRequest::Want { request: number, hashes }));
+    let wanted = assignment.wants.iter().map(|want| (want.chunk, want.base));
+    let request = frame(&wire::encode(&ChunkRequest::want(number, wanted)));
     send.write_all_chunks(&mut [open, request]).await.map_err(FrameError::from)?;
     // Fails only if the peer has stopped the stream, which shows when reading.
     let _ = send.finish();
@@ -117,7 +117,9 @@ fn verify(inner: &Arc<Inner>, assignment: &Assignment, number: u64, group: &[Byt
             Err(error) => return Verdict::Fault(error.to_string()),
         };
         let (request, index) = match &answer {
-            ChunkAnswer::Chunk { request, index, .. } | ChunkAnswer::Absent { request, index } => (*request, *index),
+            ChunkAnswer::Chunk { request, index, .. }
+            | ChunkAnswer::Delta { request, index, .. }
+            | ChunkAnswer::Absent { request, index } => (*request, *index),
         };
         let position = index as usize;
         let Some(want) = assignment.wants.get(position) else {
@@ -129,12 +131,32 @@ fn verify(inner: &Arc<Inner>, assignment: &Assignment, number: u64, group: &[Byt
         match answer {
             ChunkAnswer::Absent { .. } => inner.fetcher.absent(assignment.flight, position),
             ChunkAnswer::Chunk { bytes, .. } => {
-                if !want.plausible(bytes.len()) || Hash::of(bytes) != want.hash {
+                if !is_it(want, bytes) {
                     return Verdict::Lie;
                 }
                 inner.fetcher.arrived(assignment.flight, position, &frame.slice_ref(bytes));
             }
+            ChunkAnswer::Delta { bytes, .. } => {
+                let Some(base) = &want.base else {
+                    return Verdict::Fault(format!("answered number {index} as a delta, which was not asked for"));
+                };
+                let Some(base) = inner.host.read_chunk(&assignment.share, base) else {
+                    inner.fetcher.baseless(assignment.flight, position);
+                    continue;
+                };
+                match wire::undo(&base, bytes) {
+                    Some(bytes) if is_it(want, &bytes) => {
+                        inner.fetcher.arrived(assignment.flight, position, &bytes.into());
+                    }
+                    _ => return Verdict::Lie,
+                }
+            }
         }
     }
     Verdict::Good
+}
+
+/// Whether these are the bytes that are wanted.
+fn is_it(want: &Want, bytes: &[u8]) -> bool {
+    want.plausible(bytes.len()) && Hash::of(bytes) == want.chunk.hash
 }

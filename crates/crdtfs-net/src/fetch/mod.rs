@@ -228,6 +228,11 @@ impl Fetcher {
         self.state.lock().plan.absent(flight, slot, Instant::now());
     }
 
+    /// What differs from a base came, and the base is not here any more.
+    fn baseless(&self, flight: FlightId, position: usize) {
+        self.state.lock().plan.baseless(flight, position, Instant::now());
+    }
+
     /// A verified chunk came: gives it to all that want it if it is the first. Blocks as long as their sinks do.
     fn arrived(&self, flight: FlightId, position: usize, bytes: &Bytes) {
         let mut state = self.state.lock();

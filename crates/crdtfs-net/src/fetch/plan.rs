@@ -466,6 +466,15 @@ impl Plan {
         }
     }
 
+    /// A chunk of a flight came as what differs from its base, and that is not here any more: it is asked for as a whole.
+    pub(crate) fn baseless(&mut self, flight: FlightId, position: usize, now: Instant) {
+        let Some(id) = self.answer(flight, position, now) else { return };
+        if let Some(chunk) = self.chunks.get_mut(&id) {
+            chunk.want.base = None;
+            self.requeue(id, None);
+        }
+    }
+
     /// Counts an answer; the chunk is in this flight no more.
     fn answer(&mut self, flight: FlightId, position: usize, now: Instant) -> Option<ChunkId> {
         let flight = self.flights.get_mut(&flight)?;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use crdtfs_core::content::ChunkRef;
 use crdtfs_core::id::{DeviceId, Hash, ShareId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -22,7 +23,11 @@ fn wants(count: u32, len: u32) -> Vec<Want> {
 
 /// Wants of a kind: those of one kind are the same chunks, those of another are others.
 fn wants_of(kind: u32, count: u32, len: u32) -> Vec<Want> {
-    (0..count).map(|i| Want { hash: Hash::of(&[kind, i].map(u32::to_le_bytes).concat()), len: Some(len) }).collect()
+    (0..count).map(|i| want(&[kind, i].map(u32::to_le_bytes).concat(), Some(len))).collect()
+}
+
+fn want(bytes: &[u8], len: Option<u32>) -> Want {
+    Want { chunk: ChunkRef::whole(Hash::of(bytes)), len, base: None }
 }
 
 fn plan(peers: &[DeviceId]) -> Plan {
@@ -100,6 +105,22 @@ fn the_most_urgent_goes_first_and_equals_take_turns() {
     assert_eq!(flights[0].wants, waiting);
     assert_eq!(flights[1].wants[0], large[0]);
     assert!(flights[2].wants.contains(&small[0]), "a small file does not wait behind a large one");
+}
+
+#[test]
+fn a_chunk_whose_base_is_gone_is_asked_for_as_a_whole() {
+    let (mut plan, now) = (plan(&[A]), Instant::now());
+    let mut wanted = wants(1, 256 * KIB);
+    wanted[0].base = Some(ChunkRef::whole(Hash::of(b"base")));
+    plan.add(SHARE, wanted.clone(), Urgency::Soon, now).unwrap();
+    let first = plan.next(now).unwrap();
+    assert_eq!(first.wants, wanted);
+    plan.baseless(first.flight, 0, now);
+    let second = plan.next(now).unwrap();
+    assert_eq!(second.wants, wants(1, 256 * KIB), "of the same peer, at once");
+    plan.landed(first.flight, Landing::Complete, now);
+    assert_eq!(answer(&mut plan, &second, now).0.len(), 1);
+    assert!(plan.is_idle());
 }
 
 #[test]
@@ -288,7 +309,7 @@ impl World {
         for want in &list {
             for (at, peer) in self.peers.iter().enumerate() {
                 let has = at == 0 || self.rng.random_bool(0.5);
-                self.has.entry((*peer, want.hash)).or_insert(has);
+                self.has.entry((*peer, want.chunk.hash)).or_insert(has);
             }
         }
         self.left += list.len();
@@ -335,7 +356,7 @@ impl World {
     }
 
     fn answer(&mut self, assignment: &Assignment, position: usize) {
-        if !self.has[&(assignment.device, assignment.wants[position].hash)] {
+        if !self.has[&(assignment.device, assignment.wants[position].chunk.hash)] {
             return self.plan.absent(assignment.flight, position, self.now);
         }
         for (slot, ended) in give(&mut self.plan, assignment.flight, position, self.now) {
@@ -475,7 +496,7 @@ fn other_lengths_and_other_shares_are_other_chunks() {
     let other = ShareId([2; 32]);
     plan.peer_up(A, other);
     for (share, len) in [(SHARE, Some(5)), (SHARE, Some(6)), (SHARE, None), (other, Some(5))] {
-        plan.add(share, vec![Want { hash: Hash::of(b"x"), len }], Urgency::Soon, now).unwrap();
+        plan.add(share, vec![want(b"x", len)], Urgency::Soon, now).unwrap();
     }
     let wants: usize = drain(&mut plan, now).iter().map(|flight| flight.wants.len()).sum();
     assert_eq!(wants, 4);

@@ -1,15 +1,18 @@
 //! What is wanted, what is asked of whom, and what became of it.
 
-use crdtfs_core::id::{DeviceId, Hash, ShareId};
+use crdtfs_core::content::ChunkRef;
+use crdtfs_core::id::{DeviceId, ShareId};
 use crdtfs_core::wire::CHUNK_MAX;
 
 /// A chunk that is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
-    /// Its blake3.
-    pub hash: Hash,
+    /// Which.
+    pub chunk: ChunkRef,
     /// Its length in bytes, where known: an answer of another length is a lie.
     pub len: Option<u32>,
+    /// A chunk that is here and probably like it: a peer that has that, too, sends only what differs.
+    pub base: Option<ChunkRef>,
 }
 
 impl Want {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use crdtfs_core::content::ChunkRef;
 use crdtfs_core::id::{ActorId, ChangeHash, DeviceId, Hash, ShareId};
 use crdtfs_core::share::{Genesis, Parameters};
 use crdtfs_core::sync::{Fault, Numbered, PeerState, SyncHost};
@@ -223,11 +224,11 @@ impl Host for Shown {
         let known = self.0.shares.lock().contains_key(share);
         known.then(|| Box::new(FakeSync { host: self.0.clone(), share: *share }) as Box<dyn SyncHost + Send>)
     }
-    fn read_chunk(&self, share: &ShareId, hash: &Hash) -> Option<Bytes> {
+    fn read_chunk(&self, share: &ShareId, chunk: &ChunkRef) -> Option<Bytes> {
         self.0.reads.fetch_add(1, Ordering::Relaxed);
         let shares = self.0.shares.lock();
         let share = shares.get(share)?;
-        let chunk = share.chunks.get(hash)?.clone();
+        let chunk = share.chunks.get(&chunk.hash)?.clone();
         if share.serving == Serving::Lying {
             let mut wrong = chunk.to_vec();
             wrong[0] ^= 1;
@@ -349,7 +350,11 @@ pub fn chunks(count: usize, len: usize, seed: u64) -> Vec<Bytes> {
 }
 
 pub fn wants(chunks: &[Bytes]) -> Vec<Want> {
-    chunks.iter().map(|chunk| Want { hash: Hash::of(chunk), len: Some(chunk.len() as u32) }).collect()
+    chunks.iter().map(|chunk| want(Hash::of(chunk), Some(chunk.len() as u32))).collect()
+}
+
+pub fn want(hash: Hash, len: Option<u32>) -> Want {
+    Want { chunk: ChunkRef::whole(hash), len, base: None }
 }
 
 /// Where fetched chunks go; each may come once.
