@@ -515,6 +515,8 @@ fn what_cannot_be_a_folder_is_refused_with_a_sentence() {
     let refused = |path: &Path| FolderPresenter.prepare(path, &options, false).unwrap_err().to_string();
     assert!(refused(&file).contains("is a file, not a directory"));
     assert!(refused(&file.join("below")).contains("cannot be"));
+    let kernels = refused(Path::new("/proc/self"));
+    assert!(kernels.starts_with("/proc/self lies on a filesystem of type proc"), "{kernels}");
     let new = tmp.path().join("a/b");
     FolderPresenter.prepare(&new, &options, false).unwrap();
     assert!(new.is_dir());
