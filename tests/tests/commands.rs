@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -261,8 +262,31 @@ fn wrong_usage_is_2_and_failure_1() {
         let said = a.fails(1, &[command, text(&elsewhere)]);
         assert!(said.contains(text(&elsewhere)), "{command}: {said}");
     }
-    let said = a.fails(1, &["ls", text(&dir.join("nowhere"))]);
-    assert!(said.contains("nowhere"), "{said}");
+    for command in ["ls", "log", "unmount"] {
+        let said = a.fails(1, &[command, text(&dir.join("nowhere"))]);
+        assert!(said.contains("nowhere"), "{said}");
+    }
+    // Members that are not there are not waited for in silence, and it is said of which share.
+    let said = a.fails(3, &["wait", "--devices", "5", "--timeout", "100ms"]);
+    assert!(
+        said.contains(text(&dir)) && said.contains("0 other members") && said.contains("5 are waited for"),
+        "{said}"
+    );
+    let said = a.fails(3, &["wait", "--devices", "connected", "--timeout", "100ms"]);
+    assert!(said.contains(text(&dir)) && said.contains("no other device is connected"), "{said}");
+    // A name need not be text.
+    let odd = a.dir("s").with_file_name(std::ffi::OsStr::from_bytes(b"odd\xff"));
+    a.ok(&["watch".as_ref(), odd.as_os_str()]);
+    fs::write(odd.join("f"), "odd\n").unwrap();
+    a.ok(&["unmount".as_ref(), odd.as_os_str()]);
+    a.ok(&["watch".as_ref(), odd.as_os_str()]);
+    until("what lies there is in the share", LIMIT, || match a.ok(&["ls".as_ref(), odd.as_os_str()]) {
+        said if said.contains('f') => Ok(()),
+        said => Err(said),
+    });
+    // What others gave in the environment is no part of how a command is used.
+    let said = a.fails(2, &["mount"]);
+    assert!(said.contains("mount [OPTIONS] [TICKET] <DIR>"), "{said}");
     a.stop();
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 
@@ -20,6 +20,26 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The grammar. What a command is used like is said in the same words everywhere: left to itself, clap tells somebody who
+/// forgot an argument what else was given, from the environment too, as if that was needed.
+pub(crate) fn command() -> clap::Command {
+    let mut built = Cli::command();
+    built.build();
+    let usages: Vec<(String, String)> = built
+        .get_subcommands_mut()
+        .map(|command| (command.get_name().to_owned(), command.render_usage().to_string()))
+        .collect();
+    let usages = usages.into_iter().filter(|(name, _)| name != "help");
+    usages.fold(Cli::command(), |all, (name, usage)| {
+        all.mut_subcommand(name, |command| command.override_usage(usage.trim_start_matches("Usage: ").to_owned()))
+    })
+}
+
+/// Reads the arguments of this process; ends it where they are wrong, or ask for help.
+pub(crate) fn parse() -> Cli {
+    Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 const EXAMPLE: &str = "Example:
@@ -121,13 +141,20 @@ pub(crate) enum Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_grammar_is_sound() {
         Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn who_forgets_an_argument_is_not_told_of_options() {
+        let error = command().try_get_matches_from(["crdtfs", "--network", "local", "mount"]).expect_err("no DIR");
+        let said = error.to_string();
+        assert!(said.contains("Usage: crdtfs mount [OPTIONS] [TICKET] <DIR>"), "{said}");
+        assert!(!said.contains("--network"), "{said}");
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn attach(settings: &Settings, request: Show) -> oneshot::Receiver<Result<()>> {
         let mut client = Client::connect(&settings.state_dir)?;
         background::check_network(&mut client, &settings)?;
         let mut out = Output::new();
-        let mut bar = Bar::new(out.bars());
+        let mut bar = Bar::new(out.bars(), "getting ready");
         client.call_with(request, |item| {
             match item {
                 Item::Progress(progress) => bar.update(&progress),

@@ -23,6 +23,8 @@ pub(crate) fn start(settings: &Settings, voice: Voice) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_timer(SystemTime)
+        // It would say so on the same stderr, with a macro that panics where that fails: the log's disk may be full.
+        .log_internal_errors(false)
         .with_ansi(crate::output::Output::new().bars());
     let started = match settings.log_format {
         LogFormat::Text => builder.try_init(),

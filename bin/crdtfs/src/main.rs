@@ -19,10 +19,8 @@ mod settings;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::parse();
     match commands::run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => ExitCode::from(failure::report(&error)),

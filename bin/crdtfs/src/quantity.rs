@@ -55,6 +55,26 @@ pub(crate) fn parse_time(text: &str) -> Result<i64, String> {
     Ok(time.as_millisecond() + if seconds_given && !text.contains('.') { 999 } else { 0 })
 }
 
+/// Reads `10GiB`, `500 MB`, `1.5g`; a bare number is bytes. K, M, G, T and KiB … are powers of 1024, kB, MB … of 1000.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let refuse = || format!("`{text}` is no size: write it like 500MiB or 10GiB");
+    let trimmed = text.trim();
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let number: f64 = trimmed[..digits].parse().map_err(|_| refuse())?;
+    let unit = trimmed[digits..].trim().to_ascii_lowercase();
+    let power = match unit.chars().next() {
+        None | Some('b') => 0,
+        Some(letter) => 1 + "kmgtpe".find(letter).ok_or_else(refuse)? as i32,
+    };
+    let base = match unit.get(1..).unwrap_or_default() {
+        "" | "i" | "ib" => 1024.0_f64,
+        "b" if power > 0 => 1000.0,
+        _ => return Err(refuse()),
+    };
+    let bytes = number * base.powi(power);
+    if bytes.is_finite() && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(refuse()) }
+}
+
 /// A duration in milliseconds, as the control protocol counts them.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -143,6 +163,26 @@ pub(crate) fn utc_time(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_as_people_write_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("17", 17),
+            ("17B", 17),
+            ("4k", 4096),
+            ("4 KiB", 4096),
+            ("2MB", 2_000_000),
+            ("1.5GiB", 3 << 29),
+            ("10gib", 10 << 30),
+            ("1T", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GiB", "-1", "10 apples", "1.2.3", "10bb", "10GiBs", "99999999999E"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_read() {

@@ -73,6 +73,7 @@ fn pong() -> Pong {
 fn lacking(name: &str) -> Lacking {
     Lacking {
         share: id(),
+        dir: Some("/home/me/Shared".into()),
         device: "ab".repeat(32),
         name: name.to_owned(),
         me: false,
@@ -92,6 +93,7 @@ fn device(name: &str, me: bool, connected: bool) -> Device {
         connected,
         route: connected.then_some(Route::Direct),
         in_sync: Some(connected),
+        error: (!connected).then(|| "no answer within 10 s".to_owned()),
         missing: None,
         last_seen_ms: None,
     }

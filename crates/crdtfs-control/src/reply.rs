@@ -76,6 +76,8 @@ replies! {
 pub enum Item {
     /// How far the work is.
     Progress(Progress),
+    /// Something that the user should know while it goes on.
+    Note(Note),
     /// The tree can be used (a [`crate::request::Show`] that stays attached).
     Ready(Shown),
     /// An entry of [`crate::request::Ls`].
@@ -93,6 +95,13 @@ pub enum Item {
     /// An item of a later version: to be ignored.
     #[serde(other)]
     Unknown,
+}
+
+/// Something that the user should know while it goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// A sentence without its full stop.
+    pub message: String,
 }
 
 /// How far the work is.
@@ -205,6 +214,9 @@ pub struct Waited {
 pub struct Lacking {
     /// The share, in hexadecimal.
     pub share: String,
+    /// Where this device shows it, or did last.
+    #[serde(flatten)]
+    pub dir: Option<DirText>,
     /// The device, in hexadecimal.
     pub device: String,
     /// Its name.

@@ -59,6 +59,9 @@ pub struct ShowOptions {
     pub owner: Owner,
     /// Contents are fetched when they are read, not all in the background (mount).
     pub on_demand: bool,
+    /// Bytes of fetched contents that an on-demand mount keeps; all without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<u64>,
 }
 
 /// Which other members a wait is for.

@@ -1,9 +1,7 @@
 //! The lines of the protocol, as other programs rely on them. A change of these snapshots is a change of the contract.
 #![allow(clippy::unwrap_used)]
 
-use crdtfs_control::reply::{
-    Conflict, EntryKind, How, Item, Kept, Lost, Progress, Restored, Shown, Side, Unit,
-};
+use crdtfs_control::reply::{Conflict, EntryKind, How, Item, Kept, Lost, Progress, Restored, Shown, Side, Unit};
 use crdtfs_control::request::{self, Mode, Owner, Role, Show, ShowOptions, Status, WaitFor};
 use crdtfs_control::{DirText, Failure, FailureKind, Reply, Request};
 use serde::Serialize;
@@ -27,6 +25,7 @@ fn requests() {
             allow_other: false,
             owner: Owner::Fixed { uid: 1, gid: 2 },
             on_demand: true,
+            cache: None,
         },
         attach: true,
     };

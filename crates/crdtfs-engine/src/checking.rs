@@ -1,9 +1,12 @@
 //! `crdtfs check`: every stored byte and reference, verified.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crdtfs_control::reply::{Checked, Finding};
+use crdtfs_control::reply::{Checked, Finding, Lacking, Progress, Unit};
 use crdtfs_control::{Failure, Item, Reply, Talk, request};
+use crdtfs_core::id::Hash;
 
 use crate::core::Core;
 use crate::retention::Keep;
@@ -13,9 +16,10 @@ use crate::shows::blocking;
 impl Core {
     pub(crate) async fn check(self: &Arc<Self>, asked: request::Check, talk: &mut Talk) -> Result<Reply, Failure> {
         let core = self.clone();
+        let mut telling = Telling { talk: talk.clone(), told: Instant::now(), total: self.disk_used() };
         let (mut checked, findings) = blocking(move || {
             let shares = core.shares_of(asked.dir.as_ref())?;
-            core.check_now(&shares, asked.repair)
+            core.check_now(&shares, asked.repair, &mut |bytes| telling.tell(bytes))
         })
         .await?;
         for finding in findings {
@@ -26,25 +30,96 @@ impl Core {
         Ok(Reply::Checked(checked))
     }
 
-    fn check_now(&self, shares: &[Arc<Share>], repair: bool) -> Result<(Checked, Vec<Finding>), Failure> {
+    fn check_now(
+        &self,
+        shares: &[Arc<Share>],
+        repair: bool,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<(Checked, Vec<Finding>), Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
         let mut findings = Vec::new();
         let mut checked = Checked { shares: shares.len() as u64, ..Checked::default() };
-        let report = self.store().check(repair, &mut || self.kept(Keep::Retained)).map_err(|e| Failure::failed(e.to_string()))?;
+        let report =
+            self.store().check_telling(repair, &mut || self.kept(Keep::Retained), tell).map_err(|e| failed(&e))?;
         if repair {
-            self.collect().map_err(|e| Failure::failed(e.to_string()))?;
+            self.collect().map_err(|e| failed(&e))?;
+            for share in self.shares() {
+                share.take_stock();
+                share.retry_fetches();
+            }
         }
         checked.chunks = report.chunks;
         checked.bytes = report.bytes;
-        let places = report.problems.into_iter().map(|problem| format!("{}: {}", problem.place, problem.message));
-        findings.extend(places.map(|message| Finding { share: None, message, repaired: repair }));
-        let repaired = report.repaired.into_iter();
-        findings.extend(repaired.map(|message| Finding { share: None, message, repaired: true }));
+        findings.extend(report.problems.into_iter().map(|problem| Finding {
+            share: None,
+            repaired: problem.mended.is_some(),
+            message: match problem.mended {
+                Some(how) => format!("{}: {}: {how}", problem.place, problem.message),
+                None => format!("{}: {}", problem.place, problem.message),
+            },
+        }));
+        let incomplete: BTreeMap<Hash, u64> =
+            report.incomplete.iter().map(|(content, lacks)| (content.hash, *lacks)).collect();
         for share in shares {
-            let found = share.check().map_err(|e| Failure::failed(e.to_string()))?;
+            let mut found = share.check().map_err(|e| failed(&e))?;
             checked.changes += share.log().len();
+            found.extend(self.unreachable(share, &incomplete));
             let id = Some(share.id().to_string());
             findings.extend(found.into_iter().map(|message| Finding { share: id.clone(), message, repaired: false }));
         }
         Ok((checked, findings))
+    }
+
+    /// The files that this device should have all of, has not, and cannot get now.
+    fn unreachable(&self, share: &Share, incomplete: &BTreeMap<Hash, u64>) -> Vec<String> {
+        let wanted = share.missing_contents(usize::MAX);
+        let wanted: Vec<_> = wanted.iter().filter_map(|(inode, c)| Some((inode, incomplete.get(&c.hash)?))).collect();
+        let devices = self.lacking(share);
+        let others: Vec<_> = devices.iter().filter(|device| !device.me).collect();
+        let has_all = |device: &&Lacking| device.connected && device.same_heads && device.missing.files == 0;
+        if wanted.is_empty() || share.holding().partial || others.iter().any(|device| has_all(device)) {
+            // All of it is here, or on its way.
+            return Vec::new();
+        }
+        let away: Vec<_> =
+            others.iter().filter(|device| !device.connected).map(|device| device.name.as_str()).collect();
+        let hope = match &away[..] {
+            [] => "no member has it".to_owned(),
+            away => format!("no member that is reached has it; not reached: {}", away.join(", ")),
+        };
+        let mut found: Vec<String> = wanted
+            .iter()
+            .take(UNREACHABLE)
+            .map(|(inode, lacks)| {
+                let path = share.path_of(**inode).unwrap_or_default();
+                format!("{}: {lacks} bytes are not here, and {hope}", String::from_utf8_lossy(&path))
+            })
+            .collect();
+        if wanted.len() > UNREACHABLE {
+            found.push(format!("{} more files are not all here, and {hope}", wanted.len() - UNREACHABLE));
+        }
+        found
+    }
+}
+
+/// Files that a check names because nobody reachable has them.
+const UNREACHABLE: usize = 20;
+
+/// How far a check is.
+struct Telling {
+    talk: Talk,
+    told: Instant,
+    total: u64,
+}
+
+impl Telling {
+    fn tell(&mut self, done: u64) {
+        if self.told.elapsed() < Duration::from_millis(100) {
+            return;
+        }
+        self.told = Instant::now();
+        // What lies in folders is verified, too, and not counted.
+        let total = (done <= self.total).then_some(self.total);
+        self.talk.offer(Item::Progress(Progress { what: "checking".into(), done, total, unit: Unit::Bytes }));
     }
 }

@@ -39,6 +39,7 @@ pub(crate) fn options_in(options: &request::ShowOptions) -> PresentOptions {
             request::Owner::Fixed { uid, gid } => OwnerPolicy::Fixed { uid, gid },
         },
         on_demand: options.on_demand,
+        cache: options.cache,
     }
 }
 

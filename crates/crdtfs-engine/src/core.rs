@@ -5,7 +5,6 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crdtfs_core::id::{DeviceId, ShareId};
@@ -16,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
+use crate::collecting::Collecting;
 use crate::committer::Committer;
 use crate::engine::{EngineConfig, EngineError};
 use crate::fetcher::Fetcher;
@@ -31,11 +31,11 @@ use crate::state::{StateDir, StateError, write_atomically};
 /// How often what ends by itself is noticed and what is dirty is made durable.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
+/// A disk that was full counts as full for so long: who removes something then wants the room.
+const STAYS_FULL: Duration = Duration::from_secs(600);
+
 /// The file of the state directory with the UDP port that was listened on last.
 const PORT_FILE: &str = "port";
-
-/// How often what no version needs is dropped.
-const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 
 /// The parts of an engine.
 pub(crate) struct Core {
@@ -59,8 +59,7 @@ pub(crate) struct Core {
     closed: watch::Sender<bool>,
     /// Held while it is found out whether a showing is behind.
     looking: Mutex<()>,
-    /// When the last collection began, and its thread.
-    collecting: Mutex<(Instant, Option<JoinHandle<()>>)>,
+    collecting: Mutex<Collecting>,
     runtime: Handle,
 }
 
@@ -89,7 +88,7 @@ impl Core {
             stop: watch::channel(false).0,
             closed: watch::channel(false).0,
             looking: Mutex::default(),
-            collecting: Mutex::new((Instant::now(), None)),
+            collecting: Mutex::new(Collecting::new()),
             runtime: runtime.handle().clone(),
             state,
             config,
@@ -145,7 +144,7 @@ impl Core {
 
     /// Reads a share from its directory and lets it run.
     pub(crate) fn open_share(self: &Arc<Self>, id: ShareId, dir: ShareDir) -> Result<Arc<Share>, EngineError> {
-        let source = Arc::new(NetSource::new(Arc::downgrade(self), id, self.runtime.clone()));
+        let source = Arc::new(NetSource::new(Arc::downgrade(self), id, self.space.clone(), self.runtime.clone()));
         let parts = Parts {
             key: Key::new(self.state.key()),
             name: self.config.name.clone(),
@@ -233,7 +232,10 @@ impl Core {
         let mut mounts = showings.iter().filter(|showing| showing.mode == Mode::Mount && showing.is_alive()).peekable();
         let mounted = mounts.peek().is_some();
         let partial = mounted && mounts.all(|mount| mount.options.on_demand);
-        share.set_keeping(mounted && !partial, partial);
+        // The largest; one without a limit has it that way.
+        let limit = |showing: &Arc<Showing>| showing.options.cache.unwrap_or(crate::cache::UNLIMITED);
+        let cache = showings.iter().filter(|showing| showing.is_alive()).map(limit).max();
+        share.set_keeping(mounted && !partial, partial, cache);
     }
 
     /// What is to be done every few seconds.
@@ -254,25 +256,39 @@ impl Core {
             if !self.connected(&share.id()).is_empty() {
                 share.retry_fetches();
             }
+            share.retry_what_fits();
         }
         self.collect_now_and_then();
     }
 
     fn collect_now_and_then(self: &Arc<Self>) {
+        let removals = self.shares().iter().map(|share| share.removals()).sum();
         let mut collecting = self.collecting.lock();
-        if collecting.0.elapsed() < COLLECT_EVERY || collecting.1.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return;
-        }
+        let full = collecting.may_free(removals)
+            && (self.space.is_low()
+                || self.store.last_full().is_some_and(|when| when.elapsed() < STAYS_FULL)
+                || self.shares().iter().any(|share| share.lacks_room())
+                || self.spare() > self.space.free());
+        let caches = self.shares().iter().filter(|share| share.may_exceed()).count() > 0;
+        let Some(why) = collecting.due(full, removals).or_else(|| collecting.for_caches(caches)) else { return };
         let core = self.clone();
         let collect = move || {
-            if let Err(error) = core.collect() {
+            if let Err(error) = core.collect_for(why) {
                 tracing::warn!(%error, "not collected");
             }
         };
         match std::thread::Builder::new().name("crdtfs-collect".into()).spawn(collect) {
-            Ok(thread) => *collecting = (Instant::now(), Some(thread)),
+            Ok(thread) => collecting.thread = Some(thread),
             Err(error) => tracing::warn!(%error, "cannot start a thread to collect what no version needs"),
         }
+    }
+
+    /// About how many bytes of the store are of no file in the trees. What folders hold is not in the store.
+    fn spare(&self) -> u64 {
+        let mounted = |share: &Arc<Share>| self.showings_of(&share.id()).iter().any(|s| s.mode == Mode::Mount);
+        let shown = self.shares().into_iter().filter(mounted);
+        let needed: u64 = shown.map(|share| share.read(|replica| replica.view().totals().0)).sum();
+        self.store.chunk_bytes().saturating_sub(needed)
     }
 
     /// Ends everything: showings first, then commits, the network, fetches; what is here is durable at the end. Says what
@@ -298,7 +314,7 @@ impl Core {
                 tracing::warn!("the network did not end in time");
             }
         }
-        let collector = self.collecting.lock().1.take();
+        let collector = self.collecting.lock().thread.take();
         if let Some(thread) = collector
             && thread.join().is_err()
         {

@@ -1,6 +1,7 @@
 //! The thread of a share that fetches what the view needs: bytes of merges first, then all content, smallest first.
 //!
-//! What nobody reachable has is put aside until somebody comes, or gets more ([`Share::retry_fetches`]).
+//! What nobody reachable has is put aside until somebody comes, or gets more ([`Share::retry_fetches`]); what the disk has no
+//! room for, until it has ([`Share::retry_what_fits`]).
 
 use std::io;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ impl Fetcher {
 }
 
 fn run(share: &Share) {
-    let _span = tracing::info_span!("share", id = %share.id()).entered();
+    let _span = tracing::info_span!("fetch", share = %share.id()).entered();
     loop {
         match share.next_task(BATCH_FILES, BATCH_BYTES) {
             Task::Stop => return,
@@ -72,6 +73,7 @@ fn merge(share: &Share) {
 }
 
 fn fetch(share: &Share, batch: &[(InodeId, ContentRef)]) {
+    let batch = &share.with_room(batch)[..];
     let contents: Vec<_> = batch.iter().map(|(_, content)| *content).collect();
     let outcomes = share.content().fetch(&contents, Urgency::Prefetch);
     for ((inode, content), outcome) in batch.iter().zip(outcomes) {
@@ -79,7 +81,7 @@ fn fetch(share: &Share, batch: &[(InodeId, ContentRef)]) {
             Ok(()) => share.arrived(content),
             Err(error) => {
                 tracing::debug!(content = %content.hash, %error, "not fetched");
-                share.put_aside(*inode, content);
+                share.put_aside(*inode, content, error.kind());
             }
         }
     }

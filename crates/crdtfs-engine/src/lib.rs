@@ -4,8 +4,10 @@
 //! of FUSE or of watched folders. [`Engine`] is what a program starts.
 
 mod ages;
+mod cache;
 mod checking;
 mod clock;
+mod collecting;
 mod committer;
 mod conflicts;
 mod convert;

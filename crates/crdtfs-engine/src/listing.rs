@@ -58,8 +58,15 @@ impl Core {
             let events = found.share.history().map_err(|error| Failure::failed(error.to_string()))?;
             let path = found.below.as_os_str().as_bytes().to_vec();
             // What is there now is also told of where it was before.
-            let now = found.share.walk(&found.below).filter(|inode| *inode != InodeId::ROOT);
-            Ok(events.into_iter().filter(move |event| event.concerns(&path) || now == Some(event.inode)))
+            let now = found.share.walk(&found.below);
+            let of_it = |event: &history::Event| now.is_some_and(|now| now != InodeId::ROOT && now == event.inode);
+            let events: Vec<_> = events.into_iter().filter(|event| event.concerns(&path) || of_it(event)).collect();
+            // A conflict copy is there without an event of its own.
+            if events.is_empty() && now.is_none() {
+                let message = format!("{}: nothing of this name is in the share, nor ever was", asked.path);
+                return Err(Failure::new(FailureKind::NotFound, message));
+            }
+            Ok(events)
         })
         .await?;
         let mut logged = 0;

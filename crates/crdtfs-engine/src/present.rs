@@ -49,6 +49,9 @@ pub struct PresentOptions {
     /// Contents are fetched when they are read, not all in the background (mount).
     #[serde(default)]
     pub on_demand: bool,
+    /// Bytes of fetched contents that an on-demand mount keeps; all without it.
+    #[serde(default)]
+    pub cache: Option<u64>,
 }
 
 /// All that an adapter gets of a share.

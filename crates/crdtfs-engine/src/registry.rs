@@ -32,6 +32,7 @@ pub struct ShownDir {
     /// How.
     pub mode: Mode,
     /// Where, absolute.
+    #[serde(with = "path_in_json")]
     pub dir: PathBuf,
     /// As the user asked.
     pub options: PresentOptions,
@@ -39,6 +40,35 @@ pub struct ShownDir {
     pub active: bool,
     /// The name of its adapter's directory.
     pub state: String,
+}
+
+/// A path as text, or as its bytes where it is no UTF-8.
+mod path_in_json {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Kept {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        let bytes = path.as_os_str().as_bytes();
+        let kept = path.to_str().map_or_else(|| Kept::Bytes(bytes.to_owned()), |text| Kept::Text(text.to_owned()));
+        kept.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(match Kept::deserialize(from)? {
+            Kept::Text(text) => text.into(),
+            Kept::Bytes(bytes) => OsStr::from_bytes(&bytes).into(),
+        })
+    }
 }
 
 /// The directory of one share in the state directory.
@@ -198,6 +228,10 @@ mod tests {
             active: true,
             state: share.adapter_dir(Mode::Watch, Path::new("/a")).unwrap().0,
         };
+        share.write_shown(std::slice::from_ref(&shown)).unwrap();
+        let odd = ShownDir { dir: std::ffi::OsStr::from_bytes(b"/a\xff").into(), ..shown.clone() };
+        share.write_shown(std::slice::from_ref(&odd)).unwrap();
+        assert_eq!(share.shown().unwrap(), [odd]);
         share.write_shown(std::slice::from_ref(&shown)).unwrap();
         let listed = ShareDir::list(dir.path()).unwrap();
         assert_eq!(listed[0].0, id);

@@ -114,6 +114,7 @@ impl Core {
                     connected,
                     route: peer.and_then(|peer| convert::route_out(peer.path)),
                     in_sync,
+                    error: if connected { None } else { peer.and_then(|peer| peer.last_error.clone()) },
                     missing: holding.map(|h| Missing { files: h.missing_files, bytes: h.missing_bytes }),
                     last_seen_ms: if connected {
                         Some(crate::share::now_ms())
@@ -189,7 +190,7 @@ impl Core {
         peers.filter(|p| p.path != PathKind::None && p.shares.contains(share)).map(|peer| peer.device).collect()
     }
 
-    fn disk_used(&self) -> u64 {
+    pub(crate) fn disk_used(&self) -> u64 {
         let usage = self.store().usage();
         let logs: u64 = self.shares().iter().map(|share| share.log_bytes()).sum();
         usage.packs + usage.objects + usage.write_files + usage.index + logs

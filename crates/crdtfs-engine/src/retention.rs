@@ -74,7 +74,7 @@ impl Core {
     pub(crate) fn reclaim(&self) -> Result<bool, StoreError> {
         let report = self.store().reclaim(&mut || self.kept(Keep::MergeBases))?;
         tracing::info!(chunks = report.chunks, bytes = report.freed, "collected early: the disk is full");
-        Ok(report.freed > 0)
+        Ok(report.chunks > 0 || report.objects > 0)
     }
 }
 
@@ -244,7 +244,8 @@ mod tests {
         }
 
         fn put(&self, seed: u8) -> ContentRef {
-            let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8 ^ seed).collect();
+            let bytes: Vec<u8> =
+                (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8 ^ seed).collect();
             self.share.ports().put(&bytes).unwrap()
         }
 

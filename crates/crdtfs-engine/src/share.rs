@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -25,6 +25,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use thiserror::Error;
 
 use crate::ages::Ages;
+use crate::cache::{UNLIMITED, Uses};
 use crate::fetcher::Task;
 use crate::incarnation::IncarnationFile;
 use crate::load::{self, Opened};
@@ -108,6 +109,11 @@ pub(crate) struct Share {
     keeps_all: AtomicBool,
     /// Whether only what is read is wanted here.
     partial: AtomicBool,
+    /// Counts what was removed or replaced in the view, which may free room.
+    removals: AtomicU64,
+    /// Bytes of fetched contents that are kept where only what is read is wanted.
+    pub(crate) cache_limit: AtomicU64,
+    pub(crate) uses: Mutex<Uses>,
     /// What went wrong with the log, for `status`.
     trouble: Mutex<Option<String>>,
     pub(crate) history_options: HistoryOptions,
@@ -203,6 +209,9 @@ impl Share {
             behind: AtomicBool::new(false),
             keeps_all: AtomicBool::new(false),
             partial: AtomicBool::new(false),
+            removals: AtomicU64::new(0),
+            cache_limit: AtomicU64::new(UNLIMITED),
+            uses: Mutex::default(),
             trouble: Mutex::new(trouble),
             history_options: parts.history,
             ages: Mutex::new(ages),
@@ -273,7 +282,7 @@ impl Share {
     }
 
     /// Looks at all contents of the view: which are here?
-    fn take_stock(&self) {
+    pub(crate) fn take_stock(&self) {
         let replica = self.replica.read();
         let mut work = self.work.lock();
         let view = replica.view();
@@ -304,6 +313,7 @@ impl Share {
         }
         let mut work = self.work.lock();
         for change in delta.nodes.iter().filter(|change| change.content || change.gone) {
+            self.removals.fetch_add(1, Ordering::Relaxed);
             // What is part of another node by now (saved by rename, twins) is wanted, if at all, as that one.
             let node = replica.view().node(change.inode);
             let node = node.filter(|node| node.kind == Kind::File && node.inode == change.inode);
@@ -373,9 +383,60 @@ impl Share {
         }
     }
 
-    /// Nobody has a content now.
-    pub(crate) fn put_aside(&self, inode: InodeId, content: &ContentRef) {
-        self.work.lock().wants.put_aside(inode, &content.hash);
+    /// A content could not be fetched: nobody has it now, or it does not fit.
+    pub(crate) fn put_aside(&self, inode: InodeId, content: &ContentRef, why: std::io::ErrorKind) {
+        let mut work = self.work.lock();
+        match why {
+            std::io::ErrorKind::StorageFull => work.wants.put_unfit(inode, &content.hash),
+            _ => work.wants.put_aside(inode, &content.hash),
+        }
+    }
+
+    /// Of what is to be fetched, what there is room for; the rest waits until there is.
+    pub(crate) fn with_room(&self, batch: &[(InodeId, ContentRef)]) -> Vec<(InodeId, ContentRef)> {
+        let mut room = self.space.room();
+        let (fit, unfit): (Vec<_>, Vec<_>) = batch.iter().partition(|(_, content)| {
+            let lacks = self.lacks(content);
+            let fits = lacks <= room;
+            room -= if fits { lacks } else { 0 };
+            fits
+        });
+        if !unfit.is_empty() {
+            let mut work = self.work.lock();
+            unfit.iter().for_each(|(inode, content)| work.wants.put_unfit(*inode, &content.hash));
+            drop(work);
+            self.events.progressed();
+        }
+        fit
+    }
+
+    /// Bytes of a content that are not here.
+    pub(crate) fn lacks(&self, content: &ContentRef) -> u64 {
+        self.store.missing(content).map_or(content.size, |missing| missing.bytes)
+    }
+
+    /// Goes on with what there was no room for, if there is by now.
+    pub(crate) fn retry_what_fits(&self) {
+        let room = self.space.room();
+        // Only so many: the next look follows soon, and those are fetched before it.
+        let unfit: Vec<_> = self.work.lock().wants.unfit().take(1000).collect();
+        let fits: Vec<_> = unfit.into_iter().filter(|(_, content)| self.lacks(content) <= room).collect();
+        if !fits.is_empty() {
+            let mut work = self.work.lock();
+            fits.iter().for_each(|(inode, _)| work.wants.fits(*inode));
+            drop(work);
+            self.work_came.notify_all();
+        }
+    }
+
+    /// Whether there is no room for something that is to be fetched.
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.work.lock().wants.unfit().next().is_some()
+    }
+
+    /// Counts what was removed or replaced in the view.
+    pub(crate) fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Relaxed)
     }
 
     /// What was tried in vain is worth another try: somebody came, or got more.
@@ -394,7 +455,8 @@ impl Share {
     }
 
     /// Whether the fetcher is to fetch all content, and whether only what is read is wanted.
-    pub(crate) fn set_keeping(&self, all: bool, partial: bool) {
+    pub(crate) fn set_keeping(&self, all: bool, partial: bool, cache: Option<u64>) {
+        self.cache_limit.store(cache.filter(|_| partial).unwrap_or(UNLIMITED), Ordering::Relaxed);
         self.keeps_all.store(all, Ordering::Relaxed);
         self.partial.store(partial, Ordering::Relaxed);
         self.work_came.notify_all();
@@ -452,6 +514,7 @@ impl Share {
     /// What the user should know of the share itself.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<String> = self.trouble.lock().iter().cloned().collect();
+        problems.extend(self.no_room());
         let (newer, waiting) = self.read(|replica| (replica.newer(), replica.waiting()));
         if newer > 0 {
             problems.push(format!("{newer} records were written by a newer crdtfs: update this one to see them"));
@@ -460,6 +523,22 @@ impl Share {
             problems.push(format!("{waiting} changes wait for others that have not come yet"));
         }
         problems.into_iter().map(|message| Problem { path: None, message }).collect()
+    }
+
+    /// What is not fetched for want of room, said to the user.
+    fn no_room(&self) -> Option<String> {
+        let unfit: Vec<_> = self.work.lock().wants.unfit().collect();
+        let (inode, smallest) = unfit.first()?;
+        let path = self.path_of(*inode).unwrap_or_default();
+        let bytes: u64 = unfit.iter().map(|(_, content)| content.size).sum();
+        Some(format!(
+            "fetching is paused: the disk of the state directory has no room for {} of {bytes} bytes (the smallest, {}, has \
+             {} bytes, and {} may be used); it goes on by itself when there is room",
+            if unfit.len() == 1 { "a file".to_owned() } else { format!("{} files", unfit.len()) },
+            String::from_utf8_lossy(&path),
+            smallest.size,
+            self.space.room(),
+        ))
     }
 }
 

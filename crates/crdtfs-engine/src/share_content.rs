@@ -43,6 +43,7 @@ impl Watched {
 
 impl Content for Watched {
     fn open(&self, content: &ContentRef) -> io::Result<Arc<dyn Reader>> {
+        self.share.note_use(content);
         // A merged text is in the view before the store has it.
         if !self.inner().is_local(content)
             && let Some(bytes) = self.share.read(|replica| replica.view().merged(&content.hash))

@@ -7,7 +7,7 @@ use crdtfs_core::id::{DeviceId, Hash};
 use crdtfs_core::membership::MembershipError;
 use crdtfs_core::share::Role;
 use crdtfs_core::sync::PeerState;
-use crdtfs_core::wire::{Join, JoinAnswer, Refusal};
+use crdtfs_core::wire::{Holding, Join, JoinAnswer, Refusal};
 
 use crate::invites::parse_addresses;
 use crate::share::{Share, now_ms};
@@ -23,7 +23,15 @@ pub(crate) struct MemberInfo {
 }
 
 impl Share {
-    /// Every member, the creator first.
+    /// Whether a member said that it has all changes that are here, and all contents.
+    pub(crate) fn is_held_by(&self, device: &DeviceId) -> bool {
+        let own = self.vector();
+        self.peer_state(device).is_some_and(|state| {
+            let all = |holding: &Holding| holding.vector == own && holding.missing_files == 0 && !holding.partial;
+            state.vector.as_ref() == Some(&own) && state.holding.as_ref().is_some_and(all)
+        })
+    }
+
     pub(crate) fn members(&self) -> Vec<MemberInfo> {
         self.read(|replica| {
             let membership = replica.membership();

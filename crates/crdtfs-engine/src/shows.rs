@@ -69,11 +69,15 @@ impl Core {
         self.refuse_nested(&dir)?;
         let ticket = asked.ticket.as_deref().map(|text| self.read_ticket(text)).transpose()?;
         let known = if ticket.is_none() { self.known_at(&dir, mode)? } else { None };
+        let made = missing_from(&dir);
         let prepared = {
             let (presenter, dir, options, known) = (presenter.clone(), dir.clone(), options.clone(), known.is_some());
             blocking(move || presenter.prepare(&dir, &options, known).map_err(|e| present_failure(&e))).await
         };
-        prepared?;
+        if let Err(failure) = prepared {
+            unmake(made);
+            return Err(failure);
+        }
         // What prepare made may have another name than what was asked for.
         let dir = blocking(move || resolve(&dir)).await?;
         let (share, how) = match (ticket, known) {
@@ -81,7 +85,9 @@ impl Core {
                 let progress =
                     reply::Progress { what: "joining".into(), done: 0, total: None, unit: reply::Unit::Items };
                 talk.offer(Item::Progress(progress));
-                (self.join(&ticket).await?, reply::How::Joined)
+                // A ticket that did not work leaves nothing behind.
+                let joined = self.join(&ticket).await.inspect_err(|_| unmake(made));
+                (joined?, reply::How::Joined)
             }
             (None, Some(share)) => (share, reply::How::Resumed),
             (None, None) => {
@@ -89,6 +95,10 @@ impl Core {
                 (blocking(move || core.create_share()).await?, reply::How::Created)
             }
         };
+        if mode == Mode::Watch {
+            let what = "looking at what lies in the directory".into();
+            talk.offer(Item::Progress(reply::Progress { what, done: 0, total: None, unit: reply::Unit::Items }));
+        }
         let showing = blocking(move || core.present(&presenter, share, dir, &options)).await?;
         Ok((showing, how))
     }
@@ -102,6 +112,8 @@ impl Core {
         options: &PresentOptions,
     ) -> Result<Arc<Showing>, Failure> {
         let mode = presenter.mode();
+        // The adapter's threads take it over: what they log is about this share.
+        let _span = tracing::info_span!("show", share = %share.id(), dir = %dir.display()).entered();
         let (state_name, state) = share.dir().adapter_dir(mode, &dir).map_err(|e| Failure::failed(e.to_string()))?;
         let showing = Showing::new(share.clone(), dir.clone(), mode, options.clone());
         self.showings.lock().push(showing.clone());
@@ -161,6 +173,11 @@ impl Core {
         let core = self.clone();
         blocking(move || {
             let found = core.find(&asked.dir.to_path())?;
+            if !found.below.as_os_str().is_empty() {
+                let message = format!("{} shows no share, it lies in {}", asked.dir, found.shown.dir.display());
+                return Err(Failure::new(FailureKind::NotFound, message)
+                    .with_hint(format!("run `crdtfs unmount {}`", found.shown.dir.display())));
+            }
             let showing = core.alive_at(&found.shown.dir);
             if let Some(showing) = showing {
                 showing.stop().map_err(|e| present_failure(&e))?;
@@ -312,6 +329,20 @@ impl Core {
     /// The showings of a share.
     pub(crate) fn showings_of(&self, share: &ShareId) -> Vec<Arc<Showing>> {
         self.showings.lock().iter().filter(|showing| showing.share.id() == *share).cloned().collect()
+    }
+}
+
+/// The directories of a path that are not there, the path itself first.
+fn missing_from(dir: &Path) -> Vec<PathBuf> {
+    dir.ancestors().take_while(|dir| std::fs::symlink_metadata(dir).is_err()).map(Path::to_owned).collect()
+}
+
+/// Takes directories away again that were made for nothing; one in which something lies stays.
+fn unmake(made: Vec<PathBuf>) {
+    for dir in made {
+        if std::fs::remove_dir(dir).is_err() {
+            return;
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::core::Core;
+use crate::space::Space;
 
 /// Chunks that wait to be kept: with 1 MiB each the most memory that one fetch takes.
 const QUEUE: usize = 32;
@@ -29,6 +30,7 @@ const VERSIONS: usize = 4;
 pub(crate) struct NetSource {
     core: Weak<Core>,
     share: ShareId,
+    space: Arc<Space>,
     runtime: Handle,
     landed: Arc<Landed>,
 }
@@ -39,8 +41,8 @@ pub(crate) struct NetSource {
 struct Landed(Mutex<HashMap<Hash, Bytes>>);
 
 impl NetSource {
-    pub(crate) fn new(core: Weak<Core>, share: ShareId, runtime: Handle) -> Self {
-        Self { core, share, runtime, landed: Arc::default() }
+    pub(crate) fn new(core: Weak<Core>, share: ShareId, space: Arc<Space>, runtime: Handle) -> Self {
+        Self { core, share, space, runtime, landed: Arc::default() }
     }
 }
 
@@ -66,6 +68,7 @@ impl ChunkSource for NetSource {
             };
             node.fetch(share, wants, urgency, patience, sink).await
         });
+        let sink = &Reserving { sink, space: &self.space };
         let kept = Kept { sink, want, landed: &self.landed };
         let outcome = keep(&receiver_of(receiver), asked.len(), &kept);
         // What came and was not kept since keeping failed. What comes from now on is not taken.
@@ -115,6 +118,21 @@ impl ChunkSink for Kept<'_> {
         let outcome = self.sink.accept(index, bytes);
         self.landed.0.lock().remove(&self.want[index].chunk.hash);
         outcome
+    }
+}
+
+/// Takes nothing that would eat into the reserve: the log and the index need it.
+struct Reserving<'a> {
+    sink: &'a dyn ChunkSink,
+    space: &'a Space,
+}
+
+impl ChunkSink for Reserving<'_> {
+    fn accept(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
+        if self.space.is_low() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.sink.accept(index, bytes)
     }
 }
 

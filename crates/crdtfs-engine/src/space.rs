@@ -39,6 +39,11 @@ impl Space {
         free
     }
 
+    /// Bytes that what is fetched may take: what is free but for the reserve.
+    pub(crate) fn room(&self) -> u64 {
+        self.free().saturating_sub(RESERVE)
+    }
+
     /// Whether only what frees room may be taken.
     pub(crate) fn is_low(&self) -> bool {
         self.free() < RESERVE
@@ -56,6 +61,7 @@ mod tests {
         let free = space.free();
         assert!(free > 0 && free < u64::MAX);
         assert_eq!(space.is_low(), free < RESERVE);
+        assert!(space.room() < free);
         assert_eq!(Space::new("/nonexistent/dir".into()).free(), u64::MAX, "unknown is enough");
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crdtfs_control::reply::{Lacking, Progress, Unit, Waited};
+use crdtfs_control::reply::{Lacking, Note, Progress, Unit, Waited};
 use crdtfs_control::request::{Wait, WaitFor};
 use crdtfs_control::status::Missing;
 use crdtfs_control::{Failure, Item, PathText, Reply, Talk};
@@ -28,6 +28,11 @@ impl Core {
             Ok((shares, settled))
         })
         .await?;
+        for share in &shares {
+            if let Some(message) = too_few(&self.lacking(share), asked.devices) {
+                talk.send(Item::Note(Note { message })).await?;
+            }
+        }
         let mut progress = self.progress();
         let mut most = 0;
         loop {
@@ -73,6 +78,7 @@ impl Core {
         let own_vector = share.vector();
         let own_holding = share.holding();
         let connected = self.connected(&share.id());
+        let dir = self.dir_of(share);
         let mut devices: Vec<Lacking> = share
             .members()
             .into_iter()
@@ -90,6 +96,7 @@ impl Core {
                 };
                 Lacking {
                     share: share.id().to_string(),
+                    dir: Some(dir.clone()).filter(|dir| !dir.as_str().is_empty()),
                     device: member.device.to_string(),
                     name: member.name,
                     me,
@@ -103,6 +110,16 @@ impl Core {
         devices.sort_by_key(|device| !device.me);
         devices
     }
+}
+
+/// That so many members as are waited for are not there at all, if that is so.
+fn too_few(devices: &[Lacking], wanted: WaitFor) -> Option<String> {
+    let WaitFor::Count(count) = wanted else { return None };
+    let others = devices.iter().filter(|device| !device.me).count();
+    let dir = devices.iter().find_map(|device| device.dir.as_ref());
+    let share = dir.map_or_else(|| "a share".to_owned(), |dir| format!("the share of {dir}"));
+    let members = if others == 1 { "1 other member".to_owned() } else { format!("{others} other members") };
+    (others < count as usize).then(|| format!("{share} has {members}, and {count} are waited for: more have to join"))
 }
 
 /// Whether enough of these devices, this one among them, hold what they want.
@@ -129,6 +146,7 @@ mod tests {
     fn device(me: bool, connected: bool, same_heads: bool, files: u64) -> Lacking {
         Lacking {
             share: String::new(),
+            dir: None,
             device: String::new(),
             name: String::new(),
             me,

@@ -19,6 +19,8 @@ pub(crate) struct Wants {
     ready: BTreeSet<(u64, InodeId)>,
     /// Tried in vain; tried again after [`Wants::retry`].
     aside: BTreeSet<(u64, InodeId)>,
+    /// The disk had no room for them; tried again after [`Wants::fits`].
+    unfit: BTreeSet<(u64, InodeId)>,
 }
 
 impl Wants {
@@ -29,6 +31,7 @@ impl Wants {
             self.by_hash.remove(&(old.hash, inode));
             self.ready.remove(&(old.size, inode));
             self.aside.remove(&(old.size, inode));
+            self.unfit.remove(&(old.size, inode));
         }
         if let Some(content) = content
             && !local
@@ -46,6 +49,30 @@ impl Wants {
         let inodes: Vec<InodeId> = self.by_hash.range(all).map(|(_, inode)| *inode).collect();
         for inode in inodes {
             self.note(inode, None, true);
+        }
+    }
+
+    /// There is no room for it now.
+    pub(crate) fn put_unfit(&mut self, inode: InodeId, hash: &Hash) {
+        if let Some(content) = self.missing.get(&inode)
+            && content.hash == *hash
+            && self.ready.remove(&(content.size, inode))
+        {
+            self.unfit.insert((content.size, inode));
+        }
+    }
+
+    /// Those that there was no room for, the smallest first.
+    pub(crate) fn unfit(&self) -> impl Iterator<Item = (InodeId, ContentRef)> {
+        self.unfit.iter().map(|(_, inode)| (*inode, self.missing[inode]))
+    }
+
+    /// There may be room for it by now.
+    pub(crate) fn fits(&mut self, inode: InodeId) {
+        if let Some(content) = self.missing.get(&inode)
+            && self.unfit.remove(&(content.size, inode))
+        {
+            self.ready.insert((content.size, inode));
         }
     }
 
@@ -129,6 +156,22 @@ mod tests {
         wants.note(id(1), None, false);
         assert_eq!(wants.totals(), (0, 0));
         assert!(wants.batch(9, 9).is_empty());
+    }
+
+    #[test]
+    fn what_has_no_room_waits_for_room() {
+        let mut wants = Wants::default();
+        wants.note(id(1), Some(&content(1, 10)), false);
+        wants.note(id(2), Some(&content(2, 20)), false);
+        wants.put_unfit(id(2), &content(2, 20).hash);
+        wants.retry();
+        assert_eq!(wants.batch(9, 99), [(id(1), content(1, 10))]);
+        assert_eq!(wants.unfit().collect::<Vec<_>>(), [(id(2), content(2, 20))]);
+        wants.fits(id(2));
+        assert_eq!((wants.batch(9, 99).len(), wants.unfit().count()), (2, 0));
+        wants.put_unfit(id(2), &content(2, 20).hash);
+        wants.note(id(2), None, false);
+        assert_eq!(wants.unfit().count(), 0, "it is not wanted any more");
     }
 
     #[test]

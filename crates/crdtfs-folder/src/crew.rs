@@ -305,9 +305,10 @@ impl Crew {
             let receiver = Arc::new(Mutex::new(receiver));
             for _ in 0..threads {
                 let (bench, mailbox, receiver) = (bench.clone(), mailbox.clone(), receiver.clone());
+                let span = tracing::Span::current();
                 std::thread::Builder::new()
                     .name(format!("folder-{name}"))
-                    .spawn(move || work(&bench, &mailbox, &receiver))?;
+                    .spawn(move || span.in_scope(|| work(&bench, &mailbox, &receiver)))?;
             }
             Ok(sender)
         };

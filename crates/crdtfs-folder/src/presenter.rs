@@ -182,7 +182,10 @@ fn start(
     let changes = ports.tree.subscribe(ports.adapter);
     let (forward, heard) = (mailbox.clone(), shown.clone());
     // It ends with the tree, or at the first change after the worker: a channel cannot be waited for together with files.
+    let span = tracing::Span::current();
+    let of_worker = span.clone();
     std::thread::Builder::new().name("folder-view".into()).spawn(move || {
+        let _span = span.entered();
         while let Ok(delta) = changes.recv() {
             heard.hear();
             if forward.send(Mail::View(delta)).is_err() {
@@ -200,7 +203,8 @@ fn start(
         mailbox: mailbox.clone(),
         shown: shown.clone(),
     })?;
-    let thread = std::thread::Builder::new().name("folder".into()).spawn(move || worker.run())?;
+    let thread =
+        std::thread::Builder::new().name("folder".into()).spawn(move || of_worker.in_scope(|| worker.run()))?;
     Ok(Box::new(Folder { mailbox, shown, thread: Mutex::new(Some(thread)), path }))
 }
 

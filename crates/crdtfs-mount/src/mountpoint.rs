@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
@@ -241,8 +241,11 @@ pub(crate) fn real(dir: &Path) -> PathBuf {
 /// where they are mounted.
 pub(crate) fn abort(dir: &Path) -> io::Result<bool> {
     let Some(mount) = mounted_at(dir)?.filter(|mount| mount.fs_type == FS_TYPE) else { return Ok(false) };
-    match rustix::mount::unmount(dir, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
-        // Busy or not: forcing begins with the abort.
+    // Held, the mount is busy, so it stays, and the directory below is not uncovered. Forcing begins with the abort.
+    let held = rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let forced = rustix::mount::unmount(dir, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW);
+    drop(held);
+    match forced {
         Ok(()) | Err(Errno::BUSY) => return Ok(true),
         Err(Errno::PERM) => {}
         Err(error) => return Err(error.into()),

@@ -84,11 +84,14 @@ impl Forgetting {
         let (names, from_names) = channel();
         let (pages, from_pages) = channel();
         let for_pages = notifier.clone();
+        let (span, for_names) = (tracing::Span::current(), tracing::Span::current());
         let threads = vec![
             std::thread::Builder::new().name("forget-names".into()).spawn(move || {
+                let _span = for_names.entered();
                 forget_names(&notifier, &syncing, &from_names, &pages);
             })?,
             std::thread::Builder::new().name("forget-pages".into()).spawn(move || {
+                let _span = span.entered();
                 forget_pages(&for_pages, &from_pages);
             })?,
         ];

@@ -27,11 +27,13 @@ pub(crate) struct Pool {
     limit: usize,
     jobs: Mutex<Jobs>,
     wake: Condvar,
+    /// What its threads log is about what it was made for.
+    span: tracing::Span,
 }
 
 impl Pool {
     pub(crate) fn new(name: &'static str, limit: usize) -> Arc<Self> {
-        Arc::new(Self { name, limit, jobs: Mutex::default(), wake: Condvar::new() })
+        Arc::new(Self { name, limit, jobs: Mutex::default(), wake: Condvar::new(), span: tracing::Span::current() })
     }
 
     /// Runs a job on a thread of the pool, or here if there can be none.
@@ -52,7 +54,8 @@ impl Pool {
         jobs.threads += 1;
         drop(jobs);
         let pool = self.clone();
-        let spawned = std::thread::Builder::new().name(self.name.into()).spawn(move || pool.work());
+        let span = self.span.clone();
+        let spawned = std::thread::Builder::new().name(self.name.into()).spawn(move || span.in_scope(|| pool.work()));
         if spawned.is_err() {
             // No thread to be had: the job is done here, late but done.
             let job = {

@@ -247,7 +247,9 @@ impl Mounted {
         vfs.start(forgetting.clone())?;
         let ending = Arc::new(Ending::default());
         let of_session = ending.clone();
+        let span = tracing::Span::current();
         let thread = std::thread::Builder::new().name("session".into()).spawn(move || {
+            let _span = span.entered();
             of_session.set(session.run());
         })?;
         Ok(Self {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crdtfs_core::id::DeviceId;
 use crdtfs_core::wire;
 use iroh::endpoint::{Connection, Incoming};
+use tracing::Instrument;
 
 use crate::backoff::Backoff;
 use crate::config::{ALPN_JOIN, DIAL_TIMEOUT, HANDSHAKE_TIMEOUT, Network, TIE_WAIT};
@@ -46,7 +47,7 @@ pub(crate) async fn keep(inner: Arc<Inner>, device: DeviceId) {
             Ok(()) => continue,
             Err(LinkError::Duplicate) => TIE_WAIT,
             Err(error) => {
-                tracing::debug!(%device, %error, "cannot connect");
+                tracing::debug!(peer = %device, %error, "cannot connect");
                 inner.peers.with(&device, |peer| peer.last_error = Some(error.to_string()));
                 if matches!(error, LinkError::Refused) && introduce::ask(&inner, &device).await {
                     continue;
@@ -179,7 +180,8 @@ async fn use_link(inner: &Arc<Inner>, link: Arc<Link>) -> Result<(), LinkError> 
             if let Some(old) = old {
                 old.close(Code::Duplicate, "another connection is used");
             }
-            inner.tasks.spawn(run(inner.clone(), link));
+            let span = tracing::info_span!("link", peer = %link.device());
+            inner.tasks.spawn(run(inner.clone(), link).instrument(span));
             Ok(())
         }
     }
@@ -189,7 +191,7 @@ async fn use_link(inner: &Arc<Inner>, link: Arc<Link>) -> Result<(), LinkError> 
 async fn run(inner: Arc<Inner>, link: Arc<Link>) {
     let device = link.device();
     let addresses = link.addresses();
-    tracing::info!(%device, path = ?link.path().0, "connected");
+    tracing::info!(path = ?link.path().0, "connected");
     inner.peers.with(&device, |peer| peer.addresses.add(addresses.iter().copied()));
     let host = inner.host.clone();
     blocking(&inner.tasks, move || host.connected(&device, &addresses)).await;
@@ -203,7 +205,7 @@ async fn run(inner: Arc<Inner>, link: Arc<Link>) {
     }
     link.close(Code::Bye, "this device closed it");
     if inner.peers.released(&link, link.end_reason()) {
-        tracing::info!(%device, reason = link.end_reason(), "disconnected");
+        tracing::info!(reason = link.end_reason(), "disconnected");
         inner.fetcher.lost(&inner, device, None);
         let host = inner.host.clone();
         blocking(&inner.tasks, move || host.disconnected(&device)).await;

@@ -52,7 +52,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
                     Some(DiscoveryEvent::Discovered { endpoint_info, .. }) => {
                         let found: Vec<SocketAddr> = endpoint_info.data.ip_addrs().copied().collect();
                         let device = device_id(endpoint_info.endpoint_id);
-                        tracing::debug!(%device, ?found, "found on the local network");
+                        tracing::debug!(peer = %device, ?found, "found on the local network");
                         inner.peers.learn(&device, found, [], true);
                     }
                     Some(_) => {}

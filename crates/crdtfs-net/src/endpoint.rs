@@ -37,7 +37,7 @@ impl<G: Gate> EndpointHooks for Hook<G> {
         if conn.alpn() == ALPN_JOIN || self.0.admits(device_id(conn.remote_id())).await {
             return AfterHandshakeOutcome::Accept;
         }
-        tracing::debug!(device = %conn.remote_id().fmt_short(), "refused a device that is no member");
+        tracing::debug!(peer = %conn.remote_id().fmt_short(), "refused a device that is no member");
         AfterHandshakeOutcome::Reject { error_code: Code::Stranger.into(), reason: Code::Stranger.reason().into() }
     }
 }

@@ -109,6 +109,10 @@ pub(crate) enum LinkError {
     Fault(String),
     #[error("the connection ended: {0}")]
     Closed(String),
+    #[error("{0}")]
+    Unable(&'static str),
+    #[error("this device cannot take changes now: {0}")]
+    Local(String),
 }
 
 impl LinkError {

@@ -48,5 +48,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tasks: &TaskTracker,
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    tasks.spawn_blocking(call).await.ok()
+    // What is logged there is about the same share and peer.
+    let span = tracing::Span::current();
+    tasks.spawn_blocking(move || span.in_scope(call)).await.ok()
 }

@@ -38,7 +38,7 @@ pub(crate) async fn ask(inner: &Arc<Inner>, device: &DeviceId) -> bool {
     match tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, exchange).await {
         Ok(Ok(known)) => known,
         Ok(Err(error)) => {
-            tracing::debug!(%device, %error, "could not introduce this device");
+            tracing::debug!(peer = %device, %error, "could not introduce this device");
             false
         }
         Err(_) => false,
@@ -99,7 +99,7 @@ pub(crate) async fn answer(
         });
         known = taken.await.flatten().unwrap_or(false);
         if known {
-            tracing::info!(%device, "a member introduced itself");
+            tracing::info!(peer = %device, "a member introduced itself");
             inner.peers.learn(&device, crate::link::addresses(conn), [], true);
             inner.share_changed(share);
         }

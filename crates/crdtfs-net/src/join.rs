@@ -170,8 +170,8 @@ async fn admit(
     });
     let (share, answer) = admitted.await.ok_or_else(|| LinkError::Closed("the share failed on this device".into()))?;
     match &answer {
-        JoinAnswer::Welcome { .. } => tracing::info!(%device, "admitted by a ticket"),
-        JoinAnswer::Refused { reason } => tracing::info!(%device, %reason, "a ticket was refused"),
+        JoinAnswer::Welcome { .. } => tracing::info!(peer = %device, "admitted by a ticket"),
+        JoinAnswer::Refused { reason } => tracing::info!(peer = %device, %reason, "a ticket was refused"),
     }
     write_frame(&mut send, &wire::encode(&answer)).await?;
     send.finish().map_err(|_| FrameError::Truncated)?;

@@ -241,7 +241,7 @@ impl Inner {
 
     /// A member broke the protocol: its connection ends, and it is left alone for a while.
     pub(crate) fn offended(&self, link: &Arc<Link>, reason: &str) {
-        tracing::warn!(device = %link.device(), reason, "a device broke the protocol");
+        tracing::warn!(peer = %link.device(), reason, "a device broke the protocol");
         self.roster.offended(link.device(), Instant::now());
         link.close(Code::Fault, reason);
     }

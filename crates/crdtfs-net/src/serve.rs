@@ -45,7 +45,7 @@ pub(crate) async fn streams(inner: Arc<Inner>, link: Arc<Link>) {
                     }
                     Ok(None) => {}
                     Err(error) if error.is_fault() => inner.offended(&link, &error.to_string()),
-                    Err(error) => tracing::debug!(device = %link.device(), %error, "a stream ended"),
+                    Err(error) => tracing::debug!(peer = %link.device(), %error, "a stream ended"),
                 }
             };
             tokio::select! {

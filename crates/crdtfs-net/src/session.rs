@@ -12,6 +12,7 @@ use crdtfs_core::id::ShareId;
 use crdtfs_core::sync::{Fault, PeerState, Session, SyncHost};
 use crdtfs_core::wire::{self, MESSAGE_MAX, Message, Open, Opened};
 use iroh::endpoint::{SendStream, VarInt, WriteError};
+use tracing::Instrument;
 
 use crate::config::HANDSHAKE_TIMEOUT;
 use crate::endpoint::Code;
@@ -57,7 +58,8 @@ impl From<FrameError> for End {
 pub(crate) fn open(inner: &Arc<Inner>, link: &Arc<Link>, share: ShareId) {
     let Some(slot) = link.reserve(share) else { return };
     let (inner, link) = (inner.clone(), link.clone());
-    inner.tasks.clone().spawn(async move { keep(inner, link, slot).await });
+    let span = tracing::info_span!("sync", %share, peer = %link.device());
+    inner.tasks.clone().spawn(async move { keep(inner, link, slot).await }.instrument(span));
 }
 
 /// Runs the session that we open in this slot, again after it broke.
@@ -84,6 +86,11 @@ async fn keep(inner: Arc<Inner>, link: Arc<Link>, mut slot: SlotHandle) {
 
 /// Accepts the session that the peer opens on this stream, after its tag was found to be of this share.
 pub(crate) async fn accept(inner: Arc<Inner>, link: Arc<Link>, share: ShareId, send: SendStream, reader: Reader) {
+    let span = tracing::info_span!("sync", %share, peer = %link.device());
+    accept_in_span(inner, link, share, send, reader).instrument(span).await;
+}
+
+async fn accept_in_span(inner: Arc<Inner>, link: Arc<Link>, share: ShareId, send: SendStream, reader: Reader) {
     let Some(slot) = link.accept(share) else {
         refuse(send, reader, Code::Duplicate);
         return;
@@ -124,7 +131,7 @@ async fn ended(inner: &Arc<Inner>, link: &Arc<Link>, slot: &SlotHandle, end: End
         End::Cancelled => false,
         End::Unknown => peer_tried,
         End::Again(error) => {
-            tracing::debug!(device = %link.device(), %error, "a sync session ended");
+            tracing::debug!(%error, "a sync session ended");
             inner.peers.with(&link.device(), |peer| peer.last_error = Some(error.to_string()));
             let this_wait = *wait;
             *wait = (*wait * 2).min(REOPEN_LAST);
@@ -234,6 +241,11 @@ async fn drive(
                 inner.fetcher.news(inner, device);
             }
             if let Some(fault) = stepped.fault {
+                if matches!(fault, Fault::Local(_)) {
+                    // Both fail only if the stream has ended already.
+                    let _ = send.reset(Code::Busy.into());
+                    reader.stop(Code::Busy as u32);
+                }
                 return fault_end(fault);
             }
             if out.is_empty() {
@@ -250,6 +262,7 @@ async fn drive(
                     out.advance(count);
                 }
                 Err(WriteError::Stopped(code)) if code == VarInt::from(Code::Duplicate) => return End::Unknown,
+                Err(WriteError::Stopped(code)) if code == VarInt::from(Code::Busy) => return busy(),
                 Err(error) => return FrameError::from(error).into(),
             },
             received = receive(&mut reader) => match received {
@@ -259,6 +272,9 @@ async fn drive(
                 }
                 Ok(None) => return End::Unknown,
                 Err(FrameError::Read(error)) if is_duplicate(&error) => return End::Unknown,
+                Err(FrameError::Read(iroh::endpoint::ReadError::Reset(code))) if code == VarInt::from(Code::Busy) => {
+                    return busy();
+                }
                 Err(error) => return error.into(),
             },
             () = slot.changed.notified() => {
@@ -282,9 +298,14 @@ async fn receive(reader: &mut Reader) -> Result<Option<Vec<Bytes>>, FrameError> 
     Ok(Some(frames))
 }
 
+fn busy() -> End {
+    End::Again(LinkError::Unable("that device cannot take changes now: its disk may be full"))
+}
+
 fn fault_end(fault: Fault) -> End {
     match fault {
-        Fault::Local(_) | Fault::Epoch { .. } => End::Again(LinkError::Closed(fault.to_string())),
+        Fault::Local(why) => End::Again(LinkError::Local(why)),
+        Fault::Epoch { .. } => End::Again(LinkError::Closed(fault.to_string())),
         Fault::Protocol(_) | Fault::Membership(_) | Fault::Envelope(_) => End::Fault(fault.to_string()),
     }
 }

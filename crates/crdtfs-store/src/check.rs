@@ -19,6 +19,8 @@ pub struct Problem {
     pub place: String,
     /// What is wrong with it.
     pub message: String,
+    /// What was done about it (with `repair`), if something could be.
+    pub mended: Option<String>,
 }
 
 /// What a check found.
@@ -30,15 +32,18 @@ pub struct Report {
     pub bytes: u64,
     /// What is wrong.
     pub problems: Vec<Problem>,
-    /// What was put right (with `repair`).
-    pub repaired: Vec<String>,
     /// Contents that are named but not all here (not an error: they are fetched), with the bytes that lack.
     pub incomplete: Vec<(ContentRef, u64)>,
 }
 
 impl Report {
     fn problem(&mut self, place: impl Into<String>, message: impl Into<String>) {
-        self.problems.push(Problem { place: place.into(), message: message.into() });
+        self.problems.push(Problem { place: place.into(), message: message.into(), mended: None });
+    }
+
+    /// Something was done about the problems from this one on.
+    fn mended(&mut self, from: usize, how: &str) {
+        self.problems[from..].iter_mut().for_each(|problem| problem.mended = Some(how.to_owned()));
     }
 }
 
@@ -49,12 +54,22 @@ impl Store {
     /// With `repair`, chunks that are no good are dropped (so that they are fetched again), objects with such chunks become
     /// partial ones, and the index file is made again.
     pub fn check(&self, repair: bool, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<Report, StoreError> {
+        self.check_telling(repair, live, &mut |_| ())
+    }
+
+    /// As [`Store::check`]; tells of the bytes that were verified so far, every now and then.
+    pub fn check_telling(
+        &self,
+        repair: bool,
+        live: &mut dyn FnMut() -> Vec<ContentRef>,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<Report, StoreError> {
         let inner = &*self.inner;
         let mut report = Report::default();
         inner.checkpoint()?;
-        inner.check_packs(repair, &mut report)?;
-        inner.check_objects(repair, &mut report)?;
-        inner.check_folder_files(&mut report);
+        inner.check_packs(repair, &mut report, tell)?;
+        inner.check_objects(repair, &mut report, tell)?;
+        inner.check_folder_files(&mut report, tell);
         for content in live() {
             match inner.missing(&content) {
                 Ok(missing) if missing.bytes > 0 => report.incomplete.push((content, missing.bytes)),
@@ -67,14 +82,13 @@ impl Store {
         }
         if repair {
             inner.remake_index_file()?;
-            report.repaired.push("index.redb: made again".into());
         }
         Ok(report)
     }
 }
 
 impl Inner {
-    fn check_packs(&self, repair: bool, report: &mut Report) -> Result<(), StoreError> {
+    fn check_packs(&self, repair: bool, report: &mut Report, tell: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
         let segments = self.packs.segments().map_err(StoreError::io("read the packs in", &self.dir))?;
         let mut indexed: HashMap<u32, KeyMap<Place>> = HashMap::new();
         for (key, place) in self.index.read().all_places() {
@@ -87,6 +101,7 @@ impl Inner {
             let scanned = self.packs.scan(id, 0, &mut |offset, header, payload| {
                 if payload.is_some() {
                     report.bytes += ENTRY_HEADER as u64 + u64::from(header.stored);
+                    tell(report.bytes);
                 }
                 if header.kind == Kind::Chunk && payload.is_some() {
                     report.chunks += 1;
@@ -102,6 +117,7 @@ impl Inner {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue, // compacted meanwhile
                 other => other.map_err(StoreError::io("read the packs in", &self.dir))?,
             };
+            let first = report.problems.len();
             for (from, to) in &scanned.gaps {
                 report.problem(&name, format!("{} bytes at {from} are damaged", to - from));
             }
@@ -116,24 +132,21 @@ impl Inner {
             if repair {
                 for (from, to) in &scanned.gaps {
                     self.packs.void(id, *from, *to).map_err(StoreError::io("mend the packs in", &self.dir))?;
-                    report.repaired.push(format!("{name}: {} bytes at {from} are passed over from now on", to - from));
                 }
                 let mut index = self.index.write();
                 for (key, place) in &missing {
                     index.drop_place(key, place.container);
                 }
-                if !missing.is_empty() {
-                    report.repaired.push(format!("{name}: {} chunks dropped, to be fetched again", missing.len()));
-                }
                 for (key, place) in lost {
                     index.add(key, place);
                 }
+                report.mended(first, "given up, and fetched again where it is needed");
             }
         }
         Ok(())
     }
 
-    fn check_objects(&self, repair: bool, report: &mut Report) -> Result<(), StoreError> {
+    fn check_objects(&self, repair: bool, report: &mut Report, tell: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
         for (id, container) in self.containers() {
             let Container::Object(content) = &container else { continue };
             let name =
@@ -148,6 +161,10 @@ impl Inner {
                 Err(_) if !self.index.read().containers.contains_key(&id) => continue, // collected meanwhile
                 Err(error) => {
                     report.problem(&name, format!("cannot be opened: {error}"));
+                    if repair && error.kind() == std::io::ErrorKind::NotFound {
+                        self.note(&Note::Gone { id }, |_| ())?;
+                        report.mended(report.problems.len() - 1, "given up, and fetched again where it is needed");
+                    }
                     continue;
                 }
             };
@@ -162,7 +179,9 @@ impl Inner {
                 whole.update(&bytes);
                 report.chunks += 1;
                 report.bytes += u64::from(span.len);
+                tell(report.bytes);
             }
+            let first = report.problems.len();
             if bad.is_empty() && *whole.finalize().as_bytes() != content.hash.0 {
                 report.problem(&name, "its chunks are good, but they are not the content that it is named after");
             }
@@ -174,14 +193,14 @@ impl Inner {
                 self.file_cache.lock().remove(id);
                 let (path, part) = (self.object_path(content), self.part_path(content));
                 fs::rename(&path, part).map_err(StoreError::io("rename", &path))?;
-                report.repaired.push(format!("{name}: {} chunks dropped, to be fetched again", bad.len()));
+                report.mended(first, "given up, and fetched again where it is needed");
             }
         }
         Ok(())
     }
 
     /// A folder's file that changed is no damage; what was in it is missing then.
-    fn check_folder_files(&self, report: &mut Report) {
+    fn check_folder_files(&self, report: &mut Report, tell: &mut dyn FnMut(u64)) {
         let mut chunks: HashMap<u32, Vec<(Key, Place)>> = HashMap::new();
         for (key, place) in self.index.read().all_places() {
             chunks.entry(place.container).or_default().push((*key, *place));
@@ -196,6 +215,7 @@ impl Inner {
                 if file.read_exact_at(&mut bytes, place.offset()).is_ok() && key(&Hash::of(&bytes)) == chunk {
                     report.chunks += 1;
                     report.bytes += u64::from(place.len());
+                    tell(report.bytes);
                 } else {
                     self.index.write().mark_stale(id);
                     break;

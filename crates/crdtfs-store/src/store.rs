@@ -215,6 +215,11 @@ impl Store {
         *self.inner.full.lock()
     }
 
+    /// Bytes that chunks take on disk: without the holes in packs where room was given back.
+    pub fn chunk_bytes(&self) -> u64 {
+        tree_bytes(&self.inner.dir.join("packs")) + tree_bytes(&self.inner.objects_dir())
+    }
+
     /// Disk use.
     pub fn usage(&self) -> Usage {
         let inner = &self.inner;

@@ -190,7 +190,11 @@ fn rot_is_found_named_and_repaired() {
     let report = store.check(false, &mut || live.to_vec()).unwrap();
     assert!(report.problems.len() >= 2, "{report:?}");
     assert!(report.problems.iter().all(|problem| problem.place == "packs/00000001.pack"), "{report:?}");
-    let report = store.check(true, &mut || live.to_vec()).unwrap();
+    assert!(report.problems.iter().all(|problem| problem.mended.is_none()), "{report:?}");
+    let mut told = 0;
+    let report = store.check_telling(true, &mut || live.to_vec(), &mut |bytes| told = bytes).unwrap();
+    assert_eq!(told, report.bytes);
+    assert!(report.problems.iter().all(|problem| problem.mended.is_some()), "{report:?}");
     assert_eq!(report.incomplete.iter().map(|(content, _)| *content).collect::<Vec<_>>(), [bad, header]);
     assert!(store.read_chunk(&bad.hash).unwrap().is_none());
     store.put_bytes(&noise(50_000, 2)).unwrap();

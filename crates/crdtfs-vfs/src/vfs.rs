@@ -102,11 +102,11 @@ impl Vfs {
         vfs.recover()?;
         let mut threads = vfs.threads.lock();
         for number in 0..PUBLISHERS {
-            let worker = vfs.clone();
+            let (worker, span) = (vfs.clone(), tracing::Span::current());
             threads.push(
                 std::thread::Builder::new()
                     .name(format!("publish-{number}"))
-                    .spawn(move || worker.publish_until_stopped())?,
+                    .spawn(move || span.in_scope(|| worker.publish_until_stopped()))?,
             );
         }
         drop(threads);
@@ -119,8 +119,9 @@ impl Vfs {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the filesystem was already started"));
         }
         let Some(deltas) = self.deltas.lock().take() else { return Ok(()) };
-        let listener = self.clone();
-        let thread = std::thread::Builder::new().name("deltas".into()).spawn(move || listener.listen(&deltas))?;
+        let (listener, span) = (self.clone(), tracing::Span::current());
+        let listen = move || span.in_scope(|| listener.listen(&deltas));
+        let thread = std::thread::Builder::new().name("deltas".into()).spawn(listen)?;
         self.threads.lock().push(thread);
         Ok(())
     }

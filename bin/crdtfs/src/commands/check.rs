@@ -39,7 +39,7 @@ struct Report {
 pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
     let dir = args.dir.as_deref().map(paths::resolve).transpose()?;
     let request = Check { dir: dir.as_ref().map(DirText::from), repair: args.repair };
-    let mut bar = Bar::new(app.out.bars());
+    let mut bar = Bar::new(app.out.bars(), "checking");
     let mut findings = Vec::new();
     let checked = app.client()?.call_with(request, |item| {
         match item {

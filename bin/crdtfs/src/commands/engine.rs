@@ -21,8 +21,8 @@ pub(crate) fn run(app: &mut App, _: &Args) -> Result<u8> {
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let mut host = Host::start(&app.settings).await?;
-        app.out.line(READY)?;
-        app.out.flush()?;
+        // Who started it may have left meanwhile: what is shown is shown all the same.
+        drop(app.out.line(READY).and_then(|()| app.out.flush()));
         tokio::select! {
             () = signals.any() => {}
             () = host.stopped() => {}

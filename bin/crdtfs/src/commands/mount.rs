@@ -8,6 +8,7 @@ use crdtfs_control::request::{Mode, Owner, ShowOptions};
 
 use super::{App, show};
 use crate::failure::usage;
+use crate::quantity;
 
 /// Show a share as a filesystem.
 ///
@@ -22,7 +23,8 @@ use crate::failure::usage;
     after_help = "Examples:
   crdtfs mount ~/Shared                        a new share, or the known one
   crdtfs mount crdtfsafk4… ~/Shared            join by a ticket
-  crdtfs mount --foreground ~/Shared           until Ctrl-C"
+  crdtfs mount --foreground ~/Shared           until Ctrl-C
+  crdtfs mount ~/Shared --on-demand --cache 10GiB"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -36,6 +38,9 @@ pub(crate) struct Args {
     /// Fetch contents when they are read, not all in the background
     #[arg(long)]
     on_demand: bool,
+    /// Of what was fetched keep at most so much; what was not used for longest goes first, if another device has it
+    #[arg(long, value_name = "SIZE", requires = "on_demand", value_parser = quantity::parse_size)]
+    cache: Option<u64>,
 }
 
 pub(crate) fn run(app: &mut App, args: Args) -> Result<u8> {
@@ -47,7 +52,13 @@ pub(crate) fn run(app: &mut App, args: Args) -> Result<u8> {
         app,
         args.show,
         Mode::Mount,
-        ShowOptions { read_only: false, allow_other: args.allow_other, owner, on_demand: args.on_demand },
+        ShowOptions {
+            read_only: false,
+            allow_other: args.allow_other,
+            owner,
+            on_demand: args.on_demand,
+            cache: args.cache,
+        },
     )
 }
 

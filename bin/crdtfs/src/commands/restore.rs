@@ -61,7 +61,7 @@ pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
         to: args.to.as_deref().map(paths::resolve_entry).transpose()?.as_ref().map(ToText::from),
     };
     let mut lost: Vec<Lost> = Vec::new();
-    let mut bar = Bar::new(app.out.bars());
+    let mut bar = Bar::new(app.out.bars(), "restoring");
     let restored = app.client()?.call_with(request, |item| {
         match item {
             Item::Lost(one) => lost.push(one),
@@ -96,7 +96,9 @@ fn left_out(lost: &Lost) -> String {
     let devices: Vec<_> = lost.devices.iter().map(|device| plain(device)).collect();
     match devices.is_empty() {
         true => format!("not restored: {path} ({size}): no device of the share has its bytes"),
-        false => format!("not restored: {path} ({size}): not connected, and may have its bytes: {}", devices.join(", ")),
+        false => {
+            format!("not restored: {path} ({size}): not connected, and may have its bytes: {}", devices.join(", "))
+        }
     }
 }
 

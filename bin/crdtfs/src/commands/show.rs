@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use crdtfs_control::reply::{How, Shown};
+use crdtfs_control::reply::{How, Progress, Shown, Unit};
 use crdtfs_control::request::{Mode, Show, ShowOptions};
 use crdtfs_control::{DirText, Item};
 
@@ -43,9 +43,10 @@ pub(crate) fn run(app: &mut App, args: Args, mode: Mode, options: ShowOptions) -
     if args.foreground {
         return foreground::show(&app.settings, request);
     }
+    let mut bar = Bar::new(app.out.bars(), "starting the engine");
     let (mut client, _) = background::connect_or_start(&app.settings)?;
     background::check_network(&mut client, &app.settings)?;
-    let mut bar = Bar::new(app.out.bars());
+    bar.update(&Progress { what: working(mode).to_owned(), done: 0, total: None, unit: Unit::Items });
     let shown = client.call_with(request, |item| {
         if let Item::Progress(progress) = item {
             bar.update(&progress);
@@ -58,6 +59,14 @@ pub(crate) fn run(app: &mut App, args: Args, mode: Mode, options: ShowOptions) -
         false => say(&announcement(&shown)),
     }
     Ok(DONE)
+}
+
+/// What takes its time when a share is shown.
+fn working(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Mount => "mounting",
+        Mode::Watch => "looking at what lies in the directory",
+    }
 }
 
 /// `crdtfs mount TICKET` without a directory would make a new share in a directory of that name.

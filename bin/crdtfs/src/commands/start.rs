@@ -7,6 +7,7 @@ use super::App;
 use crate::background;
 use crate::failure::DONE;
 use crate::output::say;
+use crate::progress::Bar;
 
 /// Start the engine in the background, if none runs.
 ///
@@ -16,9 +17,11 @@ use crate::output::say;
 pub(crate) struct Args {}
 
 pub(crate) fn run(app: &mut App, _: &Args) -> Result<u8> {
+    let mut bar = Bar::new(app.out.bars(), "starting the engine");
     let (mut client, new) = background::connect_or_start(&app.settings)?;
     background::check_network(&mut client, &app.settings)?;
     let pong = client.call(Ping::default())?;
+    bar.clear();
     if app.settings.json {
         app.out.json(&pong)?;
     } else if new {

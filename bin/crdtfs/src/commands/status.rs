@@ -107,7 +107,8 @@ fn device(device: &Device, share: &Share) -> Vec<Cell> {
         }
         _ => Cell::new(""),
     };
-    vec![Cell::new(plain(&device.name)), Cell::new(role(device.role)), reached, sync, seen]
+    let why = Cell::toned(Tone::Faint, device.error.as_deref().map(plain).unwrap_or_default());
+    vec![Cell::new(plain(&device.name)), Cell::new(role(device.role)), reached, sync, seen, why]
 }
 
 fn transfer(transfer: &Transfer) -> Vec<Cell> {

@@ -12,6 +12,7 @@ use super::App;
 use crate::background;
 use crate::failure::DONE;
 use crate::output::say;
+use crate::progress::Bar;
 
 /// Stop the engine.
 ///
@@ -28,6 +29,7 @@ pub(crate) fn run(app: &mut App, _: &Args) -> Result<u8> {
         say("no engine runs");
         return Ok(DONE);
     };
+    let mut bar = Bar::new(app.out.bars(), "stopping: everything is flushed and unmounted");
     let pid = client.call(Ping::default())?.pid;
     // Opened before the engine leaves, so that it is that process and no later one.
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
@@ -41,6 +43,7 @@ pub(crate) fn run(app: &mut App, _: &Args) -> Result<u8> {
     } else {
         client.wait_closed(LEAVE_WITHIN);
     }
+    bar.clear();
     match app.settings.json {
         true => app.out.json(&stopped)?,
         false => say("stopped"),

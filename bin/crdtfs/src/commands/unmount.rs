@@ -10,6 +10,7 @@ use super::App;
 use crate::failure::DONE;
 use crate::output::{plain, say};
 use crate::paths;
+use crate::progress::Bar;
 
 /// Show a share no more, mounted or watched.
 ///
@@ -24,7 +25,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
     let dir = DirText::from(&paths::resolve(&args.dir)?);
+    let mut bar = Bar::new(app.out.bars(), "flushing what was written");
     let hidden = app.client()?.call(Hide { dir })?;
+    bar.clear();
     match app.settings.json {
         true => app.out.json(&hidden)?,
         false => say(&format!("{} shows its share no more", plain(hidden.dir.as_str()))),

@@ -10,7 +10,7 @@ use crdtfs_control::{DirText, Item};
 
 use super::App;
 use crate::failure::{DONE, NOT_YET};
-use crate::output::{plain, say};
+use crate::output::{plain, say, short};
 use crate::progress::Bar;
 use crate::{paths, quantity};
 
@@ -51,10 +51,12 @@ pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
         devices: args.devices,
         timeout_ms: quantity::millis(args.timeout),
     };
-    let mut bar = Bar::new(app.out.bars());
+    let mut bar = Bar::new(app.out.bars(), "waiting");
     let waited = app.client()?.call_with(request, |item| {
-        if let Item::Progress(progress) = item {
-            bar.update(&progress);
+        match item {
+            Item::Progress(progress) => bar.update(&progress),
+            Item::Note(note) => say(&plain(&note.message)),
+            _ => {}
         }
         Ok(())
     })?;
@@ -66,10 +68,35 @@ pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
         return Ok(DONE);
     }
     say(&format!("crdtfs: not in sync after {}", quantity::duration(args.timeout)));
-    for lacking in waited.devices.iter().filter_map(sentence) {
-        say(&format!("  {lacking}"));
-    }
+    report(&waited.devices, args.devices).iter().for_each(|line| say(line));
     Ok(NOT_YET)
+}
+
+/// Lines that say of each share who lacks what.
+fn report(devices: &[Lacking], wanted: WaitFor) -> Vec<String> {
+    let mut lines = Vec::new();
+    for of_share in devices.chunk_by(|one, other| one.share == other.share) {
+        let share = of_share.first().map(|device| match &device.dir {
+            Some(dir) => plain(dir.as_str()),
+            None => format!("share {}", short(&device.share)),
+        });
+        let others = of_share.iter().filter(|device| !device.me).count();
+        let mut said: Vec<String> = of_share.iter().filter_map(sentence).collect();
+        said.extend(match wanted {
+            WaitFor::Count(count) if others < count as usize => {
+                Some(format!("it has {}, and {count} are waited for", quantity::counted(others as u64, "other member")))
+            }
+            WaitFor::Connected if !of_share.iter().any(|device| !device.me && device.connected) => {
+                Some("no other device is connected".to_owned())
+            }
+            _ => None,
+        });
+        if !said.is_empty() {
+            lines.extend(share.map(|share| format!("  {share}:")));
+            lines.extend(said.iter().map(|said| format!("    {said}")));
+        }
+    }
+    lines
 }
 
 /// What a device lacks, if it lacks something.
@@ -113,6 +140,7 @@ mod tests {
     fn who_lacks_what_is_said() {
         let mut device = Lacking {
             share: String::new(),
+            dir: None,
             device: String::new(),
             name: "desk".to_owned(),
             me: false,

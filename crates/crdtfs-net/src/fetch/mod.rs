@@ -273,7 +273,7 @@ async fn fly(inner: Arc<Inner>, assignment: Assignment, token: CancellationToken
             flown = flight::carry(&inner, &link, assignment) => match flown {
                 Ok(landing) => landing,
                 Err(error) => {
-                    tracing::debug!(%device, %error, "a chunk request broke");
+                    tracing::debug!(peer = %device, %error, "a chunk request broke");
                     if error.is_fault() {
                         inner.offended(&link, &error.to_string());
                     }
@@ -285,7 +285,7 @@ async fn fly(inner: Arc<Inner>, assignment: Assignment, token: CancellationToken
     };
     if landing == Landing::Lied {
         let why = "it sent wrong bytes for a chunk; it is not asked for a minute".to_owned();
-        tracing::warn!(%device, "{why}");
+        tracing::warn!(peer = %device, "{why}");
         inner.peers.with(&device, |peer| peer.last_error = Some(why));
     }
     if landing == Landing::Broken && inner.peers.link(&device).is_none() {

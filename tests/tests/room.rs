@@ -1,0 +1,152 @@
+//! Room on the state directory's disk: what is fetched leaves some, what is removed gives some back, and who waits is told.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crdtfs_tests::{Device, Lab, LoopFs, Mode, bytes, needs, same_trees, until};
+use rustix::fs::FallocateFlags;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
+
+fn durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Somebody else's file, which leaves so much room.
+fn ballast(small: &LoopFs, leaves: u64) -> PathBuf {
+    let path = small.dir().join("ballast");
+    let file = File::create(&path).unwrap();
+    rustix::fs::fallocate(file, FallocateFlags::empty(), 0, small.free().saturating_sub(leaves)).unwrap();
+    path
+}
+
+fn text(dir: &Path) -> &str {
+    dir.to_str().unwrap()
+}
+
+fn says(device: &Device, words: &[&str]) -> Result<(), String> {
+    let said = device.ok(&["status"]);
+    if words.iter().all(|word| said.contains(word)) { Ok(()) } else { Err(said) }
+}
+
+#[test]
+fn what_is_removed_on_a_full_disk_gives_room() {
+    needs!("what_is_removed_on_a_full_disk_gives_room", Fuse, Loop, Tool("mkfs.ext4"));
+    let lab = Lab::new();
+    let small = LoopFs::new(&lab, "small", 96);
+    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
+    a.set_state_dir(small.dir().join("state"));
+    let mount = a.dir("shared");
+    a.show(Mode::Mount, None, &mount);
+    durable(&mount.join("kept"), &bytes(1, 3 << 20)).unwrap();
+    durable(&mount.join("large"), &bytes(2, 30 << 20)).unwrap();
+    for n in 0..300 {
+        fs::write(mount.join(format!("small-{n}")), bytes(1_000 + n, 60_000)).unwrap();
+    }
+    let more = bytes(3, 50 << 20);
+    let error = durable(&mount.join("more"), &more).expect_err("it does not fit");
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error:?}");
+    fs::remove_file(mount.join("more")).unwrap();
+    // Overwritten, removed, many small ones: nothing of it is in the tree any more.
+    fs::remove_file(mount.join("large")).unwrap();
+    for n in 0..300 {
+        fs::remove_file(mount.join(format!("small-{n}"))).unwrap();
+    }
+    until("there is room again", LIMIT, || {
+        let free = small.free();
+        if free > 70 * MIB { Ok(()) } else { Err(format!("{} MiB are free", free / MIB)) }
+    });
+    durable(&mount.join("more"), &more).unwrap();
+    assert_eq!(fs::read(mount.join("kept")).unwrap(), bytes(1, 3 << 20));
+    a.check();
+    a.kill();
+    a.show(Mode::Mount, None, &mount);
+    assert_eq!(fs::read(mount.join("kept")).unwrap(), bytes(1, 3 << 20));
+    assert_eq!(fs::read(mount.join("more")).unwrap(), more);
+    a.check();
+    a.stop();
+}
+
+#[test]
+fn what_does_not_fit_is_fetched_once_it_does() {
+    needs!("what_does_not_fit_is_fetched_once_it_does", Fuse, Loop, Tool("mkfs.ext4"));
+    let lab = Lab::new();
+    let small = LoopFs::new(&lab, "small", 96);
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    a.set_state_dir(small.dir().join("state"));
+    let (mount, folder) = (a.dir("shared"), b.dir("shared"));
+    a.show(Mode::Mount, None, &mount);
+    let ticket = a.invite(&mount, &[]);
+    b.show(Mode::Watch, Some(&ticket), &folder);
+    let ballast = ballast(&small, 24 * MIB);
+    fs::write(folder.join("large"), bytes(1, 40 << 20)).unwrap();
+    fs::write(folder.join("little"), bytes(2, 100_000)).unwrap();
+    until("what fits arrives", LIMIT, || match fs::metadata(mount.join("little")) {
+        Ok(_) if fs::read(mount.join("little")).is_ok_and(|got| got == bytes(2, 100_000)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    until("the user is told", LIMIT, || says(&a, &["fetching is paused", "large"]));
+    assert!(small.free() > 16 * MIB, "what does not fit is not begun: {}", small.free());
+    let said = a.fails(3, &["wait", text(&mount), "--timeout", "100ms"]);
+    assert!(said.contains("large"), "{said}");
+    fs::remove_file(ballast).unwrap();
+    a.wait(&mount, "all");
+    same_trees(&[&mount, &folder], LIMIT);
+    until("all is well", LIMIT, || match a.status()["shares"][0]["problems"].as_array().unwrap().len() {
+        0 => Ok(()),
+        _ => Err(a.status().to_string()),
+    });
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_full_log_disk_ends_nothing_and_both_sides_say_why_they_wait() {
+    needs!("a_full_log_disk_ends_nothing_and_both_sides_say_why_they_wait", Fuse, Loop, Tool("mkfs.ext4"));
+    let lab = Lab::new();
+    let small = LoopFs::new(&lab, "small", 64);
+    let (_segment, [mut a, b]) = lab.on_one_segment(["a", "b"]);
+    a.set_state_dir(small.dir().join("state"));
+    let (mount, folder) = (a.dir("shared"), b.dir("shared"));
+    // In the background: its log is on the disk that is full.
+    a.ok(&["mount", text(&mount), "-vv"]);
+    let ticket = a.invite(&mount, &[]);
+    b.ok(&["watch", &ticket, text(&folder)]);
+    durable(&mount.join("f"), b"one\n").unwrap();
+    a.wait(&mount, "all");
+    let engine = a.status()["engine"]["pid"].to_string();
+    let threads = || {
+        let tasks = fs::read_dir(format!("/proc/{engine}/task")).unwrap().flatten();
+        let mut names: Vec<_> = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok()).collect();
+        names.retain(|name| ["store-keeper\n", "crdtfs-commit\n", "crdtfs-fetch\n"].contains(&name.as_str()));
+        names.sort_unstable();
+        names
+    };
+    let before = threads();
+    assert_eq!(before.len(), 3, "{before:?}");
+    let ballast = ballast(&small, MIB);
+    let mut rest = File::options().append(true).open(&ballast).unwrap();
+    while rest.write_all(&[1; 4096]).is_ok() {}
+    drop(rest);
+    until("the log cannot grow", LIMIT, || {
+        durable(&mount.join("g"), &bytes(9, 3 << 20)).err().map(|_| ()).ok_or_else(|| "written".to_owned())
+    });
+    until("the full device says so", LIMIT, || says(&a, &["is full"]));
+    fs::write(folder.join("from-b"), bytes(1, 100_000)).unwrap();
+    until("the other one says why it is not in sync", LIMIT, || says(&b, &["not connected", "disk may be full"]));
+    until("this one, too", LIMIT, || says(&a, &["not connected", "its disk is full"]));
+    assert_eq!(threads(), before, "no thread has panicked");
+    fs::remove_file(ballast).unwrap();
+    b.wait(&folder, "all");
+    same_trees(&[&mount, &folder], LIMIT);
+    assert_eq!(threads(), before);
+    a.check();
+    a.ok(&["stop"]);
+    b.ok(&["stop"]);
+}
