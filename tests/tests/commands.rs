@@ -253,12 +253,19 @@ fn wrong_usage_is_2_and_failure_1() {
     }
     assert!(!a.state_dir().exists(), "nothing was begun");
     // Without an engine there is nothing to ask.
-    for args in [vec!["status"], vec!["peers"], vec!["wait"], vec!["check"], vec!["invite", text(&elsewhere)]] {
+    for args in [
+        vec!["status"],
+        vec!["peers"],
+        vec!["wait"],
+        vec!["check"],
+        vec!["conflicts"],
+        vec!["invite", text(&elsewhere)],
+    ] {
         let said = a.fails(1, &args);
         assert!(said.contains("start"), "it says what to do: {said}");
     }
     a.show(Mode::Watch, None, &dir);
-    for command in ["invite", "status", "members", "ls", "log", "wait", "check", "unmount"] {
+    for command in ["invite", "status", "members", "ls", "log", "conflicts", "restore", "wait", "check", "unmount"] {
         let said = a.fails(1, &[command, text(&elsewhere)]);
         assert!(said.contains(text(&elsewhere)), "{command}: {said}");
     }
@@ -299,7 +306,20 @@ fn help_version_and_broken_pipes() {
     assert!(version.starts_with("crdtfs ") && version.trim().split('.').count() == 3, "{version}");
     let help = a.ok(&["--help"]);
     for command in [
-        "mount", "watch", "unmount", "invite", "status", "wait", "peers", "members", "ls", "log", "check", "start",
+        "mount",
+        "watch",
+        "unmount",
+        "invite",
+        "status",
+        "wait",
+        "peers",
+        "members",
+        "ls",
+        "log",
+        "conflicts",
+        "restore",
+        "check",
+        "start",
         "stop",
     ] {
         assert!(help.contains(command), "{help}");

@@ -254,7 +254,7 @@ pub struct Keep {
     pub path: PathText,
 }
 
-/// Brings back a file or directory as it was, as a new operation. At most one of `version` and `at_ms` says when; without
+/// Brings back a file or directory as it was, as a new operation. At most one of `version_id` and `at_ms` says when; without
 /// either, what is there no more comes back as it last was, and a file as it was before its present version. What was not
 /// there then stays. One [`crate::Item::Lost`] each for what has to be left out because nobody reachable has its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -264,7 +264,7 @@ pub struct Restore {
     pub path: PathText,
     /// The version's id as [`Log`] tells it, or its first digits: the state right after it; of a deletion, right before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
+    pub version_id: Option<String>,
     /// The state at this time, by the clocks of the devices that made the changes: milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<i64>,

@@ -36,9 +36,14 @@ fn requests() {
     insta::assert_snapshot!(json(Request::from(Status { dir: Some("/d".into()) })), @r#"{"request":"status","dir":"/d"}"#);
     let wait = request::Wait { dir: None, devices: WaitFor::Count(2), timeout_ms: 7 };
     insta::assert_snapshot!(json(Request::from(wait)), @r#"{"request":"wait","devices":{"count":2},"timeout_ms":7}"#);
-    let restore = request::Restore { path: "/d/f".into(), version: Some("a1".to_owned()), at_ms: None, to: Some("/d/g".into()) };
-    insta::assert_snapshot!(json(Request::from(restore)), @r#"{"request":"restore","path":"/d/f","version":"a1","to":"/d/g"}"#);
-    let restore = request::Restore { path: "/d/f".into(), version: None, at_ms: Some(-1), to: None };
+    let restore = request::Restore {
+        path: "/d/f".into(),
+        version_id: Some("a1".to_owned()),
+        at_ms: None,
+        to: Some("/d/g".into()),
+    };
+    insta::assert_snapshot!(json(Request::from(restore)), @r#"{"request":"restore","path":"/d/f","version_id":"a1","to":"/d/g"}"#);
+    let restore = request::Restore { path: "/d/f".into(), version_id: None, at_ms: Some(-1), to: None };
     insta::assert_snapshot!(json(Request::from(restore)), @r#"{"request":"restore","path":"/d/f","at_ms":-1}"#);
     insta::assert_snapshot!(json(Request::from(request::Keep { path: "/d/f".into() })), @r#"{"request":"keep","path":"/d/f"}"#);
     insta::assert_snapshot!(json(Request::from(request::Conflicts { dir: None })), @r#"{"request":"conflicts"}"#);

@@ -145,9 +145,8 @@ fn explained(error: KeepError, path: &PathText) -> Failure {
 pub(crate) fn refused(what: &str, path: &PathText, error: OpError) -> Failure {
     let message = format!("cannot {what} {path}: {error}");
     match error {
-        OpError::ReadOnly => {
-            Failure::new(FailureKind::Denied, message).with_hint("ask an admin of the share for a ticket that lets you write")
-        }
+        OpError::ReadOnly => Failure::new(FailureKind::Denied, message)
+            .with_hint("ask an admin of the share for a ticket that lets you write"),
         OpError::NoSpace => Failure::failed(message).with_hint("free some room, and try again"),
         _ => Failure::failed(message).with_hint("it was changed meanwhile: try again"),
     }
@@ -216,7 +215,11 @@ impl Share {
             if filled {
                 let path = self.path_in(*dir, name).unwrap_or_default();
                 let message = format!("{} is a directory with something in it", PathText::from_bytes(&path));
-                return Err(said(FailureKind::Busy, message, "move what you want out of it, remove it, then try again"));
+                return Err(said(
+                    FailureKind::Busy,
+                    message,
+                    "move what you want out of it, remove it, then try again",
+                ));
             }
         }
         let by = self.new_adapter();

@@ -90,7 +90,8 @@ impl Share {
         let contents: BTreeSet<ContentRef> = files.map(|was| was.node.content).collect();
         // An open reader keeps a content from being collected.
         let held = contents.iter().filter_map(|content| self.content().open(content).ok()).collect();
-        let (here, missing): (Vec<_>, Vec<_>) = contents.into_iter().partition(|content| self.store().is_local(content));
+        let (here, missing): (Vec<_>, Vec<_>) =
+            contents.into_iter().partition(|content| self.store().is_local(content));
         let mut done = here.len();
         let total = done + missing.len();
         let mut gone = Gone::new();
@@ -185,7 +186,8 @@ impl PutBack<'_> {
             }
             _ => {}
         }
-        let same = now.mode == was.mode && *now.xattrs == *was.xattrs && (was.owner.is_none() || now.owner == was.owner);
+        let same =
+            now.mode == was.mode && *now.xattrs == *was.xattrs && (was.owner.is_none() || now.owner == was.owner);
         if !same {
             let xattrs = Some((*was.xattrs).clone());
             self.apply(Op::SetAttr { inode, mode: Some(was.mode), owner: was.owner, mtime: None, xattrs })?;

@@ -3,6 +3,7 @@
 //! First it is found out what there was (from the log, as a view of the past), then its bytes are had (from here, or from
 //! who has them), then it is done. What was not there then stays, and so does what cannot be had.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,11 +27,7 @@ use crate::share::{Share, ShareError};
 use crate::shows::{Found, blocking};
 
 impl Core {
-    pub(crate) async fn restore(
-        self: &Arc<Self>,
-        asked: request::Restore,
-        talk: &mut Talk,
-    ) -> Result<Reply, Failure> {
+    pub(crate) async fn restore(self: &Arc<Self>, asked: request::Restore, talk: &mut Talk) -> Result<Reply, Failure> {
         let (core, told) = (self.clone(), talk.clone());
         let (restored, lost) = blocking(move || core.restore_now(&asked, told)).await?;
         for lost in lost {
@@ -40,7 +37,7 @@ impl Core {
     }
 
     fn restore_now(&self, asked: &request::Restore, mut talk: Talk) -> Result<(Restored, Vec<Lost>), Failure> {
-        if asked.version.is_some() && asked.at_ms.is_some() {
+        if asked.version_id.is_some() && asked.at_ms.is_some() {
             return Err(Failure::new(FailureKind::Usage, "a version has its time: leave one of the two out"));
         }
         let found = self.find(&asked.path.to_path())?;
@@ -111,7 +108,8 @@ impl Core {
 
 fn out_of_reach(lost: &Lost, path: &PathText) -> Failure {
     let short = &lost.blake3[..12];
-    let message = format!("the bytes of this version of {path} ({} bytes, blake3 {short}…) are not on this device", lost.size);
+    let message =
+        format!("the bytes of this version of {path} ({} bytes, blake3 {short}…) are not on this device", lost.size);
     if lost.devices.is_empty() {
         return Failure::new(FailureKind::NotFound, format!("{message}, and no other device of the share has them"))
             .with_hint("`crdtfs log` lists other versions; `retention` in config.toml says how long they are kept");
@@ -126,9 +124,10 @@ impl Share {
     fn chosen(&self, past: &Past, found: &Found, asked: &request::Restore) -> Result<Vec<Was>, Failure> {
         let path = path_bytes(found);
         let absent = |what: String| {
-            Failure::new(FailureKind::NotFound, what).with_hint(format!("`crdtfs log {}` tells what happened", asked.path))
+            Failure::new(FailureKind::NotFound, what)
+                .with_hint(format!("`crdtfs log {}` tells what happened", asked.path))
         };
-        let (moment, inode) = match (&asked.version, asked.at_ms) {
+        let (moment, inode) = match (&asked.version_id, asked.at_ms) {
             (Some(id), _) => {
                 let event = version(past, id)?;
                 let now = self.walk(&found.below);
@@ -152,9 +151,8 @@ impl Share {
                     return Ok(vec![Was { below: Vec::new(), node }]);
                 }
                 None => {
-                    let (moment, inode) = removed(past, &path).ok_or_else(|| {
-                        absent(format!("{} was never removed from the share", asked.path))
-                    })?;
+                    let (moment, inode) = removed(past, &path)
+                        .ok_or_else(|| absent(format!("{} was never removed from the share", asked.path)))?;
                     (moment, Some(inode))
                 }
             },
@@ -192,7 +190,8 @@ impl Share {
             Record::Content(content) => Some(as_it_was(content, event.kind)),
             _ => None,
         });
-        let other = |was: &Node| was.kind != now.kind || was.content.hash != now.content.hash || was.target != now.target;
+        let other =
+            |was: &Node| was.kind != now.kind || was.content.hash != now.content.hash || was.target != now.target;
         versions.find(other).ok_or_else(|| {
             Failure::new(FailureKind::NotFound, format!("{} has no earlier version", asked.path))
                 .with_hint(format!("`crdtfs log {}` tells what happened", asked.path))
@@ -266,8 +265,11 @@ fn entries_of(view: &View, start: InodeId) -> Vec<Was> {
 /// The event with this version id, or the beginning of one.
 fn version<'a>(past: &'a Past, id: &str) -> Result<&'a Event, Failure> {
     let id = id.to_ascii_lowercase();
-    let mut found: Vec<&Event> = past.events.iter().filter(|event| event.version.to_string().starts_with(&id)).collect();
-    found.dedup_by_key(|event| event.version);
+    let mut found: Vec<&Event> =
+        past.events.iter().filter(|event| event.version.to_string().starts_with(&id)).collect();
+    // A record that was published twice is one version.
+    let mut seen = BTreeSet::new();
+    found.retain(|event| seen.insert(event.version));
     match found[..] {
         [] => Err(Failure::new(FailureKind::NotFound, format!("no version {id} is known"))
             .with_hint("`crdtfs log --json` prints the ids of versions")),

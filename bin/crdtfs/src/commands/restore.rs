@@ -56,7 +56,7 @@ struct Report<'a> {
 pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
     let request = Restore {
         path: PathText::from(&paths::resolve_entry(&args.path)?),
-        version: args.version.clone(),
+        version_id: args.version.clone(),
         at_ms: args.at,
         to: args.to.as_deref().map(paths::resolve_entry).transpose()?.as_ref().map(ToText::from),
     };
