@@ -2,10 +2,17 @@
 //!
 //! Between two chunks that both versions have, the first that lacks is like the first of the other version there, and
 //! the last like the last: an edit changes what lies around it and leaves the rest of its chunk as it was.
+//!
+//! Both sides need the base. A file that its user writes over in place is all that its device had of the earlier version; what
+//! still stands in it ([`remains`]) stays readable.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 
 use crdtfs_core::content::{ChunkRef, ContentRef, SINGLE_CHUNK_MAX};
+use crdtfs_core::id::Hash;
 
 use crate::index::{Key, key};
 use crate::manifest::Need;
@@ -14,6 +21,8 @@ use crate::store::{ChunkSpan, Inner};
 
 /// Other versions that are looked at.
 const VERSIONS: usize = 4;
+/// Chunks of an earlier version that are looked for in a file.
+const REMAINS: usize = 16;
 
 impl Inner {
     /// Another version of the file that a content is of, whose manifest and most of whose chunks are here.
@@ -81,6 +90,38 @@ impl Inner {
     }
 }
 
+/// Chunks of an earlier version that a file of `size` bytes still holds, though its own (`now`) are others: at the same
+/// distance from its beginning, or from its end. Each with its offset. Few are looked for: an edit of one place has few.
+pub(crate) fn remains(
+    before: &[ChunkSpan],
+    now: &[(Hash, u32)],
+    size: u64,
+    file: &File,
+) -> io::Result<Vec<(Hash, u64, u32)>> {
+    let kept: HashSet<Key> = now.iter().map(|(hash, _)| key(hash)).collect();
+    let before_size = before.last().map_or(0, |last| last.offset + u64::from(last.len));
+    let mut found = Vec::new();
+    for span in before.iter().filter(|span| !kept.contains(&key(&span.hash))).take(REMAINS) {
+        let from_end = (span.offset + size).checked_sub(before_size);
+        for offset in [Some(span.offset), from_end].into_iter().flatten() {
+            let mut bytes = vec![0; span.len as usize];
+            if offset + u64::from(span.len) > size {
+                continue;
+            }
+            match file.read_exact_at(&mut bytes, offset) {
+                Ok(()) if Hash::of(&bytes) == span.hash => {
+                    found.push((span.hash, offset, span.len));
+                    break;
+                }
+                // It became shorter: that is noticed elsewhere.
+                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Pairs chunks that lack with chunks of another version, by their distance from the nearest chunk that both have.
 fn pair(spans: &[ChunkSpan], lacking: &[usize], other: &[ChunkSpan]) -> Vec<(usize, usize)> {
     let places: HashMap<Key, usize> = other.iter().enumerate().map(|(at, span)| (key(&span.hash), at)).collect();
@@ -110,8 +151,6 @@ fn pair(spans: &[ChunkSpan], lacking: &[usize], other: &[ChunkSpan]) -> Vec<(usi
 
 #[cfg(test)]
 mod tests {
-    use crdtfs_core::id::Hash;
-
     use super::*;
 
     /// Chunks named by letters.

@@ -74,6 +74,30 @@ fn of_an_edited_file_little_more_than_the_edit_is_sent() {
 }
 
 #[test]
+fn what_a_file_written_over_in_place_still_holds_of_its_earlier_version_can_be_a_base() {
+    let here = device(Peer::nobody());
+    let first = noise(10 << 20, 95);
+    let appended = [&first[..], &noise(1 << 20, 96)].concat();
+    let inserted = [b"x", &appended[..]].concat();
+    let mut contents = vec![];
+    for bytes in [&first, &appended, &inserted] {
+        contents.push(here.write_and_index(id(1), bytes));
+    }
+    let store = here.share.store();
+    let ChunkList::Whole(spans) = store.chunk_list(&contents[1]).unwrap() else { panic!("a manifest is missing") };
+    for span in &spans {
+        let chunk = ChunkRef::within(&contents[1], span.offset, span.hash);
+        assert!(store.read_part(&chunk).unwrap().is_some(), "the chunk at {} is lost", span.offset);
+    }
+    assert_eq!(here.problems(&contents[2..]), vec![]);
+    // What is no longer in the file is not taken for it.
+    let other = here.write_and_index(id(1), &noise(10 << 20, 97));
+    let chunk = ChunkRef::within(&contents[1], spans[0].offset, spans[0].hash);
+    assert_eq!(store.read_part(&chunk).unwrap(), None);
+    assert_eq!(here.problems(&[other]), vec![]);
+}
+
+#[test]
 fn a_chunk_is_given_as_part_of_its_own_content_only() {
     let here = device(Peer::nobody());
     let store = here.share.store();

@@ -15,6 +15,7 @@ use crdtfs_core::content::{ChunkRef, ContentRef};
 use crdtfs_core::id::{Hash, InodeId, ShareId};
 use parking_lot::Mutex;
 
+use crate::base;
 use crate::error::StoreError;
 use crate::fill::{Filling, reopen};
 use crate::index::{Note, Place, key};
@@ -559,6 +560,7 @@ impl Inner {
     /// Hashes and chunks a folder's file in place.
     pub(crate) fn index_file(&self, share: ShareId, inode: InodeId, file: &File) -> io::Result<ContentRef> {
         let size = file.metadata()?.len();
+        let before = if size <= TEXT_MAX { Vec::new() } else { self.earlier_chunks(share, inode) };
         let chunked = if size <= TEXT_MAX {
             let mut bytes = vec![0; size as usize + 1];
             let n = crate::chunker::fill(&mut |buf, offset| file.read_at(buf, offset), &mut bytes, 0)?;
@@ -569,14 +571,17 @@ impl Inner {
             crate::chunker::chunk_bytes(&bytes, &mut |_, hash, chunk| Ok(self.put(hash, chunk, codec)?))?
         } else {
             let mut read = |buf: &mut [u8], offset: u64| file.read_at(buf, offset);
-            let before = self.earlier_chunks(share, inode);
             let known = if before.is_empty() { Known::Nothing } else { Known::Like(Like::new(&before)) };
             crate::chunker::chunk_known(size, &mut read, &mut |_, _, _| Ok(()), known)?
         };
         let content = self.put_manifest(&chunked)?;
+        let remains = base::remains(&before, &chunked.chunks, chunked.size, file)?;
         self.note_earlier(share, inode, &content);
         let id = self.fresh_id();
         self.note(&Note::Folder { id, share, key: inode, content }, |index| {
+            for (hash, offset, len) in &remains {
+                index.add(key(hash), Place::new(id, *offset, *len));
+            }
             let mut offset = 0;
             for (hash, len) in &chunked.chunks {
                 index.add(key(hash), Place::new(id, offset, *len));
