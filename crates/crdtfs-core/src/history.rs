@@ -82,6 +82,8 @@ pub struct History {
     /// The bytes of every version: a conflict copy that became an inode of its own has those of the one it was.
     versions: BTreeMap<RecordId, ContentRef>,
     events: Vec<Event>,
+    /// The inode whose deletion was the record before.
+    removed: Option<InodeId>,
 }
 
 /// Who made the change that a record is in, and when.
@@ -96,7 +98,10 @@ pub struct Stamp {
 impl History {
     /// Takes the next record in a causal order.
     pub fn take(&mut self, stamp: Stamp, id: RecordId, record: &Record) {
+        let removed = self.removed.take();
         match record {
+            // A deletion says again of the names that were gone that they are.
+            Record::Place(place) if removed == Some(place.inode) && self.is_gone(place) => self.removed = removed,
             Record::Place(place) => self.take_place(stamp, id, place),
             Record::Content(content) => self.take_content(stamp, id, content),
             Record::Birth(birth) => {
@@ -115,7 +120,14 @@ impl History {
         self.events
     }
 
+    /// Whether a record deletes a name that was gone before.
+    fn is_gone(&self, place: &Place) -> bool {
+        matches!(place.state, PlaceState::Deleted { .. })
+            && self.places.get(&place.place).is_some_and(|known| !known.alive)
+    }
+
     fn take_place(&mut self, stamp: Stamp, id: RecordId, place: &Place) {
+        self.removed = matches!(place.state, PlaceState::Deleted { .. }).then_some(place.inode);
         let before = self.places.get(&place.place).cloned();
         let from = before.as_ref().filter(|known| known.alive).and_then(|known| self.path(known));
         let alive = matches!(place.state, PlaceState::Live);
@@ -245,6 +257,22 @@ mod tests {
             self.act(Op::Create { dir, name, inode: InodeId([id; 16]), place: PlaceId([id; 16]), node });
             InodeId([id; 16])
         }
+    }
+
+    #[test]
+    fn a_name_is_deleted_once() {
+        let mut world = World { view: View::new(), history: History::default(), now: 0 };
+        let file = world.create(InodeId::ROOT, "f", 1, Kind::File);
+        let name = |text: &str| Name::try_from(text).unwrap();
+        world.act(Op::Link { inode: file, dir: InodeId::ROOT, name: name("g"), place: PlaceId([9; 16]) });
+        world.act(Op::Unlink { dir: InodeId::ROOT, name: name("f") });
+        let content = ContentRef::single(b"x");
+        world.act(Op::Edit { inode: file, via: None, basis: None, content, mtime: Time::default() });
+        world.act(Op::Unlink { dir: InodeId::ROOT, name: name("g") });
+        let events = world.history.into_events();
+        let deleted: Vec<_> = events.iter().filter(|event| event.action == Action::Delete).collect();
+        let paths: Vec<_> = deleted.iter().map(|event| std::str::from_utf8(&event.path).unwrap()).collect();
+        assert_eq!(paths, ["f", "g"]);
     }
 
     #[test]

@@ -217,3 +217,73 @@ impl Past {
         all.find(|(record, _)| record == id).map(|(_, record)| record)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crdtfs_core::id::InodeId;
+    use crdtfs_core::node::Kind;
+
+    fn change(hash: u8, deps: &[u8], time_ms: i64) -> Change {
+        let of = |byte: &u8| ChangeHash([*byte; 32]);
+        Change {
+            hash: of(&hash),
+            deps: deps.iter().map(of).collect(),
+            device: DeviceId([1; 32]),
+            time_ms,
+            records: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_somebody_had_seen_was_there_whatever_its_authors_clock_says() {
+        // The second was made by a device whose clock is fast; the third had seen it, the fourth had not.
+        let changes = vec![change(1, &[], 10), change(2, &[1], 500), change(3, &[2], 20), change(4, &[1], 30)];
+        let past = Past { changes, events: Vec::new() };
+        assert_eq!(past.up_to(9), [false, false, false, false]);
+        assert_eq!(past.up_to(10), [true, false, false, false]);
+        assert_eq!(past.up_to(25), [true, true, true, false]);
+        assert_eq!(past.up_to(30), [true, true, true, true]);
+        let past = Past { changes: vec![change(1, &[], 10), change(2, &[1], 500)], events: Vec::new() };
+        assert_eq!(past.up_to(499), [true, false], "nobody had seen it");
+    }
+
+    fn event(version: u8, device: u8, action: history::Action, path: &str, time_ms: i64) -> history::Event {
+        history::Event {
+            time_ms,
+            device: DeviceId([device; 32]),
+            device_name: String::new(),
+            action,
+            inode: InodeId([version; 16]),
+            kind: Kind::File,
+            path: path.into(),
+            from: None,
+            content: None,
+            version: RecordId([version; 16]),
+        }
+    }
+
+    #[test]
+    fn one_removal_is_what_one_device_removed_without_a_pause() {
+        use history::Action::{Delete, Update};
+        let events = vec![
+            event(1, 1, Delete, "d/long-ago", 0),
+            event(2, 1, Update, "d/a", 100_000),
+            event(3, 1, Delete, "d/a", 200_000),
+            event(4, 2, Update, "d/b", 200_001),
+            event(5, 1, Delete, "elsewhere", 200_002),
+            event(6, 1, Delete, "d/b", 250_000),
+            event(7, 1, Delete, "d", 250_001),
+        ];
+        let past = Past { changes: Vec::new(), events };
+        let first = |last: usize| past.first_of_removal(&past.events[last], b"d");
+        assert_eq!(first(6), RecordId([3; 16]), "what others did and what is elsewhere is passed over");
+        assert_eq!(first(2), RecordId([3; 16]), "an edit is no part of a removal");
+        assert_eq!(first(0), RecordId([1; 16]));
+        // The pause between the first two is too long.
+        let events =
+            vec![event(1, 1, Delete, "d/x", 0), event(2, 1, Delete, "d/y", 60_001), event(3, 1, Delete, "d", 60_002)];
+        let past = Past { changes: Vec::new(), events };
+        assert_eq!(past.first_of_removal(&past.events[2], b"d"), RecordId([2; 16]));
+    }
+}

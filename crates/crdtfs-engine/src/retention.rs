@@ -189,7 +189,7 @@ mod tests {
     use crdtfs_core::name::Name;
     use crdtfs_core::node::{Kind, Time, Xattrs};
     use crdtfs_core::op::{NewNode, Op};
-    use crdtfs_core::port::{Adapter, Content, Tree};
+    use crdtfs_core::port::{Adapter, Tree};
     use crdtfs_net::Network;
     use tokio::runtime::Runtime;
 

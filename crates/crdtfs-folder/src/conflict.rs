@@ -5,10 +5,13 @@ use crdtfs_core::name::{MAX_LEN, Name};
 /// How many names are tried before a change is given up (each is as good as random).
 pub(crate) const TRIES: u32 = 8;
 
+/// What follows the last dot is an extension up to so many bytes, the dot included.
+pub(crate) const EXTENSION_MAX: usize = 16;
+
 /// The part before the last dot, and the rest, where that looks like an extension.
-fn split(name: &Name) -> (&[u8], &[u8]) {
+pub(crate) fn split(name: &Name) -> (&[u8], &[u8]) {
     let bytes = name.as_bytes();
-    let dot = bytes.iter().rposition(|b| *b == b'.').filter(|at| *at > 0 && bytes.len() - at <= 16);
+    let dot = bytes.iter().rposition(|b| *b == b'.').filter(|at| *at > 0 && bytes.len() - at <= EXTENSION_MAX);
     bytes.split_at(dot.unwrap_or(bytes.len()))
 }
 

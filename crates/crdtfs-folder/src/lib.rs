@@ -10,6 +10,10 @@
 //! crash at any point is resumed by the next start without a conflict copy that nobody made and without temporary files
 //! left over.
 
+mod alias;
+#[cfg(test)]
+mod alias_test;
+mod aliased;
 mod apply;
 mod aside;
 mod conflict;

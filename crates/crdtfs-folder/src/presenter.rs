@@ -11,6 +11,8 @@ use crdtfs_core::id::InodeId;
 use crdtfs_engine::present::{Mode, PresentError, PresentOptions, Presented, Presenter, Problem, SharePorts};
 use parking_lot::{Mutex, RwLock};
 
+use crate::alias::Platform;
+use crate::aliased::Aliased;
 use crate::disk::Root;
 use crate::filesystem;
 use crate::ignores::is_temporary;
@@ -88,6 +90,8 @@ impl Presenter for FolderPresenter {
             move |source| PresentError::Io { what, path, source }
         };
         let now = Whose { share: ports.share, root: root.meta().map_err(io("cannot look at"))?.stamp.ident };
+        let platform = root.dir(&[]).and_then(|top| Platform::probe(&top)).map_err(io("cannot try names in"))?;
+        let ports = SharePorts { tree: Aliased::over(ports.tree, platform), ..ports };
         adjust(&root, &mut synced, whose, &now, &ports)?;
         if whose != Some(now) {
             db.set_whose(&now).map_err(|error| state_error(&path, &error))?;

@@ -1,25 +1,35 @@
-//! Many worlds of the simulator, on all cores: `sim SEEDS FROM DEVICES OPERATIONS` (`cargo xtask sim` calls it).
+//! Many worlds of the simulator, on all cores: `sim SEEDS FROM DEVICES OPERATIONS` (`cargo xtask sim` calls it). With one number
+//! more, the place of a rule in `Mutation::ALL`, on one core with that rule switched off.
 //!
 //! Prints the count, the time and the failures; each failure as a test that can be pasted. Exit code 1 if there was one.
 #![allow(clippy::print_stdout, reason = "it is what it is for")]
 
+use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crdtfs_testkit::{Failure, SimConfig, simulate};
+use crdtfs_core::view::Mutation;
+use crdtfs_testkit::{Failure, SimConfig, simulate, simulate_without};
 
 /// Failures after which the rest is not run.
 const ENOUGH: usize = 10;
 
 fn main() -> ExitCode {
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
-    let &[seeds, from, devices, operations] = numbers.as_slice() else {
-        println!("usage: sim SEEDS FROM DEVICES OPERATIONS");
-        return ExitCode::from(2);
+    let (seeds, from, devices, operations) = match numbers[..] {
+        [seeds, from, devices, operations] | [seeds, from, devices, operations, _] => (seeds, from, devices, operations),
+        _ => {
+            println!("usage: sim SEEDS FROM DEVICES OPERATIONS [RULE]");
+            return ExitCode::from(2);
+        }
     };
     let size = |number: u64| usize::try_from(number).expect("a small number");
     let config = SimConfig { devices: size(devices), operations: size(operations), thorough: false };
+    let rule = numbers.get(4).and_then(|rule| Mutation::ALL.get(size(*rule)));
+    if let Some(rule) = rule {
+        return without(*rule, from..from + seeds, &config);
+    }
     let begun = Instant::now();
     let (failures, ran) = run(from, seeds, &config);
     let seconds = begun.elapsed().as_secs_f64();
@@ -32,6 +42,17 @@ fn main() -> ExitCode {
         failures.len(),
     );
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Switches a rule off: which seeds notice, and why.
+fn without(rule: Mutation, seeds: Range<u64>, config: &SimConfig) -> ExitCode {
+    let noticed = |seed: u64| Some((seed, simulate_without(rule, seed, config).err()?));
+    let found: Vec<_> = seeds.clone().filter_map(noticed).collect();
+    for (seed, why) in found.iter().take(5) {
+        println!("{rule:?}, seed {seed}: {}", why.lines().next().unwrap_or_default());
+    }
+    println!("without {rule:?}: {} of {} histories notice", found.len(), seeds.end - seeds.start);
+    if found.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Every core takes the next seed until none is left.

@@ -85,6 +85,14 @@ impl Device {
         device
     }
 
+    /// The same device after its program ended and began again: with the view that it saved.
+    pub(crate) fn reopen(&mut self) {
+        let saved = self.view.save().expect("nothing is under way between operations");
+        self.view = View::restore(&saved).expect("a view reads back what it saved");
+        self.view.mutate(self.mutation);
+        self.supply();
+    }
+
     /// Takes over what another device has; how many records were new.
     pub fn sync_from(&mut self, other: &Self) -> usize {
         self.sync_bytes(other);

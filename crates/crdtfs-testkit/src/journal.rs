@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crdtfs_core::id::{Hash, InodeId, PlaceId, RecordId};
 use crdtfs_core::name::Name;
-use crdtfs_core::node::Kind;
+use crdtfs_core::node::{Kind, Shown};
 use crdtfs_core::op::{Op, RenameMode};
 use crdtfs_core::record::{PlaceState, Record};
 
@@ -29,6 +29,8 @@ pub(crate) struct Done {
     pub(crate) removed: Option<PlaceId>,
     /// Names of the target that are still shown.
     pub(crate) left: Vec<PlaceId>,
+    /// Files that waited for bytes.
+    pub(crate) pending: BTreeSet<InodeId>,
     /// Entries that are not where they were, or new, although it did not name them.
     pub(crate) moves: Vec<String>,
 }
@@ -44,6 +46,8 @@ impl Done {
 pub(crate) struct Before {
     entries: Vec<(InodeId, Name, InodeId, Kind)>,
     texts: BTreeMap<InodeId, Hash>,
+    /// Files that wait for bytes: what becomes of them is not decided yet, and may be while one of them is worked on.
+    pending: BTreeSet<InodeId>,
     named: Vec<InodeId>,
     target: Option<InodeId>,
 }
@@ -56,7 +60,7 @@ impl Before {
         let (mut named, mut target) = (Vec::new(), None);
         match op {
             Op::Create { .. } => {}
-            Op::Edit { inode, .. } => target = Some(*inode),
+            Op::Edit { inode, .. } => target = device.view.node(*inode).map(|node| node.inode),
             Op::SetAttr { .. } => {}
             Op::Link { inode, .. } => named.push(*inode),
             Op::Unlink { dir, name } | Op::Rmdir { dir, name } => {
@@ -70,7 +74,9 @@ impl Before {
                 target = over.filter(|_| *mode == RenameMode::Replace);
             }
         }
-        Self { entries, texts, named, target }
+        let is_pending = |id: &InodeId| device.view.node(*id).is_some_and(|node| node.shown == Shown::Pending);
+        let pending = texts.keys().copied().filter(is_pending).collect();
+        Self { entries, texts, pending, named, target }
     }
 
     /// `first`: where the operation's records begin in the log.
@@ -111,6 +117,7 @@ impl Before {
             removed,
             left: self.target.map(|id| device.view.places(id)).unwrap_or_default(),
             moves,
+            pending: self.pending,
             named: self.named,
         }
     }
@@ -128,7 +135,8 @@ impl Before {
         let mut moves = Vec::new();
         for (dir, name, inode, _) in &self.entries {
             let now = device.view.child(*dir, name.as_bytes());
-            if now.is_none_or(|now| now != shown(*inode)) && !named.contains(&(*dir, name)) {
+            let moved = now.is_none_or(|now| now != shown(*inode));
+            if moved && !self.pending.contains(inode) && !named.contains(&(*dir, name)) {
                 moves.push(format!("{op:?} moved {name:?} ({inode})"));
             }
         }

@@ -157,4 +157,46 @@ mod regressions {
         ];
         replay(348460, &steps, true).unwrap();
     }
+
+    #[test]
+    fn a_file_that_came_back_is_moved_aside() {
+        let steps = [
+            Step { device: 3, action: Create, picks: [0, 0, 0] },
+            Step { device: 0, action: Sync, picks: [935730461, 1, 0] },
+            Step { device: 3, action: Binary, picks: [0, 0, 0] },
+            Step { device: 2, action: Sync, picks: [3863494219, 0, 1] },
+            Step { device: 0, action: Append, picks: [0, 0, 0] },
+            Step { device: 3, action: Unlink, picks: [0, 0, 0] },
+            Step { device: 2, action: SaveByRename, picks: [0, 0, 0] },
+            Step { device: 0, action: Sync, picks: [1434625292, 1, 0] },
+            Step { device: 0, action: Sync, picks: [1989027409, 0, 1] },
+            Step { device: 0, action: SaveAside, picks: [0, 0, 0] },
+        ];
+        replay(300310, &steps, true).unwrap();
+    }
+
+    #[test]
+    fn a_chmod_beside_a_conflict_moves_nothing() {
+        let steps = [
+            Step { device: 1, action: Create, picks: [0, 0, 0] },
+            Step { device: 3, action: Deliver, picks: [0, 0, 0] },
+            Step { device: 3, action: RenameInPlace, picks: [0, 0, 1] },
+            Step { device: 1, action: Deliver, picks: [0, 0, 0] },
+            Step { device: 1, action: SaveByRename, picks: [0, 0, 0] },
+            Step { device: 0, action: Deliver, picks: [0, 1, 1] },
+            Step { device: 1, action: Mkdir, picks: [0, 0, 0] },
+            Step { device: 1, action: SaveByRemoval, picks: [0, 2868986524, 0] },
+            Step { device: 0, action: Create, picks: [0, 0, 0] },
+            Step { device: 3, action: Clone, picks: [1, 8, 0] },
+            Step { device: 1, action: CreateSame, picks: [0, 0, 0] },
+            Step { device: 0, action: Binary, picks: [0, 0, 0] },
+            Step { device: 1, action: Deliver, picks: [0, 2, 1928291546] },
+            Step { device: 0, action: MoveOver, picks: [0, 1, 0] },
+            Step { device: 3, action: SaveByRename, picks: [0, 0, 0] },
+            Step { device: 1, action: Deliver, picks: [0, 0, 0] },
+            Step { device: 1, action: Sync, picks: [3296642869, 1, 0] },
+            Step { device: 1, action: Tend, picks: [0, 1, 0] },
+        ];
+        replay(301428, &steps, true).unwrap();
+    }
 }

@@ -118,11 +118,14 @@ impl Vfs {
     fn current(&self, state: &mut State, node: &Node) -> Arc<Version> {
         if let Some(version) = &state.current {
             let mut body = version.body.lock();
-            if body.pinned() || body.dead {
+            // A file that was removed and is there again (edited elsewhere, or made anew under its name) is not what those
+            // have who still have the removed one open.
+            let back = body.dead && self.tree.node(node.inode).is_some();
+            if !back && (body.pinned() || body.dead) {
                 drop(body);
                 return version.clone();
             }
-            if body.content == node.content {
+            if !back && body.content == node.content {
                 // The same bytes, perhaps settled by somebody else meanwhile.
                 body.basis = node.basis.clone();
                 drop(body);

@@ -479,6 +479,28 @@ fn a_file_saved_over_another_while_it_is_open() {
     check(&[&rewritten[..], &written, &both].concat()).unwrap();
 }
 
+#[test]
+fn a_file_removed_while_it_is_open_and_made_anew() {
+    for settle in [Call::Settle, Call::Open(HERE, B)] {
+        let calls = [
+            Call::Create(HERE, B),
+            Call::Write(HERE, B, 1, 1),
+            Call::Settle,
+            Call::Open(HERE, B),
+            Call::Unlink(HERE, B),
+            Call::WriteHandle(0, 1, 9),
+            Call::Create(HERE, B),
+            settle,
+            Call::Write(HERE, B, 2, 3),
+            Call::WriteHandle(0, 0, 8),
+            Call::Settle,
+            Call::Close(0),
+            Call::Write(HERE, B, 0, 4),
+        ];
+        check(&calls).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -457,14 +457,18 @@ impl Planner<'_> {
         self.emit(&Record::Place(record));
     }
 
-    /// Settles what a file that came back after its deletion consists of.
+    /// Settles that what a deletion had seen is no part of a file that came back. What is shown of several heads stays a
+    /// merge of them.
     fn live_again(&mut self, place: PlaceIx) {
         let Some(node) = self.view.node_of(place) else { return };
-        let heads = self.view.content_heads(node);
+        let shown = self.shown_heads(node);
+        let mut settled = self.view.content_heads(node);
+        settled.retain(|head| !shown.contains(head));
         if matches!(&self.view.nodes[node.at()].eval, NodeEval::Many(many) if many.revived.is_some())
-            && heads.len() > self.shown_heads(node).len()
+            && !settled.is_empty()
         {
-            let record = self.view.content_record(node, place, &self.device, &heads);
+            settled.extend(shown.first());
+            let record = self.view.content_record(node, place, &self.device, &settled);
             self.emit(&Record::Content(record));
         }
     }

@@ -87,6 +87,7 @@ impl World {
             | Action::SaveBackup
             | Action::SaveAnew
             | Action::SaveByRemoval => self.save(step, &chosen.file()?),
+            Action::Tend => self.tend(step, &chosen),
             Action::LinkInto | Action::Lock | Action::Burst => self.tool(step, &chosen),
             _ => self.attend(step, &chosen),
         }
@@ -186,6 +187,29 @@ impl World {
             _ => {
                 device.now_ms += 3_600_000;
                 0
+            }
+        };
+        Ok(())
+    }
+
+    /// Works on a conflict copy or on who has its name.
+    fn tend(&mut self, step: &Step, chosen: &Choice) -> Result<(), OpError> {
+        let [a, b, c] = step.picks;
+        let token = self.token();
+        let device = &mut self.sites[step.device].device;
+        let conflicts = device.view.conflicts();
+        let conflict = conflicts.get(a as usize % conflicts.len().max(1)).ok_or(OpError::NotFound)?;
+        let inode = conflict.holder.filter(|_| b.is_multiple_of(2)).unwrap_or(conflict.inode);
+        let walk = device.walk();
+        let path = walk.into_iter().find(|(_, node)| node.inode == inode).ok_or(OpError::NotFound)?.0;
+        match c % 8 {
+            0..3 => device.chmod(&path, 0o700 + b % 8)?,
+            3 => device.rm_r(&path)?,
+            4 => device.rename(&path, &join(parent(&path), &format!("{}2", chosen.name)), RenameMode::NoReplace)?,
+            5 => device.rename(&path, &join(&chosen.dir, base(&path)), RenameMode::NoReplace)?,
+            _ => {
+                let old = device.read(&path).ok_or(OpError::NotFound)?;
+                device.write(&path, changed(&old, &token, step))?
             }
         };
         Ok(())

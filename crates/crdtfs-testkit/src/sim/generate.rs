@@ -7,7 +7,7 @@ use super::Action::{self, *};
 use super::{SimConfig, Step};
 
 /// How often users do what.
-const OPERATIONS: [(Action, u32); 30] = [
+const OPERATIONS: [(Action, u32); 31] = [
     (Create, 14),
     (CreateSame, 5),
     (CreateLong, 1),
@@ -37,6 +37,7 @@ const OPERATIONS: [(Action, u32); 30] = [
     (LinkInto, 1),
     (Lock, 1),
     (Burst, 1),
+    (Tend, 6),
     (Wait, 2),
 ];
 
@@ -76,7 +77,7 @@ pub fn generate(seed: u64, config: &SimConfig) -> Vec<Step> {
             steps.push(Step { device: any(&mut rng), action: Sync, picks: rng.random() });
         }
         if rng.random_range(0..100) < weather.trouble {
-            let action = [Partition, Mend, Drop, Persist, Crash, Restore, Clone][rng.random_range(0..7)];
+            let action = [Partition, Mend, Drop, Persist, Reopen, Crash, Restore, Clone][rng.random_range(0..8)];
             steps.push(Step { device: any(&mut rng), action, picks: rng.random() });
         }
         if rng.random_range(0..100) < 5 {

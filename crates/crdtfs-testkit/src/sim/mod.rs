@@ -110,6 +110,8 @@ pub enum Action {
     Lock,
     /// A burst as of `git commit`: some objects, and an index renamed over the old one.
     Burst,
+    /// Something is done to a conflict copy, or to the entry that has its name.
+    Tend,
     /// An hour passes on this device.
     Wait,
     /// Takes over all, or the first part, of what another device has.
@@ -126,6 +128,8 @@ pub enum Action {
     Fetch,
     /// What a device has is on its disk.
     Persist,
+    /// A device's program ends and begins again, with the view that it saved.
+    Reopen,
     /// A device loses what is not on its disk, and starts again.
     Crash,
     /// A device is put back to an earlier state, and starts again.

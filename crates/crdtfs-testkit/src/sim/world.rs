@@ -158,6 +158,11 @@ impl World {
                 self.sites[at].durable = self.sites[at].order.len();
                 Ok(())
             }
+            Action::Reopen => {
+                self.sites[at].open = None;
+                self.sites[at].device.reopen();
+                self.check_device(at, self.thorough)
+            }
             Action::Crash => {
                 let (durable, all) = (self.sites[at].durable, self.sites[at].order.len());
                 self.restart(at, durable + picks[0] as usize % (all - durable + 1))
@@ -183,6 +188,7 @@ impl World {
     fn operate(&mut self, step: &Step) -> Result<(), String> {
         let at = step.device;
         let logged = self.sites[at].device.log.len();
+        let before = if self.thorough { self.sites[at].device.dump() } else { String::new() };
         match self.act(step) {
             Ok(()) | Err(OpError::NotFound | OpError::Exists | OpError::Invalid | OpError::NotEmpty) => {}
             Err(OpError::IsDir | OpError::NotDir | OpError::NotPermitted) => {}
@@ -190,7 +196,11 @@ impl World {
         }
         let journal = self.sites[at].device.journal.as_mut().map(std::mem::take).unwrap_or_default();
         for done in journal {
-            self.account(at, &done)?;
+            self.account(at, &done).map_err(|why| {
+                let device = &self.sites[at].device;
+                let new: Vec<_> = device.log[logged..].iter().map(|(id, record)| format!("{id} {record:?}")).collect();
+                format!("{why}\nbefore:\n{before}after:\n{}new:\n{}", device.dump(), new.join("\n"))
+            })?;
         }
         self.publish(at, logged, step.picks);
         self.check_device(at, self.thorough)
@@ -354,7 +364,8 @@ impl World {
         let mut may_go: BTreeSet<Token> = BTreeSet::new();
         let mut kept: BTreeSet<Token> = BTreeSet::new();
         for (inode, shown, hash) in &done.before {
-            if Some(*inode) != done.target && done.after.get(shown).is_some_and(|now| now != hash) && !done.is_save() {
+            let written = Some(*inode) == done.target || done.is_save() || done.pending.contains(inode);
+            if !written && done.after.get(shown).is_some_and(|now| now != hash) {
                 return Err(format!("law 4: {:?} changed the text of {inode}, which it did not name", done.op));
             }
             if Some(*inode) == done.target {
