@@ -108,6 +108,31 @@ fn mkdir_mkdir_is_one_directory_and_operations_act_on_all_of_it() {
 }
 
 #[test]
+fn what_stands_in_one_of_two_united_directories_stays_in_it() {
+    let (mut a, mut b) = two(|_| {});
+    for device in [&mut a, &mut b] {
+        device.mkdir("d").unwrap();
+        let text = format!("of {}", device.name);
+        device.write("d/f", text).unwrap();
+    }
+    let (mut c, mut d) = two(|_| {});
+    c.sync_from(&a);
+    c.sync_from(&b);
+    // The name is freed, and the other keeps the one that it was shown under.
+    let copy = copies(&c, "d")[0].clone();
+    let text = c.read(&format!("d/{copy}")).unwrap();
+    c.mv("d/f", "f").unwrap();
+    assert_eq!(c.read(&format!("d/{copy}")).unwrap(), text);
+    // Each of the directories goes its way: what is left in them goes with the one that it was made in.
+    a.mv("d", "da").unwrap();
+    b.mv("d", "db").unwrap();
+    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
+    let (here, there) = if text == "of ann" { ("da", "db") } else { ("db", "da") };
+    assert_eq!(d.ls(here), [copy]);
+    assert!(d.ls(there).is_empty());
+}
+
+#[test]
 fn two_directories_moved_to_one_name_are_both_there() {
     let (mut a, mut b) = two(|a| {
         for dir in ["x", "y"] {
@@ -648,6 +673,42 @@ fn save_by_removal_and_rename_and_edit_is_edit_and_edit() {
     meet(&mut [&mut a, &mut b]);
     assert_eq!(a.ls(""), ["f"]);
     assert_eq!(a.read("f").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
+}
+
+#[test]
+fn a_save_by_removal_leaves_the_copies_of_what_is_saved() {
+    let (mut a, mut b) = two(|a| {
+        a.write("f", b"\0f").unwrap();
+        a.write("new", b"\0base").unwrap();
+    });
+    let (inode, basis) = a.find("new").map(|node| (node.inode, node.basis)).unwrap();
+    a.write("new", b"\0one").unwrap();
+    a.close_write(inode, b"\0two", basis).unwrap();
+    let copy = copies(&a, "")[0].clone();
+    let text = a.read(&copy).unwrap();
+    a.unlink("f").unwrap();
+    a.mv("new", "f").unwrap();
+    assert_eq!(a.read(&copy).unwrap(), text);
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(b.ls("").len(), 2);
+}
+
+#[test]
+fn a_file_that_came_back_of_two_edits_has_both_where_it_is_moved() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
+    let mut c = Device::new("cat", 3);
+    c.sync_from(&a);
+    a.write("f", LINES.replace("2\n", "two\n")).unwrap();
+    c.write("f", LINES.replace("8\n", "eight\n")).unwrap();
+    // What the deletion had seen is no part of what comes back.
+    b.write("f", LINES.replace("5\n", "five\n")).unwrap();
+    b.unlink("f").unwrap();
+    meet(&mut [&mut a, &mut b, &mut c]);
+    let both = LINES.replace("2\n", "two\n").replace("8\n", "eight\n");
+    assert_eq!(b.read("f").unwrap(), both);
+    b.mv("f", "g").unwrap();
+    meet(&mut [&mut a, &mut b, &mut c]);
+    assert_eq!(a.read("g").unwrap(), both);
 }
 
 #[test]

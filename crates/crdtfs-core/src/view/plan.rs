@@ -36,21 +36,29 @@ impl View {
             named: BTreeSet::new(),
             view: self,
         };
-        planner.operate(op)?;
-        planner.settle();
+        let done = planner.operate(op);
+        if done.is_err() {
+            // It moves nothing, then.
+            planner.named.clear();
+        }
+        if done.is_ok() || !planner.records.is_empty() {
+            planner.settle();
+        }
         let (records, encoded) = (planner.records, planner.encoded);
+        // An operation that turned out to be impossible after it had settled what its entries are: that stands.
+        self.begun.extend(encoded);
+        done?;
         self.note_local(op, author.now_ms, &records);
-        Ok(Outcome { records: encoded, delta: self.take_delta() })
+        Ok(self.take_begun())
     }
 }
 
 /// An entry that an operation is on.
 #[derive(Clone)]
 struct Target {
-    dir: NodeIx,
-    name: Name,
     inode: InodeId,
     kind: Kind,
+    claimant: Claimant,
 }
 
 impl Planner<'_> {
@@ -92,14 +100,9 @@ impl Planner<'_> {
     }
 
     fn target(&self, dir: NodeIx, name: &Name) -> Option<Target> {
-        let (inode, _) = self.view.lookup(dir, name.as_bytes())?;
+        let (inode, claimant) = self.view.lookup(dir, name.as_bytes())?;
         let kind = self.view.node(inode)?.kind;
-        Some(Target { dir, name: name.clone(), inode, kind })
-    }
-
-    /// The claimant that an entry is now.
-    fn claimant(&self, target: &Target) -> Option<Claimant> {
-        self.view.lookup(target.dir, target.name.as_bytes()).map(|(_, claimant)| claimant)
+        Some(Target { inode, kind, claimant })
     }
 
     fn name_entry(&mut self, dir: NodeIx, name: &Name) {
@@ -431,13 +434,16 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// The place of an entry that was made ready, wherever it is shown by now: what it was one with may have taken it along,
+    /// and a directory that was shown for its sake alone need not be there any more.
     fn place_of(&self, target: &Target) -> Result<PlaceIx, OpError> {
-        let dir = self.view.home(target.dir);
-        let target = Target { dir, ..target.clone() };
-        match self.claimant(&target) {
-            Some(Claimant::Place(place)) => Ok(place),
-            _ => Err(OpError::NotFound),
-        }
+        let place = match target.claimant {
+            Claimant::Place(place) => place,
+            Claimant::Copy(id) => *self.view.place_index.get(&PlaceId(id.0)).ok_or(OpError::NotFound)?,
+        };
+        let root = self.view.places[place.at()].class;
+        let stands = self.view.places[root.at()].claim.is_some();
+        if stands { Ok(root) } else { Err(OpError::NotFound) }
     }
 
     /// Says that a place goes from one shown position to another.

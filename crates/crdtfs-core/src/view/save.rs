@@ -186,6 +186,8 @@ impl Planner<'_> {
         }
         let stood = fact.stood.clone();
         let Ok(new) = self.own(source) else { return false };
+        self.promote_copies_of(new);
+        self.view.update();
         let [new_place] = self.view.shown_places(new)[..] else { return false };
         self.replace_content(old, place, new, new_place);
         self.take_place_again(stood);

@@ -71,10 +71,19 @@ impl Planner<'_> {
     /// Pins a place where it was shown.
     pub(super) fn pin(&mut self, place: PlaceIx, dir: InodeId, name: &Name) {
         let root = self.view.places[place.at()].class;
-        if self.view.places[root.at()].eval.is_some() && !self.view.lacks(Mutation::Pins) {
-            let record = self.view.pin_record(root, dir, name.clone());
-            self.emit(&Record::Pin(record));
-        }
+        let Some(eval) = self.view.places[root.at()].eval.as_ref().filter(|_| !self.view.lacks(Mutation::Pins)) else {
+            return;
+        };
+        let dir = self.part_of(dir, eval.parent);
+        let record = self.view.pin_record(root, dir, name.clone());
+        self.emit(&Record::Pin(record));
+    }
+
+    /// Of several directories that are shown as `dir`, the one that an entry stands in: a union may be taken apart again.
+    fn part_of(&self, dir: InodeId, parent: NodeIx) -> InodeId {
+        let own = self.view.as_dir(parent);
+        let same = self.view.node_index.get(&dir).is_some_and(|dir| self.view.home(*dir) == self.view.home(own));
+        if same { self.view.nodes[own.at()].id } else { dir }
     }
 
     /// Pins the names of a node that it only has because another has its own.
@@ -111,6 +120,9 @@ impl Planner<'_> {
         let copy = state.copy;
         let origin = self.view.nodes[copy.origin.at()].id;
         let version = self.view.rec(copy.version).id;
+        let beside = self.view.place_classes(state.holder).into_iter();
+        let beside = beside.filter_map(|place| self.view.places[place.at()].claim).find(|claim| claim.dir == state.dir);
+        let dir = beside.map_or(dir, |claim| self.part_of(dir, claim.parent));
         self.emit(&Record::Birth(Birth { origin, version }));
         let pin = Pin { place: PlaceId(id.0), covers: Vec::new(), parent: dir, name: name.clone(), saw: Vec::new() };
         self.emit(&Record::Pin(pin));

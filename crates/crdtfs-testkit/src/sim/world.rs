@@ -320,14 +320,23 @@ impl World {
     pub(super) fn heal(mut self) -> Result<super::Digest, String> {
         self.messages.clear();
         self.sites.iter_mut().for_each(|site| site.side = false);
-        for _ in 0..2 {
+        // What waits on one device for what waits on another takes a round each.
+        loop {
+            let held = self.held();
             for to in 0..self.sites.len() {
                 for from in (0..self.sites.len()).filter(|from| *from != to) {
                     self.meet(to, from, [1 << 8, 1, 0]).map_err(|why| format!("healing: {why}"))?;
                 }
             }
+            if self.held() == held {
+                return self.check_end();
+            }
         }
-        self.check_end()
+    }
+
+    /// How many changes the devices hold in all.
+    fn held(&self) -> usize {
+        self.sites.iter().map(|site| site.order.len()).sum()
     }
 
     /// Tokens in the bytes with this hash.
