@@ -37,11 +37,20 @@ impl Tree for Share {
             return Err(OpError::NoSpace);
         }
         let mut replica = self.replica.write();
-        let applied = replica.apply(&op, self.history_options.clock.now_ms())?;
-        self.announce(&replica, Some(by), &applied.delta);
+        let applied = replica.apply(&op, self.history_options.clock.now_ms());
+        match &applied {
+            Ok(applied) => self.announce(&replica, Some(by), &applied.delta),
+            Err(_) => {
+                let delta = replica.take_begun();
+                self.announce(&replica, None, &delta);
+            }
+        }
+        let queued = replica.queued() > 0;
         drop(replica);
-        self.events.uncommitted(self);
-        Ok(applied)
+        if queued {
+            self.events.uncommitted(self);
+        }
+        applied
     }
 
     fn fresh_id(&self) -> [u8; 16] {

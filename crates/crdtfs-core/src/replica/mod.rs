@@ -240,7 +240,8 @@ impl Replica {
         member.map_or_else(|| clean_device_name(""), |member| member.name.clone())
     }
 
-    /// Does an operation: changes the view and queues its records. Nothing changes on an error.
+    /// Does an operation: changes the view and queues its records. On an error it is not done, but what it had written down
+    /// before, of entries that are one, stands, and is told by [`Replica::take_begun`].
     pub fn apply(&mut self, op: &Op, now_ms: i64) -> Result<Applied, OpError> {
         if !self.writable() {
             return Err(OpError::ReadOnly);
@@ -248,13 +249,16 @@ impl Replica {
         let name = self.name();
         let author = Author { device: &name, now_ms: u64::try_from(now_ms).unwrap_or(0) };
         let outcome = self.view.apply(op, &author)?;
-        let filed: Vec<Filed> = outcome
-            .records
-            .into_iter()
-            .map(|(_, bytes)| Filed::new(bytes).expect("the view makes records that decode").0)
-            .collect();
-        self.enqueue_last(filed);
+        self.enqueue_last(filed(outcome.records));
         Ok(Applied { delta: outcome.delta })
+    }
+
+    /// What operations that failed have changed all the same: their records are queued, for what is in the view has to be in
+    /// the log.
+    pub fn take_begun(&mut self) -> Delta {
+        let outcome = self.view.take_begun();
+        self.enqueue_last(filed(outcome.records));
+        outcome.delta
     }
 
     fn enqueue_last(&mut self, records: Vec<Filed>) {
@@ -377,6 +381,11 @@ impl Replica {
         let delta = if self.membership.heads() == before { Delta::default() } else { self.mask() };
         (value, delta)
     }
+}
+
+/// Records of the view, as changes hold them.
+fn filed(records: Vec<(RecordId, Vec<u8>)>) -> Vec<Filed> {
+    records.into_iter().map(|(_, bytes)| Filed::new(bytes).expect("the view makes records that decode").0).collect()
 }
 
 #[cfg(test)]

@@ -107,6 +107,8 @@ pub struct View {
     bytes_total: u64,
     nodes_total: u64,
     local: save::LocalFacts,
+    /// Records that are in the view and were not given out yet.
+    begun: Vec<(RecordId, Vec<u8>)>,
     mutation: Option<Mutation>,
 }
 
@@ -168,9 +170,15 @@ impl View {
         self.take_delta()
     }
 
-    /// Plans an operation as records, adds them and returns them. On an error nothing changes.
+    /// Plans an operation as records, adds them and returns them. On an error nothing is done; but what had been written
+    /// down before, of entries that are one or become files of their own, stands: [`View::take_begun`] has it.
     pub fn apply(&mut self, op: &Op, author: &Author<'_>) -> Result<Outcome, OpError> {
         self.plan(op, author)
+    }
+
+    /// What operations that failed have left in the view. Who does not ask gets it with the next operation.
+    pub fn take_begun(&mut self) -> Outcome {
+        Outcome { records: std::mem::take(&mut self.begun), delta: self.take_delta() }
     }
 
     /// The contents whose bytes a merge needs that is not decided yet.

@@ -178,6 +178,7 @@ impl View {
             nodes_total,
             // Forgotten with the view.
             local: _,
+            begun: _,
             mutation: _,
         } = self;
         let mut out = Bytes::new();
