@@ -199,4 +199,42 @@ mod regressions {
         ];
         replay(301428, &steps, true).unwrap();
     }
+
+    #[test]
+    fn a_pending_copy_is_told_of_when_its_holder_becomes_one_with_another() {
+        let steps = [
+            Step { device: 0, action: CreateSame, picks: [0, 0, 0] },
+            Step { device: 2, action: Sync, picks: [2661748162, 1, 0] },
+            Step { device: 2, action: SaveAside, picks: [0, 1, 0] },
+            Step { device: 0, action: Unlink, picks: [0, 0, 0] },
+            Step { device: 2, action: Deliver, picks: [0, 1, 1010217182] },
+            Step { device: 1, action: Clone, picks: [0, 0, 0] },
+            Step { device: 0, action: Rewrite, picks: [0, 0, 0] },
+            Step { device: 1, action: Partition, picks: [1, 0, 0] },
+            Step { device: 2, action: Mkdir, picks: [0, 0, 0] },
+            Step { device: 1, action: Truncate, picks: [0, 0, 0] },
+            Step { device: 0, action: Clone, picks: [0, 3563060683, 0] },
+            Step { device: 0, action: Binary, picks: [0, 0, 0] },
+            Step { device: 0, action: Burst, picks: [0, 1, 0] },
+            Step { device: 2, action: Deliver, picks: [0, 1, 1] },
+            Step { device: 2, action: SaveAside, picks: [0, 0, 0] },
+            Step { device: 2, action: Mend, picks: [0, 0, 0] },
+            Step { device: 0, action: SaveBackup, picks: [0, 0, 0] },
+            Step { device: 0, action: Sync, picks: [0, 0, 1] },
+            Step { device: 2, action: Sync, picks: [3858351580, 0, 1] },
+            Step { device: 0, action: Crash, picks: [0, 0, 0] },
+            Step { device: 1, action: Binary, picks: [0, 0, 0] },
+            Step { device: 2, action: CreateLong, picks: [0, 0, 0] },
+            Step { device: 0, action: Rewrite, picks: [0, 0, 0] },
+            Step { device: 0, action: Create, picks: [0, 1, 1] },
+            Step { device: 2, action: Deliver, picks: [0, 1, 2187852991] },
+            Step { device: 0, action: SaveAside, picks: [0, 1, 0] },
+            Step { device: 1, action: Sync, picks: [201272385, 0, 3] },
+            Step { device: 0, action: RenameInPlace, picks: [0, 0, 15] },
+            Step { device: 1, action: Append, picks: [1, 0, 0] },
+            Step { device: 2, action: Deliver, picks: [0, 0, 1] },
+            Step { device: 2, action: Deliver, picks: [1, 7, 3693148171] },
+        ];
+        replay(2002503, &steps, true).unwrap();
+    }
 }

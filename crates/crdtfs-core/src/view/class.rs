@@ -56,6 +56,8 @@ impl View {
             }
         }
         self.touch_node(class);
+        // While it can be seen what they are.
+        self.touch_copies(class);
         for member in self.node_members(class) {
             self.dirty.edges.insert(member);
         }
