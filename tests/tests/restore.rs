@@ -39,14 +39,22 @@ fn events(device: &Device, path: &Path) -> Vec<Value> {
     said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Waits for the event of this kind with these bytes; all of it.
-fn event(device: &Device, path: &Path, kind: &str, text: Option<&str>) -> Value {
-    let hash = text.map(|text| Value::from(blake3::hash(text.as_bytes()).to_hex().as_str()));
+/// Waits for the last event that fits; all of it.
+fn event(device: &Device, path: &Path, fits: impl Fn(&Value) -> bool) -> Value {
     until("the event is in the log", SETTLED, || {
         let all = events(device, path);
-        let fits = |event: &&Value| event["event"] == kind && hash.as_ref().is_none_or(|hash| event["blake3"] == *hash);
-        all.iter().rev().find(fits).cloned().ok_or(format!("{all:?}"))
+        all.iter().rev().find(|event| fits(event)).cloned().ok_or(format!("{all:?}"))
     })
+}
+
+/// Waits for the version with these bytes.
+fn written(device: &Device, path: &Path, text: &str) -> Value {
+    let hash = blake3::hash(text.as_bytes()).to_hex();
+    event(device, path, |event| event["blake3"] == hash.as_str())
+}
+
+fn deleted(device: &Device, path: &Path) -> Value {
+    event(device, path, |event| event["event"] == "delete")
 }
 
 fn id(event: &Value) -> &str {
@@ -112,7 +120,7 @@ fn versions(a: &Device, one: &Path, both: &dyn Fn() -> Tree) {
     let file = one.join("f.txt");
     fs::write(&file, "three\n").unwrap();
     both();
-    let first = event(a, &file, "create", Some("one\n"));
+    let first = written(a, &file, "one\n");
     let copy = one.join("new/below/old.txt");
     a.ok(&restore(&file, &["--version", &id(&first)[..12], "--to", copy.to_str().unwrap()]));
     both();
@@ -120,7 +128,7 @@ fn versions(a: &Device, one: &Path, both: &dyn Fn() -> Tree) {
     // A deletion stands for what it took away; what was moved is known under both names.
     fs::remove_file(&copy).unwrap();
     both();
-    let gone = event(a, &copy, "delete", None);
+    let gone = deleted(a, &copy);
     a.ok(&restore(&copy, &["--version", id(&gone)]));
     both();
     assert_eq!(text(&copy), "one\n");
@@ -171,7 +179,7 @@ fn a_time(a: &Device, one: &Path, both: &dyn Fn() -> Tree) {
         fs::write(dir.join(name), format!("{name}, first\n")).unwrap();
     }
     both();
-    let last = event(a, &dir, "create", Some("kept, first\n"));
+    let last = written(a, &dir, "kept, first\n");
     let times = events(a, &dir).into_iter().map(|event| event["time_ms"].as_i64().unwrap()).max().unwrap();
     let time = last["time_ms"].as_i64().unwrap().max(times);
     fs::write(dir.join("changed"), "changed, second\n").unwrap();
@@ -214,7 +222,7 @@ fn refused(a: &Device, one: &Path) {
         let said = a.fails(code, &restore(&path, flags));
         assert!(said.contains(word), "{word} is not in: {said}");
     };
-    let f = event(a, &one.join("f.txt"), "update", Some("two\n"));
+    let f = written(a, &one.join("f.txt"), "two\n");
     let there = one.join("d").to_str().unwrap().to_owned();
     fails(1, "never.txt", &[], "never.txt");
     fails(1, "f.txt", &["--at", "2001-01-01"], "was not there");
@@ -232,7 +240,7 @@ fn refused(a: &Device, one: &Path) {
     a.wait(one, "all");
     fs::write(one.join("x"), "a file\n").unwrap();
     a.wait(one, "all");
-    let made = event(a, &one.join("x"), "delete", None);
+    let made = deleted(a, &one.join("x"));
     fails(1, "x", &["--version", id(&made)], "--to");
     assert_eq!(text(&one.join("x")), "a file\n");
 }

@@ -255,7 +255,8 @@ pub struct Keep {
 }
 
 /// Brings back a file or directory as it was, as a new operation. At most one of `version_id` and `at_ms` says when; without
-/// either, what is there no more comes back as it last was, and a file as it was before its present version. What was not
+/// either, what is there no more comes back as it last was, and a file as it was before its present version, when it was not
+/// empty. What was not
 /// there then stays. One [`crate::Item::Lost`] each for what has to be left out because nobody reachable has its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restore {

@@ -190,9 +190,11 @@ impl Share {
             Record::Content(content) => Some(as_it_was(content, event.kind)),
             _ => None,
         });
+        // There is nothing to bring back from an empty one: a mount tells of a new file twice, made and then written.
+        let filled = |was: &Node| was.kind != Kind::File || was.content.size > 0;
         let other =
             |was: &Node| was.kind != now.kind || was.content.hash != now.content.hash || was.target != now.target;
-        versions.find(other).ok_or_else(|| {
+        versions.find(|was| filled(was) && other(was)).ok_or_else(|| {
             Failure::new(FailureKind::NotFound, format!("{} has no earlier version", asked.path))
                 .with_hint(format!("`crdtfs log {}` tells what happened", asked.path))
         })
