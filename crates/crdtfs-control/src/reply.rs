@@ -85,7 +85,7 @@ pub enum Item {
     /// An event of [`crate::request::Log`].
     Event(Event),
     /// An entry of [`crate::request::Conflicts`].
-    Conflict(Conflict),
+    Conflict(Box<Conflict>),
     /// What [`crate::request::Restore`] has to leave out.
     Lost(Lost),
     /// A finding of [`crate::request::Check`].

@@ -82,7 +82,7 @@ fn answers() {
         of: side("f", 2),
         pending: false,
     };
-    insta::assert_snapshot!(json(Item::Conflict(conflict)), @r#"{"item":"conflict","share":"aa","dir":"/d","path":"f (conflict desk ee)","kind":"file","device":"desk","device_id":"dd","time_ms":5,"version":"ee","blake3":"bb","size":1,"of":{"path":"f","kind":"file","device":"desk","device_id":"dd","time_ms":5,"version":"ee","blake3":"bb","size":2},"pending":false}"#);
+    insta::assert_snapshot!(json(Item::Conflict(Box::new(conflict))), @r#"{"item":"conflict","share":"aa","dir":"/d","path":"f (conflict desk ee)","kind":"file","device":"desk","device_id":"dd","time_ms":5,"version":"ee","blake3":"bb","size":1,"of":{"path":"f","kind":"file","device":"desk","device_id":"dd","time_ms":5,"version":"ee","blake3":"bb","size":2},"pending":false}"#);
     let kept = Kept { path: "f".into(), removed: vec!["f (conflict desk ee)".into()] };
     insta::assert_snapshot!(json(Reply::from(kept)), @r#"{"reply":"kept","path":"f","removed":[{"path":"f (conflict desk ee)"}]}"#);
     let lost = Lost {

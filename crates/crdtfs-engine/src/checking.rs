@@ -77,7 +77,7 @@ impl Core {
         let devices = self.lacking(share);
         let others: Vec<_> = devices.iter().filter(|device| !device.me).collect();
         let has_all = |device: &&Lacking| device.connected && device.same_heads && device.missing.files == 0;
-        if wanted.is_empty() || share.holding().partial || others.iter().any(|device| has_all(device)) {
+        if wanted.is_empty() || share.holding().partial || others.iter().any(has_all) {
             // All of it is here, or on its way.
             return Vec::new();
         }

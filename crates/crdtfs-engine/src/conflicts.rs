@@ -52,7 +52,7 @@ impl Core {
         .await?;
         let listed = ConflictsListed { conflicts: found.len() as u64 };
         for conflict in found {
-            talk.send(Item::Conflict(conflict)).await?;
+            talk.send(Item::Conflict(Box::new(conflict))).await?;
         }
         Ok(Reply::ConflictsListed(listed))
     }
