@@ -25,8 +25,8 @@ pub(crate) struct Done {
     pub(crate) brought: Option<(RecordId, Hash)>,
     /// Its records that can take something away: contents and deletions.
     pub(crate) taking: Vec<RecordId>,
-    /// The name of the target that it removed.
-    pub(crate) removed: Option<PlaceId>,
+    /// Names of the target that it says are removed: one, and those that were before.
+    pub(crate) removed: Vec<PlaceId>,
     /// Names of the target that are still shown.
     pub(crate) left: Vec<PlaceId>,
     /// Files that waited for bytes.
@@ -90,7 +90,7 @@ impl Before {
         };
         let mut brought = None;
         let mut taking = Vec::new();
-        let mut removed = None;
+        let mut removed = Vec::new();
         for (id, record) in &device.log[first..] {
             match record {
                 Record::Content(record) => {
@@ -101,7 +101,7 @@ impl Before {
                 }
                 Record::Place(record) if matches!(record.state, PlaceState::Deleted { .. }) => {
                     taking.push(*id);
-                    removed = removed.or(Some(record.place));
+                    removed.push(record.place);
                 }
                 _ => {}
             }

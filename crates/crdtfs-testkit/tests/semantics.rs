@@ -712,6 +712,27 @@ fn a_file_that_came_back_of_two_edits_has_both_where_it_is_moved() {
 }
 
 #[test]
+fn an_edit_that_was_begun_before_settles_nothing_that_a_chmod_had_seen() {
+    for seed in 0..8 {
+        let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+        a.write("f", b"\0base").unwrap();
+        b.sync_from(&a);
+        a.write("f", b"\0one").unwrap();
+        b.write("f", b"\0two").unwrap();
+        let opened = a.find("f").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        // Of the two it is the winner that is chmodded, with the other before the author's eyes.
+        b.chmod("f", 0o600).unwrap();
+        meet(&mut [&mut a, &mut b]);
+        a.close_write(opened.inode, b"\0three", opened.basis).unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let texts: Vec<_> = b.walk().into_iter().filter_map(|(path, _)| b.read(&path)).collect();
+        assert!(texts.contains(&"\0two".to_string()), "{texts:?}");
+        assert!(texts.contains(&"\0three".to_string()), "{texts:?}");
+    }
+}
+
+#[test]
 fn a_file_removed_a_while_ago_is_another() {
     let (mut a, mut b) = two(|a| _ = a.write("f", b"\0f"));
     let inode = a.find("f").unwrap().inode;

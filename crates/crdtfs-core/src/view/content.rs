@@ -240,8 +240,8 @@ impl View {
             .collect();
         let same = |a: RecIx, b: RecIx| a == b || equals.get(&a).is_some_and(|set| set.contains(&b));
         let counts = |stamp: RecIx| {
-            !promoted.iter().any(|version| self.descends(*version, stamp, &equals))
-                && !stamps.iter().any(|other| !same(*other, stamp) && self.descends(*other, stamp, &equals))
+            !promoted.iter().any(|version| self.is_made_of(*version, stamp, &equals))
+                && !stamps.iter().any(|other| !same(*other, stamp) && self.is_made_of(*other, stamp, &equals))
         };
         let mut versions: Vec<Version> = Vec::new();
         let mut dropped = Vec::new();

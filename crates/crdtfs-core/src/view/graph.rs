@@ -62,8 +62,18 @@ impl View {
         false
     }
 
-    /// Whether `old` is an ancestor of `new`, or `new` itself, by `replaces` and `saw`.
+    /// Whether `old` is an ancestor of `new`, or `new` itself, by `replaces` and `saw`: then it ranks below it.
     pub(super) fn descends(&self, new: RecIx, old: RecIx, equals: &Equals) -> bool {
+        self.leads_to(new, old, equals, true)
+    }
+
+    /// Whether the version `new` was made of `old`, or is it: an ancestor by `replaces` alone. Who saw another version and
+    /// left it has made nothing of it.
+    pub(super) fn is_made_of(&self, new: RecIx, old: RecIx, equals: &Equals) -> bool {
+        self.leads_to(new, old, equals, false)
+    }
+
+    fn leads_to(&self, new: RecIx, old: RecIx, equals: &Equals, by_saw: bool) -> bool {
         if new == old {
             return true;
         }
@@ -74,7 +84,8 @@ impl View {
         let mut stack = vec![new];
         while let Some(at) = stack.pop() {
             let same = equals.get(&at).into_iter().flatten();
-            for &next in self.replaces(at).iter().chain(self.saw(at)).chain(same) {
+            let saw = if by_saw { self.saw(at) } else { &[] };
+            for &next in self.replaces(at).iter().chain(saw).chain(same) {
                 if next == old {
                     return true;
                 }

@@ -250,7 +250,7 @@ impl Planner<'_> {
         let heads = self.shown_heads(node);
         let known = |head: &RecIx| {
             let head = self.view.version_of(*head);
-            versions.iter().any(|version| self.view.descends(*version, head, &equals))
+            versions.iter().any(|version| self.view.is_made_of(*version, head, &equals))
         };
         // What it was made from may have been merged or chmodded since: those heads are settled with it.
         let mut settled = basis.clone();
@@ -307,7 +307,7 @@ impl Planner<'_> {
         let top = heads.first().map(|top| self.view.version_of(*top));
         let settled: Vec<_> = heads
             .into_iter()
-            .filter(|head| top.is_some_and(|top| self.view.descends(top, self.view.version_of(*head), &equals)))
+            .filter(|head| top.is_some_and(|top| self.view.is_made_of(top, self.view.version_of(*head), &equals)))
             .collect();
         let mut record = self.view.content_record(node, place, &self.device, &settled);
         if let NodeEval::Many(many) = &self.view.nodes[node.at()].eval {

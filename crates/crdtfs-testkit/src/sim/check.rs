@@ -107,15 +107,16 @@ impl World {
     /// Tokens that were taken away by who saw them: from a file altogether, or from all of its names.
     fn excused(&self, here: &BTreeSet<RecordId>) -> BTreeSet<Token> {
         let mut excused = BTreeSet::new();
-        let mut by_name: BTreeMap<Token, Vec<(PlaceId, &[PlaceId])>> = BTreeMap::new();
+        let mut by_name: BTreeMap<Token, Vec<(BTreeSet<PlaceId>, &[PlaceId])>> = BTreeMap::new();
         let classes = self.place_classes();
         let class = |place: &PlaceId| *classes.get(place).unwrap_or(place);
         for taken in self.taken.iter().filter(|taken| taken.by.iter().any(|id| here.contains(id))) {
-            match &taken.name {
+            match &taken.names {
                 None => excused.extend(&taken.tokens),
-                Some((place, left)) => {
+                Some((gone, left)) => {
+                    let gone: BTreeSet<_> = gone.iter().map(class).collect();
                     for token in &taken.tokens {
-                        by_name.entry(*token).or_default().push((class(place), left));
+                        by_name.entry(*token).or_default().push((gone.clone(), left));
                     }
                 }
             }
@@ -123,7 +124,7 @@ impl World {
         for (token, mut removals) in by_name {
             // Each name that one left to the file, another took who saw the token there.
             loop {
-                let gone: BTreeSet<_> = removals.iter().map(|(place, _)| *place).collect();
+                let gone: BTreeSet<_> = removals.iter().flat_map(|(places, _)| places).copied().collect();
                 let before = removals.len();
                 removals.retain(|(_, left)| left.iter().all(|place| gone.contains(&class(place))));
                 if removals.len() == before {

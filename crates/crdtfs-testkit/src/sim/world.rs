@@ -53,8 +53,9 @@ pub(super) struct Taken {
     /// Its records: it counts if one of them is there in the end.
     pub(super) by: Vec<RecordId>,
     pub(super) tokens: BTreeSet<Token>,
-    /// Of the removal of one of several names: the name, and those that were left.
-    pub(super) name: Option<(PlaceId, Vec<PlaceId>)>,
+    /// Of the removal of one of several names: the name, with those that its author knew to be gone, and those that were
+    /// left.
+    pub(super) names: Option<(Vec<PlaceId>, Vec<PlaceId>)>,
 }
 
 /// A node as it was created.
@@ -397,13 +398,14 @@ impl World {
                 return Err(format!("law 2: {:?} took t{token}. away, which it did not name or see", done.op));
             }
         }
-        let name = done.removed.filter(|_| !done.left.is_empty()).map(|place| (place, done.left.clone()));
-        let tokens: BTreeSet<_> = match name {
+        let partly = !done.removed.is_empty() && !done.left.is_empty();
+        let names = partly.then(|| (done.removed.clone(), done.left.clone()));
+        let tokens: BTreeSet<_> = match names {
             Some(_) => may_go,
             None => may_go.difference(&kept).copied().collect(),
         };
         if !tokens.is_empty() {
-            self.taken.push(Taken { by: done.taking.clone(), tokens, name });
+            self.taken.push(Taken { by: done.taking.clone(), tokens, names });
         }
         Ok(())
     }
