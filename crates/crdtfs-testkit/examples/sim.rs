@@ -18,7 +18,9 @@ const ENOUGH: usize = 10;
 fn main() -> ExitCode {
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     let (seeds, from, devices, operations) = match numbers[..] {
-        [seeds, from, devices, operations] | [seeds, from, devices, operations, _] => (seeds, from, devices, operations),
+        [seeds, from, devices, operations] | [seeds, from, devices, operations, _] => {
+            (seeds, from, devices, operations)
+        }
         _ => {
             println!("usage: sim SEEDS FROM DEVICES OPERATIONS [RULE]");
             return ExitCode::from(2);

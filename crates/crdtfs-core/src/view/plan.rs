@@ -465,7 +465,7 @@ impl Planner<'_> {
 
     /// Settles that what a deletion had seen is no part of a file that came back. What is shown of several heads stays a
     /// merge of them.
-    fn live_again(&mut self, place: PlaceIx) {
+    pub(super) fn live_again(&mut self, place: PlaceIx) {
         let Some(node) = self.view.node_of(place) else { return };
         let shown = self.shown_heads(node);
         let mut settled = self.view.content_heads(node);

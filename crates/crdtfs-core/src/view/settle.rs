@@ -171,6 +171,10 @@ impl Planner<'_> {
         }
         for _ in 0..MAX_ROUNDS {
             let Some((from, into)) = self.united_pair(node) else { return };
+            // One of them may have come back after a deletion, which took other versions of it for good.
+            self.live_again(from);
+            self.live_again(into);
+            self.view.update();
             let view = &*self.view;
             let (from_id, into_id) = (view.places[from.at()].id, view.places[into.at()].id);
             let state = PlaceState::Merged { into: into_id, seen: self.equal_versions(from, into) };

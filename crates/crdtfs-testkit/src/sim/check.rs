@@ -11,6 +11,9 @@ use super::Digest;
 use super::world::{Mirror, Token, World, tokens_in};
 use crate::Device;
 
+/// Names that somebody removed who saw a token there, and those that were left.
+type Removal<'w> = (BTreeSet<PlaceId>, &'w [PlaceId]);
+
 impl World {
     /// Checks that what deltas told is what is there, and, if wanted, that a view from scratch is the same.
     pub(super) fn check_device(&mut self, at: usize, scratch: bool) -> Result<(), String> {
@@ -107,7 +110,7 @@ impl World {
     /// Tokens that were taken away by who saw them: from a file altogether, or from all of its names.
     fn excused(&self, here: &BTreeSet<RecordId>) -> BTreeSet<Token> {
         let mut excused = BTreeSet::new();
-        let mut by_name: BTreeMap<Token, Vec<(BTreeSet<PlaceId>, &[PlaceId])>> = BTreeMap::new();
+        let mut by_name: BTreeMap<Token, Vec<Removal<'_>>> = BTreeMap::new();
         let classes = self.place_classes();
         let class = |place: &PlaceId| *classes.get(place).unwrap_or(place);
         for taken in self.taken.iter().filter(|taken| taken.by.iter().any(|id| here.contains(id))) {
