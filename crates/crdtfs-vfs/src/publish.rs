@@ -208,11 +208,14 @@ impl Vfs {
     }
 
     fn report(&self, inode: InodeId, version: &Version, error: &Error) {
-        let via = version.body.lock().via.clone();
+        let (via, synced) = {
+            let body = version.body.lock();
+            (body.via.clone(), body.noted)
+        };
         let path = self.path(inode, via.as_ref());
         warn!(path, %error, "cannot publish; trying again");
-        let message =
-            format!("what was written is not published yet, and not safe from a crash: {error}; trying again");
+        let safe = if synced { "others do not see it" } else { "others do not see it, and a crash loses it" };
+        let message = format!("what was written is not published yet ({safe}): {error}; trying again");
         self.problems.lock().insert(inode, (path, message));
     }
 
@@ -511,40 +514,48 @@ impl Vfs {
     }
 
     /// Publishes what an earlier life synced but did not come to publish.
+    ///
+    /// What cannot be published now (a full disk) is shown all the same, as what was written in this life is, and tried again.
     pub(crate) fn recover(&self) -> io::Result<()> {
-        let mut recovered = false;
         for (note, file) in self.content.recover()? {
-            let content = self.content.seal(&*file)?;
             let note = minicbor::decode::<Note>(&note).ok();
             let inode = self.inodes.intern(note.as_ref().map_or_else(|| self.fresh_inode(), |note| note.inode), 0);
-            let via = note.as_ref().and_then(|note| Some((note.dir?, note.name.clone()?)));
-            let snapshot = Snapshot {
-                content,
-                generation: 0,
-                mtime: note.as_ref().map_or_else(now, |note| note.mtime),
-                basis: note.map(|note| note.basis.into()).unwrap_or_default(),
-                via,
-            };
-            // Published already, but for the last word of it.
-            let known = self.tree.node(inode.id).is_some_and(|node| node.content == content);
-            if !known && let Err(error) = self.publish_content(&inode, &snapshot) {
-                let path = self.path(inode.id, snapshot.via.as_ref());
-                warn!(path, %error, "cannot publish what was synced; kept for the next start");
-                let message = format!("what was written before the last end cannot be published: {error}; it is kept");
-                self.problems.lock().insert(inode.id, (path, message));
-                // Dropped, it would be taken for done with; so it is given again at the next start.
-                std::mem::forget(file);
+            let shown = self.tree.node(inode.id).map(|node| node.content);
+            if shown.is_some() && self.content.seal(&*file).ok() == shown {
+                // Published already, but for the last word of it.
+                self.tree.sync()?;
+                self.content.discard(file);
                 continue;
             }
-            self.inodes.sweep(&inode);
-            self.tree.sync()?;
-            self.content.discard(file);
-            recovered = true;
-        }
-        if recovered {
-            debug!("published what was synced before the last end");
+            let mtime = note.as_ref().map_or_else(now, |note| note.mtime);
+            let via = note.as_ref().and_then(|note| Some((note.dir?, note.name.clone()?)));
+            let basis = note.map(|note| note.basis.into()).unwrap_or_default();
+            let version = Arc::new(Version::recovered(file, basis, mtime, via));
+            inode.state.lock().current = Some(version.clone());
+            match self.publish(&inode, &version) {
+                Ok(()) => debug!(inode = %inode.id, "published what was synced before the last end"),
+                Err(error) => {
+                    self.report(inode.id, &version, &error);
+                    self.schedule(&inode, &version, &mut version.body.lock(), Instant::now() + RETRY);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// What was synced and could not be published goes on being kept, for the next start: the store takes a write file that
+    /// is dropped after it was sealed for done with.
+    pub(crate) fn keep_unpublished(&self) {
+        for (_, version) in self.queue.all() {
+            let body = version.body.lock();
+            if let Data::File(file) = &body.data
+                && body.noted
+                && body.dirty()
+                && !body.dead
+            {
+                std::mem::forget(file.clone());
+            }
+        }
     }
 }
 

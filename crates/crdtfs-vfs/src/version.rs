@@ -173,6 +173,24 @@ impl Version {
         }
     }
 
+    /// What an earlier life wrote and synced and did not publish.
+    pub(crate) fn recovered(
+        file: Arc<dyn WriteFile>,
+        basis: Basis,
+        mtime: Time,
+        via: Option<(InodeId, Name)>,
+    ) -> Self {
+        let version = Self::new(ContentRef::empty(), basis, mtime);
+        {
+            let mut body = version.body.lock();
+            body.data = Data::File(file);
+            body.generation = 1;
+            body.noted = true;
+            body.via = via;
+        }
+        version
+    }
+
     /// Size, and the modification time if it is the version's own.
     pub(crate) fn shown(&self) -> (u64, Option<Time>) {
         let body = self.body.lock();

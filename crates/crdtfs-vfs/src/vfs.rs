@@ -134,6 +134,7 @@ impl Vfs {
             // A panic was printed by the thread itself and there is nobody left to tell.
             let _ = thread.join();
         }
+        self.keep_unpublished();
     }
 
     /// Whether a change can be made at all.

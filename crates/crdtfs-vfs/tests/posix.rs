@@ -559,6 +559,30 @@ fn what_was_synced_survives_a_crash() {
 }
 
 #[test]
+fn what_was_synced_is_shown_after_a_crash_also_on_a_full_disk() {
+    let share = FakeShare::new();
+    let synced = vec![5; LARGE];
+    {
+        let mount = mount(&share, Owners::Fixed(ME));
+        let (_, large) = mount.create("large");
+        mount.vfs.write(large.handle, &synced, 0, false).unwrap();
+        mount.vfs.fsync(large.handle).unwrap();
+        share.contents.crash();
+        mount.vfs.stop();
+    }
+    share.contents.full.store(true, Ordering::SeqCst);
+    let mount = mount(&share, Owners::Fixed(ME));
+    assert_eq!(mount.read_file("large"), synced);
+    assert_eq!(mount.vfs.problems().len(), 1, "it is not published, and the user is told");
+    assert_eq!(share.bytes("large").unwrap(), b"");
+    share.contents.full.store(false, Ordering::SeqCst);
+    mount.settle();
+    assert_eq!(share.bytes("large").unwrap(), synced);
+    assert_eq!(mount.read_file("large"), synced);
+    assert_eq!(mount.vfs.problems(), []);
+}
+
+#[test]
 fn a_synced_file_that_goes_on_being_written_has_an_up_to_date_note() {
     let share = FakeShare::new();
     {
