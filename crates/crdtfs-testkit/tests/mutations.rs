@@ -1,6 +1,7 @@
 //! Each rule of the merge switched off: the simulator, or a history made for it, must notice.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, reason = "which seed noticed what goes into docs/SIMULATION.md")]
 
 use crdtfs_core::view::Mutation;
 use crdtfs_testkit::{Device, SimConfig, simulate_without};

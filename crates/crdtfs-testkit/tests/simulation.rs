@@ -1,6 +1,7 @@
 //! Some thousand worlds; more by `cargo xtask sim`.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, reason = "the seeds of a run that differs each time")]
 
 use crdtfs_testkit::{SimConfig, simulate};
 
@@ -236,5 +237,49 @@ mod regressions {
             Step { device: 2, action: Deliver, picks: [1, 7, 3693148171] },
         ];
         replay(2002503, &steps, true).unwrap();
+    }
+
+    #[test]
+    fn what_a_deletion_took_does_not_come_back_when_two_files_become_one() {
+        let steps = [
+            Step { device: 1, action: Create, picks: [0, 0, 1] },
+            Step { device: 0, action: Create, picks: [0, 0, 0] },
+            Step { device: 1, action: Link, picks: [0, 0, 0] },
+            Step { device: 0, action: Link, picks: [0, 0, 1] },
+            Step { device: 0, action: Unlink, picks: [0, 0, 0] },
+            Step { device: 0, action: Mkdir, picks: [0, 0, 0] },
+            Step { device: 0, action: RemoveTree, picks: [1, 0, 0] },
+            Step { device: 2, action: Sync, picks: [0, 1, 0] },
+            Step { device: 2, action: Sync, picks: [1, 0, 5] },
+            Step { device: 2, action: Create, picks: [0, 1, 0] },
+            Step { device: 2, action: Create, picks: [0, 1, 1] },
+            Step { device: 2, action: MoveOver, picks: [1943627263, 1, 0] },
+            Step { device: 1, action: Sync, picks: [188314554, 1, 0] },
+            Step { device: 0, action: Sync, picks: [1532499272, 1, 0] },
+            Step { device: 0, action: Rewrite, picks: [0, 0, 0] },
+            Step { device: 2, action: Create, picks: [0, 0, 7] },
+            Step { device: 1, action: SaveAnew, picks: [0, 2680556870, 2407737307] },
+            Step { device: 0, action: Sync, picks: [1, 0, 1] },
+            Step { device: 0, action: Unlink, picks: [0, 0, 0] },
+            Step { device: 0, action: Sync, picks: [0, 0, 3874486983] },
+            Step { device: 0, action: Swap, picks: [0, 0, 0] },
+        ];
+        replay(4002694, &steps, true).unwrap();
+    }
+
+    #[test]
+    fn the_copy_of_a_file_that_came_back_stays_when_it_becomes_one_with_another() {
+        let steps = [
+            Step { device: 1, action: Tend, picks: [0, 0, 0] },
+            Step { device: 0, action: Create, picks: [0, 0, 6] },
+            Step { device: 2, action: Sync, picks: [1355839780, 1, 0] },
+            Step { device: 0, action: Unlink, picks: [0, 0, 0] },
+            Step { device: 0, action: CreateSame, picks: [0, 1, 2850584006] },
+            Step { device: 0, action: Rewrite, picks: [0, 0, 0] },
+            Step { device: 2, action: Rewrite, picks: [0, 0, 0] },
+            Step { device: 2, action: Sync, picks: [1983534700, 0, 522451163] },
+            Step { device: 2, action: RemoveTree, picks: [1, 0, 0] },
+        ];
+        replay(73349, &steps, true).unwrap();
     }
 }

@@ -467,13 +467,12 @@ impl Planner<'_> {
     /// merge of them.
     pub(super) fn live_again(&mut self, place: PlaceIx) {
         let Some(node) = self.view.node_of(place) else { return };
-        let shown = self.shown_heads(node);
+        let NodeEval::Many(many) = &self.view.nodes[node.at()].eval else { return };
+        let copied = |head: &RecIx| many.copies.iter().any(|copy| copy.heads.contains(head));
         let mut settled = self.view.content_heads(node);
-        settled.retain(|head| !shown.contains(head));
-        if matches!(&self.view.nodes[node.at()].eval, NodeEval::Many(many) if many.revived.is_some())
-            && !settled.is_empty()
-        {
-            settled.extend(shown.first());
+        settled.retain(|head| !many.heads.contains(head) && !copied(head));
+        if many.revived.is_some() && !settled.is_empty() {
+            settled.extend(many.heads.first());
             let record = self.view.content_record(node, place, &self.device, &settled);
             self.emit(&Record::Content(record));
         }

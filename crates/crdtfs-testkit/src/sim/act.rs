@@ -138,9 +138,11 @@ impl World {
             }
             _ => {
                 let file = chosen.file()?;
-                let old = site.device.read(&file).ok_or(OpError::NotFound)?;
+                let mut old = site.device.read(&file).ok_or(OpError::NotFound)?;
                 if step.action == Action::Truncate {
+                    // Two who write on what one of them cut both append to nothing: what was there before stays out.
                     site.device.write(&file, "")?;
+                    old.clear();
                 }
                 site.device.write(&file, changed(&old, &token, step))?;
             }
