@@ -40,10 +40,19 @@ pub(crate) fn connect_or_start(settings: &Settings) -> Result<(Client, bool)> {
 
 /// The engine that runs, if one does.
 pub(crate) fn running(settings: &Settings) -> Result<Option<Client>> {
-    match Client::connect(&settings.state_dir) {
-        Ok(client) => Ok(Some(client)),
-        Err(ClientError::NotRunning { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+    loop {
+        let mut client = match Client::connect(&settings.state_dir) {
+            Ok(client) => client,
+            Err(ClientError::NotRunning { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // The socket of an engine that was killed takes connections until the system has taken the process away, and ends
+        // them then.
+        match client.call(Ping::default()) {
+            Ok(_) => return Ok(Some(client)),
+            Err(ClientError::Lost) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

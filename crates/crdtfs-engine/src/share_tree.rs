@@ -86,8 +86,9 @@ impl Tree for Share {
 /// Whether an operation is refused on a full disk: all but those by which a user makes room.
 fn needs_room(op: &Op) -> bool {
     match op {
-        Op::Create { .. } | Op::Rename { .. } | Op::Link { .. } | Op::SetAttr { .. } => true,
+        Op::Create { .. } | Op::Link { .. } => true,
         Op::Edit { content, .. } => content.size > 0,
-        Op::Unlink { .. } | Op::Rmdir { .. } => false,
+        // What brings nothing new is what the reserve is for: who makes room moves things about first.
+        Op::Rename { .. } | Op::SetAttr { .. } | Op::Unlink { .. } | Op::Rmdir { .. } => false,
     }
 }

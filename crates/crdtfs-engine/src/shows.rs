@@ -350,7 +350,7 @@ fn unmake(made: Vec<PathBuf>) {
 fn already(showing: &Showing, mode: Mode, ticket: bool) -> Result<(), Failure> {
     let dir = showing.dir.display();
     if ticket {
-        return Err(Failure::new(FailureKind::Busy, format!("{dir} shows another share already"))
+        return Err(Failure::new(FailureKind::Busy, format!("{dir} shows a share already"))
             .with_hint(format!("choose another directory, or run `crdtfs unmount {dir}` first")));
     }
     if showing.mode != mode {

@@ -11,7 +11,7 @@ use tracing::Instrument;
 use crate::backoff::Backoff;
 use crate::config::{ALPN_JOIN, DIAL_TIMEOUT, HANDSHAKE_TIMEOUT, Network, TIE_WAIT};
 use crate::endpoint::{Code, device_id, dial_addr, own_sockets};
-use crate::error::LinkError;
+use crate::error::{LinkError, innermost};
 use crate::host::blocking;
 use crate::link::Link;
 use crate::node::Inner;
@@ -110,7 +110,7 @@ pub(crate) async fn connect(inner: &Arc<Inner>, device: &DeviceId, alpn: &[u8]) 
         loop {
             tokio::select! {
                 connected = &mut connecting => {
-                    return connected.map_err(|error| LinkError::Dial(format!("{error:#}")));
+                    return connected.map_err(|error| LinkError::Dial(innermost(&error)));
                 }
                 () = tokio::time::sleep_until(deadline) => return Err(LinkError::Timeout(DIAL_TIMEOUT.as_secs())),
                 () = wake.notified() => {}
@@ -148,7 +148,7 @@ async fn accept_one(inner: &Arc<Inner>, incoming: Incoming) -> Result<(), LinkEr
     let conn = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting)
         .await
         .map_err(|_| LinkError::Timeout(HANDSHAKE_TIMEOUT.as_secs()))?
-        .map_err(|error| LinkError::Dial(format!("{error:#}")))?;
+        .map_err(|error| LinkError::Dial(innermost(&error)))?;
     if conn.alpn() == ALPN_JOIN {
         return join::answer(inner, conn).await;
     }

@@ -139,3 +139,12 @@ impl From<crate::frame::FrameError> for LinkError {
         if error.is_fault() { Self::Fault(error.to_string()) } else { Self::Closed(error.to_string()) }
     }
 }
+
+/// What an error comes down to. Those of the transport name every layer that they went through, which tells users nothing.
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

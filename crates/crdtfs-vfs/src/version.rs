@@ -174,12 +174,7 @@ impl Version {
     }
 
     /// What an earlier life wrote and synced and did not publish.
-    pub(crate) fn recovered(
-        file: Arc<dyn WriteFile>,
-        basis: Basis,
-        mtime: Time,
-        via: Option<(InodeId, Name)>,
-    ) -> Self {
+    pub(crate) fn recovered(file: Arc<dyn WriteFile>, basis: Basis, mtime: Time, via: Option<(InodeId, Name)>) -> Self {
         let version = Self::new(ContentRef::empty(), basis, mtime);
         {
             let mut body = version.body.lock();

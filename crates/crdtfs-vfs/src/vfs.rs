@@ -99,6 +99,8 @@ impl Vfs {
             deltas: Mutex::new(Some(deltas)),
             threads: Mutex::default(),
         });
+        // No record has the root's times, and it is new here.
+        vfs.times.entries_changed(InodeId::ROOT);
         vfs.recover()?;
         let mut threads = vfs.threads.lock();
         for number in 0..PUBLISHERS {
