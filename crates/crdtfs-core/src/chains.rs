@@ -133,7 +133,8 @@ impl Chains {
         let (chains, memberships, lost): (Vec<Chain>, Vec<Box<[Hash]>>, Vec<ChangeHash>) = d.decode()?;
         let mut graph = Self { chains, memberships, lost: lost.into_iter().collect(), ..Self::new(genesis) };
         graph.by_actor = graph.chains.iter().zip(0..).map(|(chain, number)| (chain.actor, number)).collect();
-        graph.by_membership = graph.memberships.iter().zip(0..).map(|(heads, number)| (heads.clone(), number)).collect();
+        graph.by_membership =
+            graph.memberships.iter().zip(0..).map(|(heads, number)| (heads.clone(), number)).collect();
         let links = graph.chains.iter().zip(0..).flat_map(|(chain, number)| {
             chain.links.iter().zip(0..).map(move |(link, index)| (link.hash, At { chain: number, index }))
         });

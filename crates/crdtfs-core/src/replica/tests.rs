@@ -65,8 +65,15 @@ impl Device {
         });
         self.members.extend(issued);
         let none = BTreeMap::new();
-        let loaded =
-            Replica::load(key(seed), incarnation(seed), &self.genesis, &self.members, Base::Nothing, std::iter::empty(), &none);
+        let loaded = Replica::load(
+            key(seed),
+            incarnation(seed),
+            &self.genesis,
+            &self.members,
+            Base::Nothing,
+            std::iter::empty(),
+            &none,
+        );
         Self::of(loaded.unwrap().replica, self.genesis.clone(), self.members.clone(), seed)
     }
 

@@ -61,9 +61,17 @@ fn a_stranger_is_refused() {
     let mut a = Device::creator(1);
     let writer = a.invite(2, Role::Write);
     let mut stranger = Device::of(
-        Replica::load(key(77), incarnation(1), &a.genesis, &a.members, Base::Nothing, std::iter::empty(), &BTreeMap::new())
-            .unwrap()
-            .replica,
+        Replica::load(
+            key(77),
+            incarnation(1),
+            &a.genesis,
+            &a.members,
+            Base::Nothing,
+            std::iter::empty(),
+            &BTreeMap::new(),
+        )
+        .unwrap()
+        .replica,
         a.genesis.clone(),
         a.members.clone(),
         77,
