@@ -30,7 +30,7 @@ fn content(n: u64) -> Vec<u8> {
 fn what_was_read_stays_as_far_as_there_is_a_cache_for_it() {
     needs!("what_was_read_stays_as_far_as_there_is_a_cache_for_it", Fuse);
     let lab = Lab::new();
-    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    let (_segment, [mut a, b]) = lab.on_one_segment(["a", "b"]);
     let (folder, mount) = (a.dir("s"), b.dir("s"));
     fs::create_dir(&folder).unwrap();
     for n in 0..20 {
