@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crdtfs_tests::{Device, Lab, Mode, Tree, is_mounted, needs, same_trees, until};
+use crdtfs_tests::{Device, Lab, Mode, is_mounted, needs, same_trees, until};
 use data_encoding::BASE32_NOPAD;
 use serde_json::Value;
 
