@@ -19,6 +19,13 @@ const DURABLE_AFTER: Duration = Duration::from_secs(5);
 /// A new snapshot is made, and the replica saved, after this many envelopes and as many more as are an eighth of the log.
 const SNAPSHOT_AFTER: u64 = 2_000;
 
+/// What became of what another device sent.
+struct Taken {
+    /// What is here is not what it was: every session has to say so, not only the one that it came by.
+    news: bool,
+    blame: Result<(), Fault>,
+}
+
 impl Share {
     /// Puts all operations into changes, those into the log, and tells others.
     pub(crate) fn commit_all(&self) {
@@ -130,7 +137,12 @@ impl Share {
         let mut replica = self.replica.write();
         let kept = LogEnvelopes { log: self.log(), unlogged: &order.unlogged };
         let received = replica.receive(envelopes, &kept);
-        self.take_received(&mut order, replica, received, from)
+        let taken = self.take_received(&mut order, replica, received, from);
+        drop(order);
+        if taken.news {
+            self.events.changed(self);
+        }
+        taken.blame
     }
 
     /// Takes membership records of others.
@@ -140,13 +152,14 @@ impl Share {
         let kept = LogEnvelopes { log: self.log(), unlogged: &order.unlogged };
         let received = replica.receive_membership(&records, &kept);
         let changed = !received.membership.is_empty();
-        let outcome = self.take_received(&mut order, replica, received, from);
+        let taken = self.take_received(&mut order, replica, received, from);
         drop(order);
-        if changed {
-            self.keep_membership().map_err(|error| Fault::Local(error.to_string()))?;
+        let kept = if changed { self.keep_membership() } else { Ok(()) };
+        if changed || taken.news {
             self.events.changed(self);
         }
-        outcome
+        kept.map_err(|error| Fault::Local(error.to_string()))?;
+        taken.blame
     }
 
     /// Announces and logs what was taken.
@@ -156,14 +169,16 @@ impl Share {
         replica: RwLockWriteGuard<'_, Replica>,
         received: Received,
         from: &DeviceId,
-    ) -> Result<(), Fault> {
+    ) -> Taken {
         self.announce(&replica, None, &received.delta);
         drop(replica);
         if !received.dropped.is_empty() {
             self.drop_logged(order, &received);
         }
+        let mut news = !received.dropped.is_empty();
         for accepted in received.accepted {
-            self.log_one(order, Numbered { actor: accepted.actor, tip: accepted.tip, bytes: accepted.envelope });
+            news |=
+                self.log_one(order, Numbered { actor: accepted.actor, tip: accepted.tip, bytes: accepted.envelope });
         }
         self.flush_log(order);
         if received.republish {
@@ -172,10 +187,7 @@ impl Share {
         for refused in &received.refused {
             tracing::warn!(share = %self.id(), peer = %from, %refused, "refused");
         }
-        match received.blame {
-            Some(refused) => Err(refused.into()),
-            None => Ok(()),
-        }
+        Taken { news, blame: received.blame.map_or(Ok(()), |refused| Err(refused.into())) }
     }
 
     /// Two changes had one actor and number, and those in the log lost.
@@ -304,3 +316,6 @@ impl Share {
         self.announce(replica, None, delta);
     }
 }
+
+#[cfg(test)]
+mod tests;
