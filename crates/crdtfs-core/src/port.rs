@@ -37,6 +37,10 @@ pub trait Tree: Send + Sync + 'static {
     /// `by` does not get the returned delta again from its subscription.
     fn apply(&self, by: Adapter, op: Op) -> Result<Applied, OpError>;
 
+    /// Says that somebody still has a node open that was removed just now: a file that takes its name is another one, and no
+    /// save of it by removal and creation.
+    fn keep_apart(&self, inode: InodeId);
+
     /// A fresh random 128-bit identifier for a new inode or place.
     fn fresh_id(&self) -> [u8; 16];
 

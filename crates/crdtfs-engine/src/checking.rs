@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crdtfs_control::reply::{Checked, Finding, Lacking, Progress, Unit};
+use crdtfs_control::reply::{Checked, Finding, Progress, Unit};
 use crdtfs_control::{Failure, Item, Reply, Talk, request};
 use crdtfs_core::id::Hash;
 
@@ -70,23 +70,15 @@ impl Core {
         Ok((checked, findings))
     }
 
-    /// The files that this device should have all of, has not, and cannot get now.
+    /// The files that this device should have all of, has not, and can get from nobody. While there are other members, what is
+    /// missed may still come, and is for `status` to say.
     fn unreachable(&self, share: &Share, incomplete: &BTreeMap<Hash, u64>) -> Vec<String> {
         let wanted = share.missing_contents(usize::MAX);
         let wanted: Vec<_> = wanted.iter().filter_map(|(inode, c)| Some((inode, incomplete.get(&c.hash)?))).collect();
-        let devices = self.lacking(share);
-        let others: Vec<_> = devices.iter().filter(|device| !device.me).collect();
-        let has_all = |device: &&Lacking| device.connected && device.same_heads && device.missing.files == 0;
-        if wanted.is_empty() || share.holding().partial || others.iter().any(has_all) {
-            // All of it is here, or on its way.
+        if wanted.is_empty() || share.holding().partial || self.lacking(share).iter().any(|device| !device.me) {
             return Vec::new();
         }
-        let away: Vec<_> =
-            others.iter().filter(|device| !device.connected).map(|device| device.name.as_str()).collect();
-        let hope = match &away[..] {
-            [] => "no member has it".to_owned(),
-            away => format!("no member that is reached has it; not reached: {}", away.join(", ")),
-        };
+        let hope = "no other device is a member";
         let mut found: Vec<String> = wanted
             .iter()
             .take(UNREACHABLE)

@@ -130,7 +130,7 @@ impl Share {
 
     /// Takes changes of others.
     pub(crate) fn receive(&self, from: &DeviceId, envelopes: Vec<Vec<u8>>) -> Result<(), Fault> {
-        if self.space.is_low() {
+        if self.space.is_out() {
             return Err(Fault::Local("its disk is full".into()));
         }
         let mut order = self.order.lock();

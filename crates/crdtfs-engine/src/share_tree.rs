@@ -53,6 +53,10 @@ impl Tree for Share {
         applied
     }
 
+    fn keep_apart(&self, inode: InodeId) {
+        self.replica.write().keep_apart(inode);
+    }
+
     fn fresh_id(&self) -> [u8; 16] {
         let mut id = [0; 16];
         rand::rng().fill_bytes(&mut id);

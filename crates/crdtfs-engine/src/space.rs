@@ -44,6 +44,12 @@ impl Space {
         self.free().saturating_sub(RESERVE)
     }
 
+    /// Whether not even changes of others can be written down. They come out of the reserve: among them may be the very
+    /// deletions that make room.
+    pub(crate) fn is_out(&self) -> bool {
+        self.free() < RESERVE / 4
+    }
+
     /// Whether only what frees room may be taken.
     pub(crate) fn is_low(&self) -> bool {
         self.free() < RESERVE

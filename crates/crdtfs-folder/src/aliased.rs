@@ -141,6 +141,10 @@ impl Aliased {
 }
 
 impl Tree for Aliased {
+    fn keep_apart(&self, inode: InodeId) {
+        self.tree.keep_apart(inode);
+    }
+
     fn node(&self, inode: InodeId) -> Option<Node> {
         self.tree.node(inode)
     }

@@ -33,6 +33,10 @@ impl United {
 }
 
 impl Tree for United {
+    fn keep_apart(&self, inode: InodeId) {
+        self.share.keep_apart(inode);
+    }
+
     fn node(&self, inode: InodeId) -> Option<Node> {
         self.share.node(self.of(inode))
     }

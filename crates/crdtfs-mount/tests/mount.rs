@@ -612,7 +612,12 @@ fn a_dead_mount_is_taken_away_and_others_are_named() {
     let presenter = MountPresenter::new();
     let prepare = |dir: &Path| presenter.prepare(dir, &PresentOptions::default(), false);
     prepare(&dir).unwrap();
-    assert!(fs::metadata(&dir).unwrap().is_dir());
+    let share = MemoryShare::new("test", 1);
+    let shown = presenter.present(ports(&share, home.path().into()), &dir, &PresentOptions::default()).unwrap();
+    assert!(fs::metadata(&dir).unwrap().is_dir(), "the new one is what is seen");
+    fs::write(dir.join("in the share"), b"").unwrap();
+    shown.stop().unwrap();
+    assert!(listed(&dir).is_empty(), "the directory below, and nothing was written into it");
 
     let sentence = |result: Result<(), PresentError>| result.unwrap_err().to_string();
     fs::write(dir.join("x"), b"").unwrap();

@@ -178,6 +178,10 @@ impl State {
 }
 
 impl Tree for MemoryShare {
+    fn keep_apart(&self, inode: InodeId) {
+        self.state.lock().view.keep_apart(inode);
+    }
+
     fn node(&self, inode: InodeId) -> Option<Node> {
         self.state.lock().view.node(inode)
     }

@@ -221,6 +221,9 @@ impl Vfs {
             self.times.changed(inode.id);
             return Ok((delta, None));
         }
+        if gone && state.open > 0 {
+            self.tree.keep_apart(inode.id);
+        }
         let discarded = self.bury(&mut state, gone);
         if gone && state.open == 0 {
             self.times.forget(inode.id);

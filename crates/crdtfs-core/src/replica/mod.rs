@@ -23,7 +23,7 @@ pub use self::saved::Saved;
 use crate::chains::Chains;
 use crate::document::{DocumentError, Filed, RECORD_BYTES_MAX, RECORDS_MAX, Schema};
 use crate::envelope::{self, Draft};
-use crate::id::{ActorId, ChangeHash, DeviceId, Hash, Incarnation, RecordId, ShareId};
+use crate::id::{ActorId, ChangeHash, DeviceId, Hash, Incarnation, InodeId, RecordId, ShareId};
 use crate::key::Key;
 use crate::membership::{Membership, MembershipError};
 use crate::node::Delta;
@@ -251,6 +251,11 @@ impl Replica {
         let outcome = self.view.apply(op, &author)?;
         self.enqueue_last(filed(outcome.records));
         Ok(Applied { delta: outcome.delta })
+    }
+
+    /// Somebody here still has a removed node open: what takes its name is another file.
+    pub fn keep_apart(&mut self, inode: InodeId) {
+        self.view.keep_apart(inode);
     }
 
     /// What operations that failed have changed all the same: their records are queued, for what is in the view has to be in

@@ -92,6 +92,14 @@ impl LocalFacts {
 }
 
 impl View {
+    /// Somebody here still has a removed node open: what takes its name is another file, and no save of this one.
+    pub fn keep_apart(&mut self, inode: InodeId) {
+        let Some(node) = self.node_index.get(&inode).map(|ix| self.nodes[ix.at()].class) else { return };
+        let mut removed = std::mem::take(&mut self.local.removed);
+        removed.retain(|_, fact| self.node_of(self.places[fact.stood.place.at()].class) != Some(node));
+        self.local.removed = removed;
+    }
+
     /// How many records there are on an inode's contents and names.
     fn records_on(&self, class: NodeIx) -> usize {
         let on = |node: NodeIx| {

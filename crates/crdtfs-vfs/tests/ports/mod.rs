@@ -176,6 +176,9 @@ impl Maps {
 }
 
 impl Tree for FakeShare {
+    // It has no notion of saves.
+    fn keep_apart(&self, _: InodeId) {}
+
     fn node(&self, inode: InodeId) -> Option<Node> {
         let node = self.maps.lock().unwrap().nodes.get(&inode).cloned();
         self.let_others_go_first();
