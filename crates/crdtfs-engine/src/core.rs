@@ -257,6 +257,7 @@ impl Core {
                 share.retry_fetches();
             }
             share.retry_what_fits();
+            share.retry_flush();
         }
         self.collect_now_and_then();
     }

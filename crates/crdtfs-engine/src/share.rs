@@ -105,6 +105,8 @@ pub(crate) struct Share {
     pub(crate) peers: Mutex<Peers>,
     /// Whether a showing has yet to show what is in the view.
     behind: AtomicBool,
+    /// Whether the others were told less than is here, as the system did not take what the store had in memory.
+    unflushed: AtomicBool,
     /// Whether the fetcher fetches all content (a mount that is not on demand; a folder fetches for itself).
     keeps_all: AtomicBool,
     /// Whether only what is read is wanted here.
@@ -207,6 +209,7 @@ impl Share {
             work_came: Condvar::new(),
             peers: Mutex::new(peers),
             behind: AtomicBool::new(false),
+            unflushed: AtomicBool::new(false),
             keeps_all: AtomicBool::new(false),
             partial: AtomicBool::new(false),
             removals: AtomicU64::new(0),
@@ -470,15 +473,35 @@ impl Share {
     }
 
     /// What content is here, of what is wanted. A showing that is behind counts as a missing file, and so does a merge that
-    /// waits for bytes: what it will show is not known yet.
+    /// waits for bytes: what it will show is not known yet. What is said to be here outlives this process: fetched bytes
+    /// that the system cannot be given now count as a missing file, too.
     pub(crate) fn holding(&self) -> Holding {
         let vector = self.vector();
         let merging = !self.read(|replica| replica.view().wanted().is_empty());
         let (files, bytes) = self.work.lock().wants.totals();
         let partial = self.partial.load(Ordering::Relaxed);
         let (files, bytes) = if partial { (0, 0) } else { (files, bytes) };
-        let behind = self.behind.load(Ordering::Relaxed) || merging;
+        // After the look at what is here, all of which is flushed so.
+        let flushed = self.flush_content();
+        let behind = self.behind.load(Ordering::Relaxed) || merging || !flushed;
         Holding { vector, missing_files: if behind { files.max(1) } else { files }, missing_bytes: bytes, partial }
+    }
+
+    /// Hands the contents that came to the system, so that they survive the end of this process; false if it does not take
+    /// them.
+    fn flush_content(&self) -> bool {
+        let Err(error) = self.store.flush() else { return true };
+        if !self.unflushed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(share = %self.id, %error, "contents that came cannot be written");
+        }
+        false
+    }
+
+    /// Tells everyone what is here once the system takes what it did not take before.
+    pub(crate) fn retry_flush(&self) {
+        if self.unflushed.swap(false, Ordering::Relaxed) && self.flush_content() {
+            self.events.changed(self);
+        }
     }
 
     /// Some of the contents that are not here.

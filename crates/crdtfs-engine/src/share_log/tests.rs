@@ -103,3 +103,28 @@ fn everyone_is_told_of_changes_that_came_from_one_device_also_without_content() 
     share.receive(&author, envelopes).unwrap();
     assert_eq!(told.take(), 0, "nothing is new");
 }
+
+/// The bytes of the store's packs that the system has.
+fn written(store: &Path) -> Vec<u8> {
+    let files =
+        std::fs::read_dir(store.join("packs")).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    files.flatten().collect()
+}
+
+#[test]
+fn content_that_is_said_to_be_here_outlives_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut made, author) = created();
+    let share = open(dir.path(), &made, &Arc::new(Told::default()));
+    let bytes = b"what only this process has had so far";
+    let elsewhere = Store::open(&dir.path().join("elsewhere"), StoreOptions::default()).unwrap();
+    let content = elsewhere.put_bytes(bytes).unwrap();
+    share.receive(&author, change(&mut made.replica, 1, content)).unwrap();
+    assert_eq!(share.holding().missing_files, 1);
+    share.store().put_bytes(bytes).unwrap();
+    share.arrived(&content);
+    let has = || written(&dir.path().join("store")).windows(bytes.len()).any(|part| part == bytes);
+    assert!(!has(), "the store gathers what it writes");
+    assert_eq!(share.holding().missing_files, 0);
+    assert!(has(), "killed now, this device would lack what it said that it has");
+}
