@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,9 @@ pub(crate) struct Core {
     pub(crate) started_ms: i64,
     pub(crate) presenters: Vec<Arc<dyn Presenter>>,
     pub(crate) showings: Mutex<Vec<Arc<Showing>>>,
+    /// What the engine before showed and this one has yet to begin with. Its share is behind so long: what was done there is
+    /// not known.
+    pub(crate) resuming: Mutex<Vec<(ShareId, PathBuf)>>,
     /// Shows and hides one after the other.
     pub(crate) changing: tokio::sync::Mutex<()>,
     state: StateDir,
@@ -77,6 +80,7 @@ impl Core {
             started_ms: now_ms(),
             presenters,
             showings: Mutex::default(),
+            resuming: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             space: Arc::new(Space::new(state.path().to_owned())),
             store,
@@ -94,7 +98,10 @@ impl Core {
             config,
         });
         for (id, dir) in ShareDir::list(&core.state.shares())? {
-            core.open_share(id, dir)?;
+            let share = core.open_share(id, dir)?;
+            let shown = share.dir().shown()?.into_iter().filter(|shown| shown.active);
+            core.resuming.lock().extend(shown.map(|shown| (id, shown.dir)));
+            core.showing_progressed(&id);
         }
         let net = NetConfig {
             network: core.config.network,
@@ -217,7 +224,8 @@ impl Core {
     pub(crate) fn showing_progressed(&self, share: &ShareId) {
         // One at a time: an older look must not overwrite a newer one.
         let looking = self.looking.lock();
-        let behind = self.showings_of(share).iter().any(|showing| showing.behind());
+        let resuming = self.resuming.lock().iter().any(|(of, _)| of == share);
+        let behind = resuming || self.showings_of(share).iter().any(|showing| showing.behind());
         if let Some(share) = self.share(share) {
             share.take_stock_again();
             share.set_behind(behind);
@@ -430,6 +438,52 @@ mod tests {
             history: HistoryOptions::default(),
         };
         Engine::start(config, Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn a_share_is_behind_until_what_showed_it_is_shown_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let open = || {
+            let config = EngineConfig {
+                state_dir: dir.path().join("state"),
+                network: Network::Local,
+                relays: Vec::new(),
+                name: "a".to_owned(),
+                version: "test".to_owned(),
+                history: HistoryOptions::default(),
+            };
+            Core::open(config, Vec::new(), &runtime).unwrap()
+        };
+        let close = |core: &Core| assert!(core.close(Instant::now() + Duration::from_secs(10)).is_empty());
+        let core = open();
+        let share = core.create_share().unwrap();
+        assert_eq!(share.holding().missing_files, 0);
+        let shown = crate::registry::ShownDir {
+            mode: Mode::Watch,
+            dir: dir.path().join("folder"),
+            options: crate::present::PresentOptions::default(),
+            active: true,
+            state: "0".to_owned(),
+        };
+        share.dir().write_shown(&[shown]).unwrap();
+        close(&core);
+        let id = share.id();
+        drop((core, share));
+        let core = open();
+        let share = core.share(&id).unwrap();
+        // As a `wait` does it, before the threads that resume got anywhere.
+        assert!(core.settle(std::slice::from_ref(&share), Instant::now()));
+        assert_eq!(share.holding().missing_files, 1, "the folder was not looked at yet");
+        core.resume_all();
+        let mut progress = core.progress();
+        // Nothing here can show it, which is said as a problem and leaves nothing that could be behind.
+        runtime.block_on(async {
+            while share.holding().missing_files > 0 {
+                progress.changed().await.unwrap();
+            }
+        });
+        close(&core);
     }
 
     fn port(state_dir: &Path) -> u16 {

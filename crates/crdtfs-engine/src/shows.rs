@@ -215,6 +215,13 @@ impl Core {
     }
 
     fn resume(self: &Arc<Self>, share: Arc<Share>, shown: &ShownDir) {
+        let id = share.id();
+        self.resume_one(share, shown);
+        self.resuming.lock().retain(|(of, dir)| (of, dir) != (&id, &shown.dir));
+        self.showing_progressed(&id);
+    }
+
+    fn resume_one(self: &Arc<Self>, share: Arc<Share>, shown: &ShownDir) {
         let _one_at_a_time = self.changing.blocking_lock();
         if self.alive_at(&shown.dir).is_some() {
             return;
