@@ -28,6 +28,12 @@ fn long_histories() {
     run(20_000_000, 500, 4, 60);
 }
 
+/// A file saved by moving the old one aside, whose new text is a merge: both of its sides stay.
+#[test]
+fn a_merge_is_not_saved_as_one_of_its_sides() {
+    run(491_527, 1, 3, 20);
+}
+
 /// Other seeds each time; what is printed repeats a failure (`cargo xtask sim --from`).
 #[test]
 fn histories_that_nobody_ran_before() {

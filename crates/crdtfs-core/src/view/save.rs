@@ -277,7 +277,8 @@ impl Planner<'_> {
         from_dir == to_dir && self.is_save_under_way(source, to_dir) && self.save_anew(source, to_dir, to)
     }
 
-    /// Whether a file was created here, in this directory, lately, has one name, and nobody else has said anything of it.
+    /// Whether a file was created here, in this directory, lately, has one name and one text that is no merge, and nobody else
+    /// has said anything of it.
     fn is_save_under_way(&self, inode: InodeId, dir: NodeIx) -> bool {
         let view = &*self.view;
         let Some(fact) = view.local.created.get(&inode) else { return false };
@@ -288,6 +289,7 @@ impl Planner<'_> {
             && state.class == node
             && state.places.len() == 1
             && view.records_on(node) == fact.records
+            && view.content_heads(node).len() == 1
             && self.is_plain_file(inode)
     }
 
