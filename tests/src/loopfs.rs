@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FallocateFlags;
+
 use crate::command::tool;
 use crate::lab::Lab;
 use crate::mounts::unmount_below;
@@ -43,6 +45,18 @@ impl LoopFs {
     pub fn free(&self) -> u64 {
         let stat = rustix::fs::statvfs(&self.dir).expect("mounted");
         stat.f_bavail * stat.f_frsize
+    }
+
+    /// Takes up all but so many bytes with a file; its path, to be removed.
+    ///
+    /// # Panics
+    /// If the file cannot be made.
+    pub fn fill(&self, leaves: u64) -> PathBuf {
+        let path = self.dir.join("ballast");
+        let file = File::create(&path).expect("a directory of ours");
+        let taken = self.free().saturating_sub(leaves);
+        rustix::fs::fallocate(file, FallocateFlags::empty(), 0, taken).expect("it is free");
+        path
     }
 }
 

@@ -39,9 +39,7 @@ fn the_writer_gets_enospc_and_nothing_is_lost() {
     let before = same_trees(&[&mount, &folder], LIMIT);
 
     // Somebody else fills the disk, but for a little.
-    let ballast = small.dir().join("ballast");
-    let room = small.free().saturating_sub(6 << 20);
-    rustix::fs::fallocate(File::create(&ballast).unwrap(), rustix::fs::FallocateFlags::empty(), 0, room).unwrap();
+    let ballast = small.fill(6 << 20);
 
     // Large and small writers run into it, and hear of it.
     let error = durable(&mount.join("large"), &bytes(100, 16 << 20)).expect_err("16 MiB do not fit into 6");
@@ -83,8 +81,7 @@ fn the_writer_gets_enospc_and_nothing_is_lost() {
     a.check();
 
     // Nor does a restart on a full disk lose anything.
-    let room = small.free().saturating_sub(1 << 20);
-    rustix::fs::fallocate(File::create(&ballast).unwrap(), rustix::fs::FallocateFlags::empty(), 0, room).unwrap();
+    let ballast = small.fill(1 << 20);
     a.kill();
     a.show(Mode::Mount, None, &mount);
     assert_eq!(Tree::read(&mount).unwrap(), after);

@@ -3,11 +3,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crdtfs_tests::{Device, Lab, LoopFs, Mode, bytes, needs, same_trees, until};
-use rustix::fs::FallocateFlags;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
@@ -16,14 +15,6 @@ fn durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-/// Somebody else's file, which leaves so much room.
-fn ballast(small: &LoopFs, leaves: u64) -> PathBuf {
-    let path = small.dir().join("ballast");
-    let file = File::create(&path).unwrap();
-    rustix::fs::fallocate(file, FallocateFlags::empty(), 0, small.free().saturating_sub(leaves)).unwrap();
-    path
 }
 
 fn text(dir: &Path) -> &str {
@@ -84,7 +75,7 @@ fn what_does_not_fit_is_fetched_once_it_does() {
     a.show(Mode::Mount, None, &mount);
     let ticket = a.invite(&mount, &[]);
     b.show(Mode::Watch, Some(&ticket), &folder);
-    let ballast = ballast(&small, 24 * MIB);
+    let ballast = small.fill(24 * MIB);
     fs::write(folder.join("large"), bytes(1, 40 << 20)).unwrap();
     fs::write(folder.join("little"), bytes(2, 100_000)).unwrap();
     until("what fits arrives", LIMIT, || match fs::metadata(mount.join("little")) {
@@ -130,7 +121,7 @@ fn a_full_log_disk_ends_nothing_and_both_sides_say_why_they_wait() {
     };
     let before = threads();
     assert_eq!(before.len(), 3, "{before:?}");
-    let ballast = ballast(&small, MIB);
+    let ballast = small.fill(MIB);
     let mut rest = File::options().append(true).open(&ballast).unwrap();
     while rest.write_all(&[1; 4096]).is_ok() {}
     drop(rest);

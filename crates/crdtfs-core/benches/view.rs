@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, PlaceId, RecordId};
 use crdtfs_core::name::Name;
-use crdtfs_core::node::{Kind, Time, Xattrs};
+use crdtfs_core::node::{Kind, Time};
 use crdtfs_core::op::{NewNode, Op, RenameMode};
 use crdtfs_core::record::Record;
 use crdtfs_core::view::{Author, View};
@@ -65,14 +65,9 @@ fn dir_of(n: usize) -> InodeId {
 
 fn create(n: usize) -> Op {
     let node = NewNode {
-        kind: if n.is_multiple_of(GROUP) { Kind::Dir } else { Kind::File },
-        mode: 0o644,
-        owner: None,
         mtime: Time { secs: n.try_into().unwrap(), nanos: 0 },
-        xattrs: Xattrs::new(),
         content: ContentRef { hash: Hash::of(&n.to_le_bytes()), size: 4096, manifest: None },
-        target: Vec::new(),
-        rdev: 0,
+        ..NewNode::new(if n.is_multiple_of(GROUP) { Kind::Dir } else { Kind::File }, 0o644)
     };
     Op::Create { dir: dir_of(n), name: name_of(n), inode: InodeId(id(0, n)), place: PlaceId(id(1, n)), node }
 }

@@ -11,7 +11,7 @@ use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, Incarnation, InodeId, PlaceId};
 use crdtfs_core::key::Key;
 use crdtfs_core::name::Name;
-use crdtfs_core::node::{Kind, Time, Xattrs};
+use crdtfs_core::node::{Kind, Time};
 use crdtfs_core::op::{NewNode, Op};
 use crdtfs_core::replica::{Base, Replica, Saved};
 use crdtfs_core::snapshot;
@@ -24,14 +24,9 @@ fn create(replica: &mut Replica, n: usize, dir: InodeId, kind: Kind) -> InodeId 
     };
     let content = if kind == Kind::File { ContentRef::single(&n.to_be_bytes()) } else { ContentRef::empty() };
     let node = NewNode {
-        kind,
-        mode: 0o644,
-        owner: None,
         mtime: Time { secs: 1_700_000_000, nanos: u32::try_from(n * 7919 % 1_000_000_000).expect("fits") },
-        xattrs: Xattrs::new(),
         content,
-        target: Vec::new(),
-        rdev: 0,
+        ..NewNode::new(kind, 0o644)
     };
     let (inode, name) = (InodeId(id(0)), Name::try_from(format!("file {n}").as_str()).expect("a name"));
     replica.apply(&Op::Create { dir, name, inode, place: PlaceId(id(1)), node }, 0).expect("free");

@@ -124,14 +124,13 @@ impl Chains {
 
     /// Writes the graph down for [`Chains::restore`], which this very program reads back.
     pub(crate) fn save(&self, out: &mut Vec<u8>) {
-        let lost: Vec<_> = self.lost.iter().copied().collect();
-        minicbor::encode((&self.chains, &self.memberships, lost), out).expect("writing to memory cannot fail");
+        minicbor::encode((&self.chains, &self.memberships, &self.lost), out).expect("writing to memory cannot fail");
     }
 
     /// Reads back what [`Chains::save`] wrote.
     pub(crate) fn restore(genesis: ChangeHash, d: &mut Decoder<'_>) -> Result<Self, Error> {
-        let (chains, memberships, lost): (Vec<Chain>, Vec<Box<[Hash]>>, Vec<ChangeHash>) = d.decode()?;
-        let mut graph = Self { chains, memberships, lost: lost.into_iter().collect(), ..Self::new(genesis) };
+        let (chains, memberships, lost): (Vec<Chain>, Vec<Box<[Hash]>>, BTreeSet<ChangeHash>) = d.decode()?;
+        let mut graph = Self { chains, memberships, lost, ..Self::new(genesis) };
         graph.by_actor = graph.chains.iter().zip(0..).map(|(chain, number)| (chain.actor, number)).collect();
         graph.by_membership =
             graph.memberships.iter().zip(0..).map(|(heads, number)| (heads.clone(), number)).collect();

@@ -221,7 +221,7 @@ impl History {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::node::{Time, Xattrs};
+    use crate::node::Time;
     use crate::op::{NewNode, Op, RenameMode};
     use crate::view::{Author, View};
 
@@ -243,16 +243,7 @@ mod tests {
         }
 
         fn create(&mut self, dir: InodeId, name: &str, id: u8, kind: Kind) -> InodeId {
-            let node = NewNode {
-                kind,
-                mode: 0o644,
-                owner: None,
-                mtime: Time::default(),
-                xattrs: Xattrs::new(),
-                content: ContentRef::empty(),
-                target: Vec::new(),
-                rdev: 0,
-            };
+            let node = NewNode::new(kind, 0o644);
             let name = Name::try_from(name).unwrap();
             self.act(Op::Create { dir, name, inode: InodeId([id; 16]), place: PlaceId([id; 16]), node });
             InodeId([id; 16])

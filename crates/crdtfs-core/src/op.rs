@@ -39,6 +39,22 @@ pub struct NewNode {
     pub rdev: u64,
 }
 
+impl NewNode {
+    /// A node of that kind with these permission bits and nothing else: no owner, the epoch's time, no bytes, no target.
+    pub fn new(kind: Kind, mode: u32) -> Self {
+        Self {
+            kind,
+            mode,
+            owner: None,
+            mtime: Time::default(),
+            xattrs: Xattrs::new(),
+            content: ContentRef::empty(),
+            target: Vec::new(),
+            rdev: 0,
+        }
+    }
+}
+
 /// One operation of a user on the view of this device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {

@@ -4,21 +4,12 @@
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, PlaceId};
 use crdtfs_core::name::Name;
-use crdtfs_core::node::{Kind, Time, Xattrs};
+use crdtfs_core::node::{Kind, Time};
 use crdtfs_core::op::{NewNode, Op};
 use crdtfs_core::view::{Author, View};
 
 fn create(number: u8, content: ContentRef) -> Op {
-    let node = NewNode {
-        kind: Kind::File,
-        mode: 0o644,
-        owner: None,
-        mtime: Time::default(),
-        xattrs: Xattrs::new(),
-        content,
-        target: Vec::new(),
-        rdev: 0,
-    };
+    let node = NewNode { content, ..NewNode::new(Kind::File, 0o644) };
     let id = [number; 16];
     let name = Name::try_from(format!("file{number}").as_str()).unwrap();
     Op::Create { dir: InodeId::ROOT, name, inode: InodeId(id), place: PlaceId(id), node }

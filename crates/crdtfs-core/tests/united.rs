@@ -3,10 +3,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{InodeId, PlaceId, RecordId};
 use crdtfs_core::name::Name;
-use crdtfs_core::node::{Kind, Time, Xattrs};
+use crdtfs_core::node::Kind;
 use crdtfs_core::op::{NewNode, Op, OpError, RenameMode};
 use crdtfs_core::record::Record;
 use crdtfs_core::view::{Author, View};
@@ -35,16 +34,7 @@ impl Device {
     }
 
     fn make_dir(&mut self, dir: InodeId, text: &str, inode: InodeId) {
-        let node = NewNode {
-            kind: Kind::Dir,
-            mode: 0o755,
-            owner: None,
-            mtime: Time::default(),
-            xattrs: Xattrs::new(),
-            content: ContentRef::empty(),
-            target: Vec::new(),
-            rdev: 0,
-        };
+        let node = NewNode::new(Kind::Dir, 0o755);
         self.apply(&Op::Create { dir, name: name(text), inode, place: PlaceId(inode.0), node }).unwrap();
     }
 

@@ -278,7 +278,7 @@ impl Core {
                 || self.store.last_full().is_some_and(|when| when.elapsed() < STAYS_FULL)
                 || self.shares().iter().any(|share| share.lacks_room())
                 || self.spare() > self.space.free());
-        let caches = self.shares().iter().filter(|share| share.may_exceed()).count() > 0;
+        let caches = self.shares().iter().any(|share| share.may_exceed());
         let Some(why) = collecting.due(full, removals).or_else(|| collecting.for_caches(caches)) else { return };
         let core = self.clone();
         let collect = move || {
@@ -428,33 +428,26 @@ mod tests {
     use crate::engine::Engine;
     use crate::retention::HistoryOptions;
 
-    fn start(state_dir: &Path) -> Engine {
-        let config = EngineConfig {
-            state_dir: state_dir.to_owned(),
+    fn config(state_dir: PathBuf) -> EngineConfig {
+        EngineConfig {
+            state_dir,
             network: Network::Local,
             relays: Vec::new(),
             name: "a".to_owned(),
             version: "test".to_owned(),
             history: HistoryOptions::default(),
-        };
-        Engine::start(config, Vec::new()).unwrap()
+        }
+    }
+
+    fn start(state_dir: &Path) -> Engine {
+        Engine::start(config(state_dir.to_owned()), Vec::new()).unwrap()
     }
 
     #[test]
     fn a_share_is_behind_until_what_showed_it_is_shown_again() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let open = || {
-            let config = EngineConfig {
-                state_dir: dir.path().join("state"),
-                network: Network::Local,
-                relays: Vec::new(),
-                name: "a".to_owned(),
-                version: "test".to_owned(),
-                history: HistoryOptions::default(),
-            };
-            Core::open(config, Vec::new(), &runtime).unwrap()
-        };
+        let open = || Core::open(config(dir.path().join("state")), Vec::new(), &runtime).unwrap();
         let close = |core: &Core| assert!(core.close(Instant::now() + Duration::from_secs(10)).is_empty());
         let core = open();
         let share = core.create_share().unwrap();

@@ -250,10 +250,9 @@ mod tests {
 
     use std::path::Path;
 
-    use crdtfs_core::content::ContentRef;
     use crdtfs_core::id::{InodeId, PlaceId};
     use crdtfs_core::name::Name;
-    use crdtfs_core::node::{Kind, Time, Xattrs};
+    use crdtfs_core::node::Kind;
     use crdtfs_core::op::{NewNode, Op};
 
     use super::*;
@@ -265,16 +264,7 @@ mod tests {
     }
 
     fn create(replica: &mut Replica, n: u8) {
-        let node = NewNode {
-            kind: Kind::File,
-            mode: 0o644,
-            owner: None,
-            mtime: Time::default(),
-            xattrs: Xattrs::new(),
-            content: ContentRef::empty(),
-            target: Vec::new(),
-            rdev: 0,
-        };
+        let node = NewNode::new(Kind::File, 0o644);
         let name = Name::try_from(format!("file {n}").as_str()).unwrap();
         let op = Op::Create { dir: InodeId::ROOT, name, inode: InodeId([n; 16]), place: PlaceId([n; 16]), node };
         replica.apply(&op, 0).unwrap();

@@ -187,7 +187,7 @@ mod tests {
 
     use crdtfs_core::id::{InodeId, PlaceId};
     use crdtfs_core::name::Name;
-    use crdtfs_core::node::{Kind, Time, Xattrs};
+    use crdtfs_core::node::{Kind, Time};
     use crdtfs_core::op::{NewNode, Op};
     use crdtfs_core::port::{Adapter, Tree};
     use crdtfs_net::Network;
@@ -251,16 +251,7 @@ mod tests {
 
         fn create(&self, content: ContentRef) -> InodeId {
             let (inode, place) = (InodeId(self.share.fresh_id()), PlaceId(self.share.fresh_id()));
-            let node = NewNode {
-                kind: Kind::File,
-                mode: 0o644,
-                owner: None,
-                mtime: Time::default(),
-                xattrs: Xattrs::new(),
-                content,
-                target: Vec::new(),
-                rdev: 0,
-            };
+            let node = NewNode { content, ..NewNode::new(Kind::File, 0o644) };
             let name = Name::try_from("f").unwrap();
             self.share.apply(ME, Op::Create { dir: InodeId::ROOT, name, inode, place, node }).unwrap();
             inode

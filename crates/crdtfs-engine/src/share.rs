@@ -481,9 +481,9 @@ impl Share {
         let (files, bytes) = self.work.lock().wants.totals();
         let partial = self.partial.load(Ordering::Relaxed);
         let (files, bytes) = if partial { (0, 0) } else { (files, bytes) };
-        // After the look at what is here, all of which is flushed so.
-        let flushed = self.flush_content();
-        let behind = self.behind.load(Ordering::Relaxed) || merging || !flushed;
+        let behind = self.behind.load(Ordering::Relaxed) || merging;
+        // After the look at what is here, all of which is flushed so. While something is missing nobody takes it for held.
+        let behind = behind || (files == 0 && !self.flush_content());
         Holding { vector, missing_files: if behind { files.max(1) } else { files }, missing_bytes: bytes, partial }
     }
 

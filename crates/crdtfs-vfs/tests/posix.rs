@@ -130,16 +130,7 @@ fn dir(mode: u32) -> Make {
 
 fn remote_create(share: &FakeShare, name: &str, content: ContentRef) -> InodeId {
     let inode = InodeId(share.fresh_id());
-    let node = NewNode {
-        kind: Kind::File,
-        mode: 0o644,
-        owner: None,
-        mtime: Time::default(),
-        xattrs: Default::default(),
-        content,
-        target: Vec::new(),
-        rdev: 0,
-    };
+    let node = NewNode { content, ..NewNode::new(Kind::File, 0o644) };
     let (name, place) = (Name::try_from(name).unwrap(), PlaceId(share.fresh_id()));
     share.remote(Op::Create { dir: InodeId::ROOT, name, inode, place, node }).unwrap();
     inode

@@ -79,14 +79,7 @@ impl Replica {
             Base::Snapshot(bytes) => replica.load_snapshot(bytes)?,
             Base::Saved(saved) => {
                 let Saved { chains, view, masked, orphans, newer } = *saved;
-                replica = Self {
-                    chains,
-                    view,
-                    masked: masked.into_iter().collect(),
-                    orphans: orphans.into_iter().collect(),
-                    newer,
-                    ..replica
-                };
+                replica = Self { chains, view, masked, orphans, newer, ..replica };
             }
         }
         let mut gather = Gather::default();

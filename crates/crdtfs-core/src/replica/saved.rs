@@ -4,7 +4,9 @@
 //! one passes it over and reads the log. Who keeps it sees to its being whole (a checksum) and to the log having all its
 //! changes ([`Saved::vector`]).
 
-use minicbor::bytes::ByteSlice;
+use std::collections::BTreeSet;
+
+use minicbor::Encoder;
 use minicbor::decode::{Decoder, Error};
 
 use super::Replica;
@@ -18,8 +20,8 @@ use crate::view::{BUILD, View};
 pub struct Saved {
     pub(super) chains: Chains,
     pub(super) view: View,
-    pub(super) masked: Vec<RecordId>,
-    pub(super) orphans: Vec<RecordId>,
+    pub(super) masked: BTreeSet<RecordId>,
+    pub(super) orphans: BTreeSet<RecordId>,
     pub(super) newer: usize,
 }
 
@@ -63,14 +65,11 @@ impl Replica {
             return None;
         }
         let view = self.view.save()?;
-        let ids = |set: &std::collections::BTreeSet<RecordId>| set.iter().copied().collect::<Vec<_>>();
-        let mut out = Vec::with_capacity(view.len() + 64);
-        let head = (BUILD, self.share, (ids(&self.masked), ids(&self.orphans), self.newer as u64));
-        let (build, share, rest) = &head;
-        for part in [minicbor::to_vec(build), minicbor::to_vec(share), minicbor::to_vec(rest)] {
-            out.extend(part.expect("writing to memory cannot fail"));
-        }
-        minicbor::encode(<&ByteSlice>::from(view.as_slice()), &mut out).expect("writing to memory cannot fail");
+        let rest = (&self.masked, &self.orphans, self.newer as u64);
+        let mut e = Encoder::new(Vec::with_capacity(view.len() + 64));
+        let written = e.str(BUILD).and_then(|e| e.encode(self.share)).and_then(|e| e.encode(rest));
+        written.and_then(|e| e.bytes(&view)).expect("writing to memory cannot fail");
+        let mut out = e.into_writer();
         self.chains.save(&mut out);
         Some(out)
     }

@@ -87,14 +87,9 @@ impl Device {
     fn create(&mut self, text: &str) -> InodeId {
         let (inode, place) = (InodeId(self.fresh()), PlaceId(self.fresh()));
         let node = NewNode {
-            kind: Kind::File,
-            mode: 0o644,
-            owner: None,
             mtime: Time { secs: 1, nanos: 2 },
-            xattrs: Xattrs::new(),
             content: ContentRef::single(text.as_bytes()),
-            target: Vec::new(),
-            rdev: 0,
+            ..NewNode::new(Kind::File, 0o644)
         };
         self.replica.apply(&Op::Create { dir: InodeId::ROOT, name: name(text), inode, place, node }, NOW).unwrap();
         inode

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
     use crate::id::{InodeId, PlaceId};
     use crate::name::Name;
-    use crate::node::{Kind, Time, Xattrs};
+    use crate::node::{Kind, Time};
     use crate::op::{NewNode, Op};
     use crate::record::Record;
     use crate::view::Author;
@@ -98,16 +98,7 @@ mod tests {
         }
 
         fn create(&mut self, who: usize, text: &str) {
-            let node = NewNode {
-                kind: Kind::File,
-                mode: 0o644,
-                owner: None,
-                mtime: Time::default(),
-                xattrs: Xattrs::new(),
-                content: of(text),
-                target: Vec::new(),
-                rdev: 0,
-            };
+            let node = NewNode { content: of(text), ..NewNode::new(Kind::File, 0o644) };
             let op = Op::Create { dir: InodeId::ROOT, name: name(), inode: FILE, place: PlaceId(FILE.0), node };
             self.act(who, &op);
         }

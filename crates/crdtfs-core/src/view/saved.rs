@@ -4,7 +4,7 @@
 //! device has to show what the code that runs means. Names are kept once, as in memory: what has a record's name says which
 //! record. Indexes are not saved but sorted again, which is quicker than reading them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use minicbor::bytes::ByteSlice;
@@ -185,14 +185,13 @@ impl View {
         put(&mut out, &by_content.iter().map(|(_, rec)| *rec).collect::<Vec<_>>());
         put(&mut out, &devices.iter().map(|name| name.to_string()).collect::<Vec<_>>());
         put(&mut out, &device_index.iter().map(|(name, ix)| (name.to_string(), *ix)).collect::<Vec<_>>());
-        put(&mut out, &(pairs(masked), pairs(masked_ids)));
+        put(&mut out, &(masked, masked_ids));
         put(&mut out, &parked.iter().map(|(id, record)| (*id, record.encode())).collect::<Vec<_>>());
         put(&mut out, &(waiting, problems));
-        put(&mut out, &(pairs(early_merges), pairs(early_parents)));
+        put(&mut out, &(early_merges, early_parents));
         put(&mut out, &(displaced, bonds, copies, copies_of));
         put(&mut out, suffix_names);
-        put(&mut out, &wanted.iter().map(|(hash, nodes)| (*hash, pairs(nodes))).collect::<Vec<_>>());
-        put(&mut out, &(wanted_refs, wanting));
+        put(&mut out, &(wanted, wanted_refs, wanting));
         merges.save(&mut out);
         put(&mut out, &(bytes_total, nodes_total));
         out
@@ -238,30 +237,20 @@ impl View {
         self.devices = d.decode::<Vec<String>>()?.into_iter().map(Arc::from).collect();
         self.device_index =
             d.decode::<Vec<(String, u32)>>()?.into_iter().map(|(name, ix)| (Arc::from(name), ix)).collect();
-        (self.masked, self.masked_ids) = sets(d.decode()?);
+        (self.masked, self.masked_ids) = d.decode()?;
         for (id, record) in d.decode::<Vec<(_, Vec<u8>)>>()? {
             let record = crate::record::Record::decode(&record).map_err(Error::message)?;
             self.parked.insert(id, record);
         }
         (self.waiting, self.problems) = d.decode()?;
-        (self.early_merges, self.early_parents) = sets(d.decode()?);
+        (self.early_merges, self.early_parents) = d.decode()?;
         (self.displaced, self.bonds, self.copies, self.copies_of) = d.decode()?;
         self.suffix_names = d.decode()?;
-        let wanted: Vec<(_, Vec<NodeIx>)> = d.decode()?;
-        self.wanted = wanted.into_iter().map(|(hash, nodes)| (hash, nodes.into_iter().collect())).collect();
-        (self.wanted_refs, self.wanting) = d.decode()?;
+        (self.wanted, self.wanted_refs, self.wanting) = d.decode()?;
         self.merges = MergeCache::restore(&mut d)?;
         (self.bytes_total, self.nodes_total) = d.decode()?;
         Ok(())
     }
-}
-
-fn pairs<T: Copy>(set: &BTreeSet<T>) -> Vec<T> {
-    set.iter().copied().collect()
-}
-
-fn sets<A: Ord, B: Ord>((a, b): (Vec<A>, Vec<B>)) -> (BTreeSet<A>, BTreeSet<B>) {
-    (a.into_iter().collect(), b.into_iter().collect())
 }
 
 /// The name that a record carries.

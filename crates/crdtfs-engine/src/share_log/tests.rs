@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crdtfs_core::id::{InodeId, PlaceId};
 use crdtfs_core::key::Key;
 use crdtfs_core::name::Name;
-use crdtfs_core::node::{Kind, Time, Xattrs};
+use crdtfs_core::node::Kind;
 use crdtfs_core::op::{NewNode, Op};
 use crdtfs_core::replica::Created;
 use crdtfs_store::{Store, StoreOptions};
@@ -67,16 +67,7 @@ fn open(state: &Path, made: &Created, told: &Arc<Told>) -> Arc<Share> {
 
 /// A change by the share's creator that makes an entry of this content.
 fn change(replica: &mut Replica, n: u8, content: crdtfs_core::content::ContentRef) -> Vec<Vec<u8>> {
-    let node = NewNode {
-        kind: Kind::File,
-        mode: 0o644,
-        owner: None,
-        mtime: Time::default(),
-        xattrs: Xattrs::new(),
-        content,
-        target: Vec::new(),
-        rdev: 0,
-    };
+    let node = NewNode { content, ..NewNode::new(Kind::File, 0o644) };
     let name = Name::try_from(format!("file {n}").as_str()).unwrap();
     let op = Op::Create { dir: InodeId::ROOT, name, inode: InodeId([n; 16]), place: PlaceId([n; 16]), node };
     replica.apply(&op, 0).unwrap();
