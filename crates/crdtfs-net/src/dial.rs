@@ -206,7 +206,6 @@ async fn run(inner: Arc<Inner>, link: Arc<Link>) {
     link.close(Code::Bye, "this device closed it");
     if inner.peers.released(&link, link.end_reason()) {
         tracing::info!(reason = link.end_reason(), "disconnected");
-        inner.fetcher.lost(&inner, device, None);
         let host = inner.host.clone();
         blocking(&inner.tasks, move || host.disconnected(&device)).await;
     }

@@ -17,6 +17,7 @@ use tracing::Instrument;
 use crate::config::HANDSHAKE_TIMEOUT;
 use crate::endpoint::Code;
 use crate::error::LinkError;
+use crate::fetch::Fetcher;
 use crate::frame::{FrameError, Reader, frame, write_frame};
 use crate::host::blocking;
 use crate::link::{Link, SlotHandle};
@@ -123,9 +124,6 @@ pub(crate) fn refuse(mut send: SendStream, mut reader: Reader, code: Code) {
 /// Cleans up after a session and waits as long as it says; true if it is to be opened again.
 async fn ended(inner: &Arc<Inner>, link: &Arc<Link>, slot: &SlotHandle, end: End, wait: &mut Duration) -> bool {
     let peer_tried = link.vacate(slot);
-    if peer_tried.is_some() {
-        inner.fetcher.lost(inner, link.device(), Some(slot.share));
-    }
     let Some(peer_tried) = peer_tried.filter(|_| link.is_alive() && !link.cancel.is_cancelled()) else { return false };
     match end {
         End::Cancelled => false,
@@ -223,7 +221,7 @@ async fn drive(
     let (host, device, share) = (inner.host.clone(), link.device(), slot.share);
     let Some(Some(view)) = blocking(&inner.tasks, move || host.sync(&share)).await else { return End::Cancelled };
     let mut parts = Some(Parts { session: Session::new(device), view, said: PeerState::default() });
-    inner.fetcher.gained(inner, device, share);
+    let _source = Fetcher::source(inner, device, share);
     let mut out = Bytes::new();
     let mut step = Step { frames: Vec::new(), changed: false, room: true };
     loop {

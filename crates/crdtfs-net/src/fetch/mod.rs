@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::request::{Urgency, Want};
 
 use self::plan::Plan;
-use self::request::{Assignment, Ended, FlightId, JobId, Landing};
+use self::request::{Assignment, Ended, FlightId, JobId, Landing, SessionId};
 use crate::error::FetchError;
 use crate::node::Inner;
 
@@ -69,6 +69,21 @@ pub(crate) struct Fetcher {
 struct Forget<'a> {
     fetcher: &'a Fetcher,
     job: JobId,
+}
+
+/// A session through which a peer can be asked for chunks.
+pub(crate) struct Source {
+    inner: Arc<Inner>,
+    device: DeviceId,
+    share: ShareId,
+    session: SessionId,
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.inner.fetcher.state.lock().plan.session_down(self.device, self.share, self.session);
+        self.inner.fetcher.pump(&self.inner);
+    }
 }
 
 impl Drop for Forget<'_> {
@@ -143,16 +158,12 @@ impl Fetcher {
         }
     }
 
-    /// A peer can be asked for chunks of a share.
-    pub(crate) fn gained(&self, inner: &Arc<Inner>, device: DeviceId, share: ShareId) {
-        self.state.lock().plan.peer_up(device, share);
-        self.pump(inner);
-    }
-
-    /// A peer cannot be asked for chunks of a share (`None`: of any) any more.
-    pub(crate) fn lost(&self, inner: &Arc<Inner>, device: DeviceId, share: Option<ShareId>) {
-        self.state.lock().plan.peer_down(device, share);
-        self.pump(inner);
+    /// A peer can be asked for chunks of a share, as long as the session whose guard this is.
+    pub(crate) fn source(inner: &Arc<Inner>, device: DeviceId, share: ShareId) -> Source {
+        let session = SessionId::new(rand::random());
+        inner.fetcher.state.lock().plan.session_up(device, share, session);
+        inner.fetcher.pump(inner);
+        Source { inner: inner.clone(), device, share, session }
     }
 
     /// A peer may have gained chunks.
@@ -268,7 +279,7 @@ impl Fetcher {
 async fn fly(inner: Arc<Inner>, assignment: Assignment, token: CancellationToken) {
     let (flight, device) = (assignment.flight, assignment.device);
     let landing = match inner.peers.link(&device) {
-        None => Landing::Broken,
+        None => Landing::Gone,
         Some(link) => tokio::select! {
             flown = flight::carry(&inner, &link, assignment) => match flown {
                 Ok(landing) => landing,
@@ -277,7 +288,7 @@ async fn fly(inner: Arc<Inner>, assignment: Assignment, token: CancellationToken
                     if error.is_fault() {
                         inner.offended(&link, &error.to_string());
                     }
-                    Landing::Broken
+                    if link.is_alive() { Landing::Broken } else { Landing::Gone }
                 }
             },
             () = token.cancelled() => Landing::Needless,
@@ -287,9 +298,6 @@ async fn fly(inner: Arc<Inner>, assignment: Assignment, token: CancellationToken
         let why = "it sent wrong bytes for a chunk; it is not asked for a minute".to_owned();
         tracing::warn!(peer = %device, "{why}");
         inner.peers.with(&device, |peer| peer.last_error = Some(why));
-    }
-    if landing == Landing::Broken && inner.peers.link(&device).is_none() {
-        inner.fetcher.state.lock().plan.peer_down(device, None);
     }
     inner.fetcher.landed(flight, landing);
     inner.fetcher.pump(&inner);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crdtfs_core::id::{DeviceId, ShareId};
 
 use super::chunk::{Chunk, Chunks};
-use super::request::{Assignment, ChunkId, Ended, FlightId, JobId, Landing, Slot, Urgency, Want};
+use super::request::{Assignment, ChunkId, Ended, FlightId, JobId, Landing, SessionId, Slot, Urgency, Want};
 use crate::config::MAX_REQUEST;
 
 const TARGET_FIRST: u64 = 512 << 10;
@@ -31,6 +31,8 @@ const STALL: Duration = Duration::from_secs(8);
 const STALL_MAX: Duration = Duration::from_secs(60);
 const SLOW_PENALTY: Duration = Duration::from_secs(10);
 const LIE_PENALTY: Duration = Duration::from_secs(60);
+/// How long a peer whose connection has just gone is not asked: its sessions are about to end, or another connection to begin.
+const GONE_PENALTY: Duration = Duration::from_millis(100);
 const NEWS_EVERY: Duration = Duration::from_millis(300);
 /// Absent answers are asked again after this, for peers that gained something without saying so.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
@@ -55,7 +57,9 @@ struct Job {
 
 #[derive(Default)]
 struct Peer {
-    shares: HashSet<ShareId>,
+    /// The sessions through which it can be asked. A connection that takes the place of another has sessions of its own, and
+    /// those of the old one may end after they began.
+    shares: HashMap<ShareId, HashSet<SessionId>>,
     flights: usize,
     bytes: u64,
     target: u64,
@@ -144,31 +148,31 @@ impl Plan {
         self.jobs.is_empty() && self.flights.is_empty() && self.chunks.is_empty()
     }
 
-    /// A peer can be asked for chunks of a share.
-    pub(crate) fn peer_up(&mut self, device: DeviceId, share: ShareId) {
+    /// A peer can be asked for chunks of a share, as long as this session lasts.
+    pub(crate) fn session_up(&mut self, device: DeviceId, share: ShareId, session: SessionId) {
         let peer = self.peers.entry(device).or_default();
         if peer.target == 0 {
             peer.target = TARGET_FIRST;
         }
-        peer.shares.insert(share);
+        peer.shares.entry(share).or_default().insert(session);
         self.renew(device);
     }
 
-    /// A peer can no longer be asked for chunks of a share (`None`: of any). Its flights end by themselves.
-    pub(crate) fn peer_down(&mut self, device: DeviceId, share: Option<ShareId>) {
-        if let Some(peer) = self.peers.get_mut(&device) {
-            match share {
-                Some(share) => {
-                    peer.shares.remove(&share);
-                }
-                None => peer.shares.clear(),
+    /// A session ended: without another one the peer can no longer be asked for chunks of the share. Its flights end by
+    /// themselves.
+    pub(crate) fn session_down(&mut self, device: DeviceId, share: ShareId, session: SessionId) {
+        let Some(peer) = self.peers.get_mut(&device) else { return };
+        if let Some(sessions) = peer.shares.get_mut(&share) {
+            sessions.remove(&session);
+            if sessions.is_empty() {
+                peer.shares.remove(&share);
             }
         }
     }
 
     /// How many peers can be asked for chunks of a share now.
     pub(crate) fn sources(&self, share: &ShareId) -> usize {
-        self.peers.values().filter(|peer| peer.shares.contains(share)).count()
+        self.peers.values().filter(|peer| peer.shares.contains_key(share)).count()
     }
 
     /// A peer may have gained chunks; taken into account at once, but at most every 300 ms.
@@ -206,7 +210,7 @@ impl Plan {
         for job in self.jobs.values_mut() {
             // What waits only for its turn is not waited for in vain.
             let asks = |(device, peer): (&DeviceId, &Peer)| {
-                peer.shares.contains(&job.share)
+                peer.shares.contains_key(&job.share)
                     && !job.exhausted.contains(device)
                     && peer.avoid_until.is_none_or(|until| now >= until)
             };
@@ -256,7 +260,7 @@ impl Plan {
             .iter()
             .filter(|(_, job)| {
                 !job.queue.is_empty()
-                    && peer.shares.contains(&job.share)
+                    && peer.shares.contains_key(&job.share)
                     && !job.exhausted.contains(&device)
                     && has_room(peer, self.bytes, job.urgency)
             })
@@ -518,6 +522,7 @@ impl Plan {
                         peer.target = (peer.target / 2).max(TARGET_MIN);
                     }
                 }
+                Landing::Gone => peer.avoid_until = peer.avoid_until.max(Some(now + GONE_PENALTY)),
                 Landing::Broken => peer.target = (peer.target / 2).max(TARGET_MIN),
                 Landing::Stalled => {
                     peer.stalls = peer.stalls.saturating_add(1);
@@ -584,7 +589,7 @@ fn may_steal(device: DeviceId, peer: &Peer, flight: &Flight, chunk: &Chunk, now:
     };
     due && !chunk.claimed
         && chunk.flying < 2
-        && peer.shares.contains(&chunk.share)
+        && peer.shares.contains_key(&chunk.share)
         && !chunk.absent.contains(&(device, peer.generation))
 }
 

@@ -15,6 +15,7 @@ use super::request::*;
 const SHARE: ShareId = ShareId([1; 32]);
 const A: DeviceId = DeviceId([1; 32]);
 const B: DeviceId = DeviceId([2; 32]);
+const SESSION: SessionId = SessionId::new(1);
 const KIB: u32 = 1024;
 
 fn wants(count: u32, len: u32) -> Vec<Want> {
@@ -32,7 +33,7 @@ fn want(bytes: &[u8], len: Option<u32>) -> Want {
 
 fn plan(peers: &[DeviceId]) -> Plan {
     let mut plan = Plan::default();
-    peers.iter().for_each(|peer| plan.peer_up(*peer, SHARE));
+    peers.iter().for_each(|peer| plan.session_up(*peer, SHARE, SESSION));
     plan
 }
 
@@ -57,6 +58,29 @@ fn answer(plan: &mut Plan, assignment: &Assignment, now: Instant) -> (Vec<Slot>,
     }
     plan.landed(assignment.flight, Landing::Complete, now);
     (slots, done)
+}
+
+#[test]
+fn a_connection_that_ends_after_its_successor_began_takes_nothing_away() {
+    let (mut plan, now) = (plan(&[A]), Instant::now());
+    let later = SessionId::new(2);
+    plan.session_up(A, SHARE, later);
+    plan.session_down(A, SHARE, SESSION);
+    assert_eq!(plan.sources(&SHARE), 1);
+    plan.add(SHARE, wants(1, KIB), Urgency::Background, now).unwrap();
+    assert_eq!(drain(&mut plan, now).len(), 1);
+    plan.session_down(A, SHARE, later);
+    assert_eq!(plan.sources(&SHARE), 0);
+}
+
+#[test]
+fn a_peer_whose_connection_went_is_asked_again_when_it_has_another() {
+    let (mut plan, now) = (plan(&[A]), Instant::now());
+    plan.add(SHARE, wants(1, KIB), Urgency::Background, now).unwrap();
+    let flight = plan.next(now).unwrap().flight;
+    plan.landed(flight, Landing::Gone, now);
+    assert!(plan.next(now).is_none(), "not at once, again and again");
+    assert!(plan.next(now + Duration::from_secs(1)).is_some());
 }
 
 #[test]
@@ -135,7 +159,7 @@ fn absent_chunks_are_asked_of_others_and_again_after_news() {
         plan.landed(flight.flight, Landing::Complete, now);
     }
     assert!(plan.next(now).is_none(), "a has said no");
-    plan.peer_up(B, SHARE);
+    plan.session_up(B, SHARE, SESSION);
     let others = drain(&mut plan, now);
     assert!(others.iter().all(|flight| flight.device == B));
     for flight in &others {
@@ -219,7 +243,7 @@ fn what_a_slow_peer_sits_on_is_asked_of_another_and_the_first_answer_counts() {
     let (mut plan, now) = (plan(&[A]), Instant::now());
     let job = plan.add(SHARE, wants(2, 64 * KIB), Urgency::Waiting, now).unwrap();
     let slow = plan.next(now).unwrap();
-    plan.peer_up(B, SHARE);
+    plan.session_up(B, SHARE, SESSION);
     assert!(plan.next(now).is_none(), "all is on its way");
     let later = now + Duration::from_millis(150);
     let thief = plan.next(later).unwrap();
@@ -255,7 +279,7 @@ fn waiting_for_a_turn_is_no_waiting_in_vain() {
     let later = now + Duration::from_secs(5);
     plan.tick(later);
     assert_eq!(plan.state(behind).unwrap().1, later);
-    plan.peer_down(A, None);
+    plan.session_down(A, SHARE, SESSION);
     flights.iter().for_each(|flight| plan.landed(flight.flight, Landing::Broken, later));
     plan.tick(later + Duration::from_secs(5));
     assert_eq!(plan.state(behind).unwrap().1, later, "nobody is there");
@@ -322,7 +346,7 @@ impl World {
     }
 
     fn all_up(&mut self) {
-        self.peers.iter().for_each(|peer| self.plan.peer_up(*peer, SHARE));
+        self.peers.iter().for_each(|peer| self.plan.session_up(*peer, SHARE, SESSION));
     }
 
     /// One flight is answered, in part or whole.
@@ -348,7 +372,7 @@ impl World {
         };
         self.land(assignment.flight, landing);
         match self.rng.random_range(0..20) {
-            0 => self.plan.peer_down(assignment.device, None),
+            0 => self.plan.session_down(assignment.device, SHARE, SESSION),
             1 | 2 => self.all_up(),
             3 => self.plan.news(assignment.device, self.now),
             _ => {}
@@ -494,7 +518,7 @@ fn who_begins_to_want_a_chunk_while_it_is_given_away_gets_it_too() {
 fn other_lengths_and_other_shares_are_other_chunks() {
     let (mut plan, now) = (plan(&[A]), Instant::now());
     let other = ShareId([2; 32]);
-    plan.peer_up(A, other);
+    plan.session_up(A, other, SESSION);
     for (share, len) in [(SHARE, Some(5)), (SHARE, Some(6)), (SHARE, None), (other, Some(5))] {
         plan.add(share, vec![want(b"x", len)], Urgency::Soon, now).unwrap();
     }

@@ -58,6 +58,16 @@ impl FlightId {
     }
 }
 
+/// One sync session of a share with a peer, over one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(u64);
+
+impl SessionId {
+    pub(super) const fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// One chunk that is wanted, by however many jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ChunkId(u64);
@@ -86,8 +96,10 @@ pub(crate) struct Assignment {
 pub(crate) enum Landing {
     /// All was answered.
     Complete,
-    /// The connection or the stream broke, or the peer refused.
+    /// The stream broke, or the peer refused.
     Broken,
+    /// The connection broke, or there was none any more.
+    Gone,
     /// Nothing came for too long.
     Stalled,
     /// The peer sent wrong bytes.
