@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::App;
 use crate::failure::DONE;
 use crate::output::{plain, say, short};
+use crate::progress::Bar;
 use crate::{paths, quantity};
 
 /// List what stands beside other files because two devices disagreed, or settle it.
@@ -67,14 +68,16 @@ fn list(app: &mut App, dir: Option<&Path>) -> Result<u8> {
     let dir = dir.map(paths::resolve_entry).transpose()?.as_ref().map(DirText::from);
     let App { settings, out } = app;
     let mut client = crdtfs_control::Client::connect(&settings.state_dir)?;
-    client.call_with(Conflicts { dir }, |item| match item {
-        Item::Conflict(conflict) if settings.json => out.json_line(&line(&conflict)),
-        Item::Conflict(conflict) => {
-            out.line(&sentence(&conflict))?;
-            out.line(&told("  ", &conflict.copy))?;
-            out.line(&format!("{}, has the name {}", told("  ", &conflict.of), plain(conflict.of.path.as_str())))
+    let mut bar = Bar::new(out.bars(), "looking for conflicts");
+    client.call_with(Conflicts { dir }, |item| {
+        let Item::Conflict(conflict) = item else { return Ok(()) };
+        bar.clear();
+        if settings.json {
+            return out.json_line(&line(&conflict));
         }
-        _ => Ok(()),
+        out.line(&sentence(&conflict))?;
+        out.line(&told("  ", &conflict.copy))?;
+        out.line(&format!("{}, has the name {}", told("  ", &conflict.of), plain(conflict.of.path.as_str())))
     })?;
     Ok(DONE)
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::App;
 use crate::failure::DONE;
 use crate::output::{plain, short};
+use crate::progress::Bar;
 use crate::{paths, quantity};
 
 /// List who did what when, oldest first.
@@ -40,12 +41,14 @@ pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
     let path = PathText::from(&paths::resolve_entry(&args.path)?);
     let App { settings, out } = app;
     let mut client = crdtfs_control::Client::connect(&settings.state_dir)?;
-    client.call_with(Log { path }, |item| match item {
-        Item::Event(event) if settings.json => {
-            out.json_line(&Line { time: quantity::utc_time(event.time_ms), event: &event })
+    let mut bar = Bar::new(out.bars(), "reading the history");
+    client.call_with(Log { path }, |item| {
+        let Item::Event(event) = item else { return Ok(()) };
+        bar.clear();
+        if settings.json {
+            return out.json_line(&Line { time: quantity::utc_time(event.time_ms), event: &event });
         }
-        Item::Event(event) => out.line(&sentence(&event)),
-        _ => Ok(()),
+        out.line(&sentence(&event))
     })?;
     Ok(DONE)
 }

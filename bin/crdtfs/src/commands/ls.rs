@@ -10,6 +10,7 @@ use crdtfs_control::{Item, PathText};
 use super::App;
 use crate::failure::DONE;
 use crate::output::{Cell, Output, Tone, plain};
+use crate::progress::Bar;
 use crate::{paths, quantity};
 
 /// List a share's tree with what of it is on this device.
@@ -37,8 +38,10 @@ pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
     let App { settings, out } = app;
     let mut client = crdtfs_control::Client::connect(&settings.state_dir)?;
     let mut rows = Vec::new();
+    let mut bar = Bar::new(out.bars(), "reading the tree");
     client.call_with(Ls { path, recursive: args.recursive }, |item| {
         let Item::Entry(entry) = item else { return Ok(()) };
+        bar.clear();
         if settings.json {
             return out.json_line(&entry);
         }
