@@ -24,6 +24,7 @@ pub mod replica;
 pub mod share;
 pub mod snapshot;
 pub mod sync;
+pub mod temporary;
 pub mod text;
 pub mod ticket;
 pub mod vector;
