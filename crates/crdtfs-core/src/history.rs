@@ -3,8 +3,12 @@
 //! A record says what is so from then on; an event says what became different for its author. Both are told apart by what
 //! came before in one causal order of the changes, so devices that have the same changes list the same events, though
 //! concurrent ones may stand in another order.
+//!
+//! A save that programs make of several operations (a temporary file renamed over the old one; moved aside and written again;
+//! removed and created again) is one update. What had been told of its steps before it was seen to be a save is taken back, but
+//! for versions with bytes of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::content::ContentRef;
 use crate::id::{DeviceId, InodeId, PlaceId, RecordId};
@@ -79,11 +83,20 @@ pub struct History {
     /// The name that an inode was last seen under.
     name_of: BTreeMap<InodeId, PlaceId>,
     contents: BTreeMap<InodeId, Content>,
-    /// The bytes of every version: a conflict copy that became an inode of its own has those of the one it was.
-    versions: BTreeMap<RecordId, ContentRef>,
-    events: Vec<Event>,
+    /// The inode of every version, and the bytes: a conflict copy that became an inode of its own has those of the one it was.
+    versions: BTreeMap<RecordId, (InodeId, Option<ContentRef>)>,
+    /// What is told; `None` where it was taken back.
+    events: Vec<Option<Event>>,
+    /// Which of the events are of an inode.
+    events_of: BTreeMap<InodeId, Vec<usize>>,
     /// The inode whose deletion was the record before.
     removed: Option<InodeId>,
+    /// Contents that settle those of other inodes, and which.
+    joined: BTreeMap<RecordId, BTreeSet<InodeId>>,
+    /// The inode that was saved by the record before, and the event of that.
+    saved: Option<(InodeId, usize)>,
+    /// Saves that left a file empty for now: what is written next is what was saved.
+    emptied: BTreeMap<InodeId, usize>,
 }
 
 /// Who made the change that a record is in, and when.
@@ -98,8 +111,11 @@ pub struct Stamp {
 impl History {
     /// Takes the next record in a causal order.
     pub fn take(&mut self, stamp: Stamp, id: RecordId, record: &Record) {
-        let removed = self.removed.take();
+        let (removed, saved) = (self.removed.take(), self.saved.take());
         match record {
+            Record::Place(place) if saved.is_some_and(|saved| is_back(place, saved.0)) => {
+                self.end_save(saved.map_or(0, |saved| saved.1), place);
+            }
             // A deletion says again of the names that were gone that they are.
             Record::Place(place) if removed == Some(place.inode) && self.is_gone(place) => self.removed = removed,
             Record::Place(place) => self.take_place(stamp, id, place),
@@ -107,7 +123,7 @@ impl History {
             Record::Birth(birth) => {
                 let new = birth_id(&birth.origin, &birth.version);
                 if let Some(content) = self.contents.get(&birth.origin).cloned() {
-                    let bytes = self.versions.get(&birth.version).copied().or(content.bytes);
+                    let bytes = self.versions.get(&birth.version).and_then(|(_, bytes)| *bytes).or(content.bytes);
                     self.contents.insert(InodeId(new), Content { inode: InodeId(new), bytes, ..content });
                 }
             }
@@ -117,7 +133,7 @@ impl History {
 
     /// The events, in the order of the records.
     pub fn into_events(self) -> Vec<Event> {
-        self.events
+        self.events.into_iter().flatten().collect()
     }
 
     /// Whether a record deletes a name that was gone before.
@@ -140,7 +156,7 @@ impl History {
         let path = self.path(&known).unwrap_or_default();
         let content = self.contents.get(&place.inode).and_then(|content| content.bytes);
         let action = match (&place.state, &from) {
-            (PlaceState::Merged { .. }, _) => return,
+            (PlaceState::Merged { seen, .. }, _) => return self.take_merged(place.inode, seen),
             (PlaceState::Deleted { .. }, _) => Action::Delete,
             (PlaceState::Live, Some(from)) if *from == path => return,
             (PlaceState::Live, Some(_)) => Action::Move,
@@ -156,12 +172,72 @@ impl History {
 
     fn take_content(&mut self, stamp: Stamp, id: RecordId, content: &Content) {
         let before = self.contents.insert(content.inode, content.clone());
-        self.versions.extend(content.bytes.map(|bytes| (id, bytes)));
+        self.versions.insert(id, (content.inode, content.bytes));
+        let settled = content.replaces.iter().filter_map(|id| Some(self.versions.get(id)?.0));
+        let others: BTreeSet<_> = settled.filter(|inode| *inode != content.inode).collect();
+        if !others.is_empty() {
+            self.joined.insert(id, others);
+        }
+        self.write_saved(stamp.device, content.inode);
         let known = self.name_of.get(&content.inode).and_then(|place| self.places.get(place));
         let via = self.places.get(&content.via).or(known);
         let Some((path, kind)) = via.and_then(|known| Some((self.path(known)?, known.kind))) else { return };
         let action = if before.is_some() { Action::Update } else { Action::Create };
         self.push(stamp, id, &content.device, action, (content.inode, kind), path, None, content.bytes);
+    }
+
+    /// A place became one with another. If a content says so, too, it is a save: what it was made of is told no more.
+    fn take_merged(&mut self, source: InodeId, seen: &[(RecordId, RecordId)]) {
+        let joins = |id: &&RecordId| self.joined.get(id).is_some_and(|inodes| inodes.contains(&source));
+        let Some(edit) = seen.iter().flat_map(|(a, b)| [a, b]).find(joins) else { return };
+        let Some((inode, bytes)) = self.versions.get(edit).copied() else { return };
+        let of_inode = self.events_of.get(&inode).into_iter().flatten().rev();
+        let told = of_inode.copied().find(|at| self.events[*at].as_ref().is_some_and(|event| event.version == *edit));
+        let Some(told) = told else { return };
+        for at in self.events_of.remove(&source).unwrap_or_default() {
+            let own = |content: ContentRef| content.size > 0 && Some(content.hash) != bytes.map(|bytes| bytes.hash);
+            if !self.events[at].as_ref().and_then(|event| event.content).is_some_and(own) {
+                self.events[at] = None;
+            }
+        }
+        self.saved = Some((inode, told));
+        if bytes.is_some_and(|bytes| bytes.size == 0) {
+            self.emptied.insert(inode, told);
+        }
+    }
+
+    /// A file that was moved aside or removed to be saved has its place again: that it was gone is told no more.
+    fn end_save(&mut self, told: usize, back: &Place) {
+        let known =
+            Known { inode: back.inode, kind: back.kind, parent: back.parent, name: back.name.clone(), alive: true };
+        let path = self.path(&known).unwrap_or_default();
+        self.places.insert(back.place, known);
+        self.name_of.insert(back.inode, back.place);
+        let Some(author) = self.events[told].as_ref().map(|event| event.device) else { return };
+        let own = |at: &usize| *at < told && self.events[*at].as_ref().is_some_and(|event| event.device == author);
+        let last = self.events_of.get(&back.inode).into_iter().flatten().rev().copied().find(own);
+        if let Some(last) = last
+            && let Some(event) = &self.events[last]
+            && match event.action {
+                Action::Delete => event.path == path,
+                Action::Move => event.from.as_ref() == Some(&path),
+                Action::Create | Action::Update => false,
+            }
+        {
+            self.events[last] = None;
+        }
+        if let Some(event) = &mut self.events[told] {
+            event.path = path;
+        }
+    }
+
+    /// Who saved a file by making it anew writes on it: the save is told once, with what is written.
+    fn write_saved(&mut self, author: DeviceId, inode: InodeId) {
+        let Some(told) = self.emptied.remove(&inode) else { return };
+        let is_last = self.events_of.get(&inode).and_then(|events| events.last()) == Some(&told);
+        if is_last && self.events[told].as_ref().is_some_and(|event| event.device == author) {
+            self.events[told] = None;
+        }
     }
 
     /// Nobody's doing: only where the entry is from then on.
@@ -186,7 +262,8 @@ impl History {
         from: Option<Vec<u8>>,
         content: Option<ContentRef>,
     ) {
-        self.events.push(Event {
+        self.events_of.entry(inode).or_default().push(self.events.len());
+        self.events.push(Some(Event {
             time_ms: stamp.time_ms,
             device: stamp.device,
             device_name: device_name.to_owned(),
@@ -197,7 +274,7 @@ impl History {
             from,
             content,
             version,
-        });
+        }));
     }
 
     /// The path of a name; `None` if it does not lead to the root.
@@ -215,6 +292,12 @@ impl History {
         names.reverse();
         Some(names.join(&b'/'))
     }
+}
+
+/// Whether a record gives an inode the place that it had: with the stamps of then, so that nobody has chosen it now.
+fn is_back(place: &Place, inode: InodeId) -> bool {
+    let stamped = place.parent_stamp.is_some() && place.name_stamp.is_some();
+    place.inode == inode && place.state == PlaceState::Live && stamped
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 
 mod device;
 mod journal;
+mod meeting;
 mod memory;
 mod sim;
 
 pub use device::Device;
+pub use meeting::{copies, meet, two};
 pub use memory::MemoryShare;
 pub use sim::{Action, Digest, Failure, SimConfig, Step, generate, replay, replay_without, simulate, simulate_without};

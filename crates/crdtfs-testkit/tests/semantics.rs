@@ -3,49 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crdtfs_core::op::RenameMode;
-use crdtfs_core::view::View;
-use crdtfs_testkit::Device;
-
-/// Two devices that share what `setup` made on the first.
-fn two(setup: impl FnOnce(&mut Device)) -> (Device, Device) {
-    let (mut a, mut b) = (Device::new("ann", 1), Device::new("bob", 2));
-    setup(&mut a);
-    b.sync_from(&a);
-    assert_eq!(a.dump(), b.dump());
-    (a, b)
-}
-
-/// Lets devices exchange all, and checks that they agree, that the order of arrival does not matter, and that looking
-/// wrote nothing.
-fn meet(devices: &mut [&mut Device]) {
-    for _ in 0..2 {
-        for i in 0..devices.len() {
-            for j in 0..devices.len() {
-                if i != j {
-                    let (low, high) = devices.split_at_mut(i.max(j));
-                    let (to, from) = if i < j { (&mut low[i], &high[0]) } else { (&mut high[0], &low[j]) };
-                    to.sync_from(from);
-                }
-            }
-        }
-    }
-    let first = devices[0].dump();
-    for device in devices.iter() {
-        assert_eq!(first, device.dump(), "{} and {} differ", devices[0].name, device.name);
-        assert_eq!(device.log.len(), devices[0].log.len());
-        let mut scratch = Device::new("scratch", 9);
-        scratch.sync_from(device);
-        assert_eq!(scratch.dump(), first, "from scratch");
-        let mut reversed: Vec<_> = device.log.clone();
-        reversed.reverse();
-        assert_eq!(View::from_records(&reversed).problems(), device.view.problems());
-    }
-}
-
-/// The names that are neither `a` nor `b`…: the copies.
-fn copies(device: &Device, dir: &str) -> Vec<String> {
-    device.ls(dir).into_iter().filter(|name| name.contains("(conflict ")).collect()
-}
+use crdtfs_testkit::{Device, copies, meet, two};
 
 const LINES: &str = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
 
@@ -358,20 +316,6 @@ fn a_file_removed_by_its_last_link_is_gone_whatever_was_unlinked_before() {
 }
 
 #[test]
-fn a_deleted_copy_stays_gone_when_its_holder_is_edited_and_renamed() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
-    a.write("f", b"\0one").unwrap();
-    b.write("f", b"\0two").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    let copy = copies(&a, "")[0].clone();
-    a.unlink(&copy).unwrap();
-    b.write("f", b"\0three").unwrap();
-    b.mv("f", "g").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls(""), ["g"]);
-}
-
-#[test]
 fn chmod_and_delete_is_gone() {
     let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.chmod("f", 0o600).unwrap();
@@ -598,102 +542,6 @@ fn exchange_and_edit_the_edit_follows_the_entry() {
 }
 
 #[test]
-fn save_by_temporary_file_and_edit_is_edit_and_edit() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
-    a.write(".f.tmp", LINES.replace("2\n", "two\n")).unwrap();
-    a.mv(".f.tmp", "f").unwrap();
-    b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls(""), ["f"]);
-    assert_eq!(a.read("f").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
-}
-
-#[test]
-fn save_by_rename_with_a_peer_online() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
-    a.write(".f.tmp", LINES.replace("2\n", "two\n")).unwrap();
-    b.sync_from(&a);
-    a.mv(".f.tmp", "f").unwrap();
-    b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls(""), ["f"]);
-    assert_eq!(a.read("f").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
-}
-
-#[test]
-fn save_by_moving_aside_and_edit_is_edit_and_edit() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
-    let inode = a.find("f").unwrap().inode;
-    a.mv("f", "f~").unwrap();
-    b.sync_from(&a);
-    a.write("f", LINES.replace("2\n", "two\n")).unwrap();
-    a.unlink("f~").unwrap();
-    b.write("f~", LINES.replace("8\n", "eight\n")).unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls(""), ["f"]);
-    assert_eq!(a.read("f").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
-    assert_eq!(a.find("f").unwrap().inode, inode);
-}
-
-#[test]
-fn save_by_removal_and_creation_and_edit_is_edit_and_edit() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
-    let inode = a.find("f").unwrap().inode;
-    a.unlink("f").unwrap();
-    b.sync_from(&a);
-    assert!(b.find("f").is_none());
-    a.write("f", "").unwrap();
-    a.write("f", LINES.replace("2\n", "two\n")).unwrap();
-    assert_eq!(a.find("f").unwrap().inode, inode);
-    let (mut c, mut d) = two(|_| {});
-    c.sync_from(&b);
-    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
-    assert_eq!((d.find("f").unwrap().inode, d.read("f").unwrap()), (inode, LINES.replace("2\n", "two\n")));
-}
-
-#[test]
-fn a_file_removed_and_created_again_is_merged_with_an_edit_of_the_old_one() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
-    a.unlink("f").unwrap();
-    a.write("f", LINES.replace("2\n", "two\n")).unwrap();
-    b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
-    b.mv("f", "g").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls(""), ["g"], "a rename elsewhere counts");
-    assert_eq!(a.read("g").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
-}
-
-#[test]
-fn save_by_removal_and_rename_and_edit_is_edit_and_edit() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
-    a.write("f.new", LINES.replace("2\n", "two\n")).unwrap();
-    a.unlink("f").unwrap();
-    a.mv("f.new", "f").unwrap();
-    b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls(""), ["f"]);
-    assert_eq!(a.read("f").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
-}
-
-#[test]
-fn a_save_by_removal_leaves_the_copies_of_what_is_saved() {
-    let (mut a, mut b) = two(|a| {
-        a.write("f", b"\0f").unwrap();
-        a.write("new", b"\0base").unwrap();
-    });
-    let (inode, basis) = a.find("new").map(|node| (node.inode, node.basis)).unwrap();
-    a.write("new", b"\0one").unwrap();
-    a.close_write(inode, b"\0two", basis).unwrap();
-    let copy = copies(&a, "")[0].clone();
-    let text = a.read(&copy).unwrap();
-    a.unlink("f").unwrap();
-    a.mv("new", "f").unwrap();
-    assert_eq!(a.read(&copy).unwrap(), text);
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(b.ls("").len(), 2);
-}
-
-#[test]
 fn a_file_that_came_back_of_two_edits_has_both_where_it_is_moved() {
     let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     let mut c = Device::new("cat", 3);
@@ -733,33 +581,6 @@ fn an_edit_that_was_begun_before_settles_nothing_that_a_chmod_had_seen() {
 }
 
 #[test]
-fn a_file_removed_a_while_ago_is_another() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0f"));
-    let inode = a.find("f").unwrap().inode;
-    a.unlink("f").unwrap();
-    a.now_ms += 6000;
-    a.write("f", b"\0new").unwrap();
-    assert_ne!(a.find("f").unwrap().inode, inode);
-    b.write("f", b"\0edited").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls("").len(), 2);
-}
-
-#[test]
-fn a_real_other_file_moved_over_is_no_save() {
-    let (mut a, mut b) = two(|a| {
-        a.write("f", b"\0f").unwrap();
-        a.write("g", b"\0g").unwrap();
-    });
-    a.now_ms += 3_600_000;
-    a.mv("g", "f").unwrap();
-    b.write("f", b"\0edited").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls("").len(), 2);
-    assert_eq!(a.read("f").unwrap(), "\0g");
-}
-
-#[test]
 fn replaced_by_a_symlink_and_edit_both_are_there() {
     let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.unlink("f").unwrap();
@@ -781,26 +602,6 @@ fn names_are_exact() {
     meet(&mut [&mut a, &mut b]);
     assert_eq!(a.ls("").len(), 5);
     assert!(copies(&a, "").is_empty());
-}
-
-#[test]
-fn the_other_keeps_its_suffixed_name_when_the_holder_leaves() {
-    for leave in [true, false] {
-        let (mut a, mut b) = two(|_| {});
-        a.write("f", "x").unwrap();
-        b.write("f", "y").unwrap();
-        meet(&mut [&mut a, &mut b]);
-        let copy = copies(&a, "")[0].clone();
-        let text = a.read(&copy).unwrap();
-        if leave {
-            a.mv("f", "g").unwrap();
-        } else {
-            a.unlink("f").unwrap();
-        }
-        meet(&mut [&mut a, &mut b]);
-        assert_eq!(b.read(&copy).unwrap(), text);
-        assert!(b.find("f").is_none());
-    }
 }
 
 #[test]
@@ -881,76 +682,6 @@ fn twins_with_a_link_on_one_side_and_a_rename_on_the_other() {
 }
 
 #[test]
-fn colliding_names_of_255_bytes() {
-    let name = "n".repeat(255);
-    let (mut a, mut b) = two(|_| {});
-    a.write(&name, "x").unwrap();
-    b.write(&name, "y").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls("").len(), 2);
-    assert!(a.ls("").iter().all(|name| name.len() <= 255));
-}
-
-#[test]
-fn editing_a_copy_makes_it_a_file() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
-    a.write("f", b"\0one").unwrap();
-    b.write("f", b"\0two").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    let copy = copies(&a, "")[0].clone();
-    let inode = a.find(&copy).unwrap().inode;
-    a.write(&copy, b"\0three").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(b.read(&copy).unwrap(), "\0three");
-    assert_eq!(b.find(&copy).unwrap().inode, inode);
-    assert!(b.view.conflicts().is_empty());
-    b.mv(&copy, "g").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls(""), ["f", "g"]);
-}
-
-#[test]
-fn an_operation_on_the_holder_leaves_its_copies_where_they_are() {
-    for step in 0..4 {
-        let (mut a, mut b) = two(|a| {
-            a.mkdir("d").unwrap();
-            a.write("d/f", b"\0base").unwrap();
-        });
-        a.write("d/f", b"\0one").unwrap();
-        b.write("d/f", b"\0two").unwrap();
-        meet(&mut [&mut a, &mut b]);
-        let copy = format!("d/{}", copies(&a, "d")[0]);
-        let text = a.read(&copy).unwrap();
-        match step {
-            0 => a.write("d/f", b"\0three").unwrap(),
-            1 => a.mv("d/f", "g").unwrap(),
-            2 => a.unlink("d/f").unwrap(),
-            _ => a.mv("d/f", "d/g").unwrap(),
-        };
-        assert_eq!(a.read(&copy).unwrap(), text);
-        meet(&mut [&mut a, &mut b]);
-        assert_eq!(b.read(&copy).unwrap(), text, "step {step}");
-        assert!(b.view.conflicts().is_empty());
-    }
-}
-
-#[test]
-fn a_move_over_the_holder_leaves_its_copies() {
-    let (mut a, mut b) = two(|a| {
-        a.write("f", b"\0base").unwrap();
-        a.write("other", b"\0other").unwrap();
-    });
-    a.write("f", b"\0one").unwrap();
-    b.write("f", b"\0two").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    let copy = copies(&a, "")[0].clone();
-    a.now_ms += 3_600_000;
-    a.mv("other", "f").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(b.ls(""), ["f", copy.as_str()]);
-}
-
-#[test]
 fn a_merge_waits_for_the_bytes_that_it_needs() {
     let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     a.write("f", LINES.replace("2\n", "two\n")).unwrap();
@@ -964,24 +695,4 @@ fn a_merge_waits_for_the_bytes_that_it_needs() {
     assert_eq!(c.ls("").len(), 2);
     meet(&mut [&mut a, &mut b, &mut c]);
     assert_eq!(c.ls(""), ["f"]);
-}
-
-#[test]
-fn a_copy_of_two_equal_edits_is_one_file_once_it_is_promoted() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
-    let (mut c, mut d) = (Device::new("cat", 3), Device::new("dan", 4));
-    c.sync_from(&a);
-    d.sync_from(&a);
-    for (device, text) in [(&mut a, "x"), (&mut b, "x"), (&mut c, "y"), (&mut d, "y")] {
-        device.write("f", format!("\0{text}")).unwrap();
-    }
-    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
-    let copy = copies(&a, "")[0].clone();
-    assert_eq!(a.ls("").len(), 2);
-    a.mv("f", "g").unwrap();
-    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
-    assert_eq!(b.ls(""), [copy.as_str(), "g"]);
-    b.unlink(&copy).unwrap();
-    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
-    assert_eq!(a.ls(""), ["g"]);
 }

@@ -22,9 +22,9 @@ pub struct Conflict {
     pub inode: InodeId,
     /// The node that has the name, or whose other version this is.
     pub holder: Option<InodeId>,
-    /// The record that made the version (of a name collision: the place's).
+    /// The version that is shown under it: the record that set the bytes, or made what has none. The name has its first digits.
     pub version: RecordId,
-    /// Name of the device that made it.
+    /// Name of the device that made that version.
     pub device: String,
     /// Whether it waits for bytes to be merged.
     pub pending: bool,
@@ -345,7 +345,8 @@ impl View {
                 Claimant::Place(place) => {
                     let eval = self.places[place.at()].eval.as_ref()?;
                     let holder = self.lookup(*dir, eval.name.as_bytes()).map(|(inode, _)| inode);
-                    (holder, eval.top, self.device_of(eval.top), false)
+                    let version = self.version_at(*place);
+                    (holder, version, self.device_of(version), false)
                 }
             };
             Some(Conflict {

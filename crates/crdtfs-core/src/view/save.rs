@@ -135,22 +135,28 @@ impl View {
 }
 
 impl Planner<'_> {
-    /// Where a file stands that is about to be renamed or removed; `None` unless it stands there by its records alone.
+    /// Where a file is shown that is about to be renamed or removed; `None` for anything else.
+    ///
+    /// The stamps are those that its name and directory have by its records, also where it is shown elsewhere than those say (a
+    /// conflict copy, what is pinned or suffixed): a rename elsewhere is to win. A conflict copy that became a file has them of
+    /// its birth.
     pub(super) fn stands(&self, place: PlaceIx, dir: NodeIx, name: &Name) -> Option<Stood> {
         let view = &*self.view;
         let node = view.node_of(place)?;
         let eval = view.places[place.at()].eval.as_ref()?;
-        if eval.pinned || eval.name != *name || view.nodes[node.at()].kind != Some(Kind::File) {
+        if view.nodes[node.at()].kind != Some(Kind::File) {
             return None;
         }
         let record = view.place_record(place, &self.device, PlaceState::Live, NewPosition::default());
+        let birth = view.rec(eval.top).id;
+        let parent = if eval.pinned { view.nodes[view.as_dir(eval.parent).at()].id } else { record.parent };
         Some(Stood {
             then_ms: self.now_ms,
             place,
             dir: view.nodes[dir.at()].id,
             name: name.clone(),
-            parent: (record.parent, record.parent_stamp),
-            name_stamp: record.name_stamp,
+            parent: (parent, record.parent_stamp.or(Some(birth))),
+            name_stamp: record.name_stamp.or(Some(birth)),
         })
     }
 
@@ -220,7 +226,7 @@ impl Planner<'_> {
         from_dir: NodeIx,
         to_dir: NodeIx,
     ) -> bool {
-        if from_dir != to_dir || !self.is_save_under_way(source, to_dir) || !self.is_plain_file(target) {
+        if from_dir != to_dir || !self.is_save_under_way(source, to_dir) || !self.is_file_of_one_name(target) {
             return false;
         }
         let (Ok(new), Ok(old)) = (self.own(source), self.own(target)) else { return false };
@@ -238,7 +244,7 @@ impl Planner<'_> {
     /// If an unlink removes the backup of a file that was moved aside and written again, makes that an edit of the old
     /// inode, which takes its old place again.
     pub(super) fn end_of_rewrite(&mut self, backup: InodeId, backup_dir: NodeIx) -> bool {
-        if !self.is_plain_file(backup) {
+        if !self.is_file_of_one_name(backup) {
             return false;
         }
         let view = &*self.view;
@@ -290,14 +296,12 @@ impl Planner<'_> {
             && state.places.len() == 1
             && view.records_on(node) == fact.records
             && view.content_heads(node).len() == 1
-            && self.is_plain_file(inode)
+            && self.is_file_of_one_name(inode)
     }
 
-    /// Whether a node is a file with one name that is no conflict copy.
-    fn is_plain_file(&self, inode: InodeId) -> bool {
+    fn is_file_of_one_name(&self, inode: InodeId) -> bool {
         let node = self.view.node(inode);
-        !self.view.copies.contains_key(&inode)
-            && node.is_some_and(|node| node.kind == Kind::File && node.nlink == 1 && node.inode == inode)
+        node.is_some_and(|node| node.kind == Kind::File && node.nlink == 1 && node.inode == inode)
     }
 
     /// Gives the old inode the content and attributes of the new one, which becomes one with it.

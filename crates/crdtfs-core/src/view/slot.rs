@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::View;
-use super::arena::{Claimant, ManySlot, NodeIx, PlaceIx, Slot, Want};
+use super::arena::{Claimant, ManySlot, NodeIx, PlaceIx, RecIx, Slot, Want};
 use crate::id::RecordId;
 use crate::name::Name;
 use crate::node::Kind;
@@ -98,16 +98,21 @@ impl View {
                 }
             }
             if i > 0 {
-                let state = &self.places[group[0].at()];
-                let top = state.eval.as_ref().expect("a standing claim").top;
-                let want = Want { base: name.clone(), device: self.device_of(top), id: state.id.0 };
+                let version = self.version_at(group[0]);
+                let want = Want { base: name.clone(), device: self.device_of(version), id: self.rec(version).id.0 };
                 self.set_want(dir, Claimant::Place(group[0]), want);
             }
         }
     }
 
+    /// The version that a standing place shows: the record that set the bytes, or made what has none.
+    pub(super) fn version_at(&self, place: PlaceIx) -> RecIx {
+        let shown = self.node_of(place).and_then(|node| self.top_content(node)).map(|top| self.version_of(top));
+        shown.unwrap_or_else(|| self.places[place.at()].eval.as_ref().expect("a standing claim").top)
+    }
+
     /// The device name that a record carries, as an index.
-    pub(super) fn device_of(&self, rec: super::arena::RecIx) -> u32 {
+    pub(super) fn device_of(&self, rec: RecIx) -> u32 {
         use super::arena::Body;
         match &self.rec(rec).body {
             Body::Place(rec) => rec.device,

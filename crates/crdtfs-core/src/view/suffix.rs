@@ -25,12 +25,13 @@ pub(super) fn suffixed(base: &Name, device: &str, digits: &str) -> Name {
 }
 
 impl Want {
-    /// The name tried in a round: ever more digits, never longer than the suffix allows.
-    fn candidate(&self, device: &str, round: usize) -> Name {
-        let id = data_encoding::HEXLOWER.encode(&self.id);
+    /// The name tried in a round: ever more digits, never longer than the suffix allows; in the end with what nobody else in
+    /// a directory has (`own`), since two names of one file show one version.
+    fn candidate(&self, device: &str, own: &[u8; 16], round: usize) -> Name {
+        let hex = |id| data_encoding::HEXLOWER.encode(id);
         let digits = match round {
-            0..3 => id[..8 << round].to_string(),
-            _ => format!("{id}-{round}"),
+            0..3 => hex(&self.id)[..8 << round].to_string(),
+            _ => format!("{}-{}-{round}", hex(&self.id), hex(own)),
         };
         suffixed(&self.base, device, &digits)
     }
@@ -68,7 +69,11 @@ impl View {
         while !left.is_empty() {
             let mut tried: BTreeMap<Name, Vec<Claimant>> = BTreeMap::new();
             for (claimant, want) in &left {
-                let name = want.candidate(&self.devices[want.device as usize], round);
+                let own = match claimant {
+                    Claimant::Place(place) => &self.places[place.at()].id.0,
+                    Claimant::Copy(id) => &id.0,
+                };
+                let name = want.candidate(&self.devices[want.device as usize], own, round);
                 tried.entry(name).or_default().push(**claimant);
             }
             for (name, claimants) in tried {
@@ -82,7 +87,7 @@ impl View {
             }
             round += 1;
             if round > 1000 {
-                // Equal wants under equal ids: no two claimants of one directory can have them, but a loop must end.
+                // No two claimants of one directory have one id, but a loop must end.
                 break;
             }
         }

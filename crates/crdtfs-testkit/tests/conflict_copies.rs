@@ -1,0 +1,257 @@
+//! Conflict copies and entries whose name another has: how they are called, and what becomes of them when somebody works on them
+//! or on who has the name.
+
+#![allow(clippy::unwrap_used)]
+
+use crdtfs_core::content::ContentRef;
+use crdtfs_core::id::RecordId;
+use crdtfs_core::record::Record;
+use crdtfs_testkit::{Device, copies, meet, two};
+
+#[test]
+fn the_other_keeps_its_suffixed_name_when_the_holder_leaves() {
+    for leave in [true, false] {
+        let (mut a, mut b) = two(|_| {});
+        a.write("f", "x").unwrap();
+        b.write("f", "y").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let copy = copies(&a, "")[0].clone();
+        let text = a.read(&copy).unwrap();
+        if leave {
+            a.mv("f", "g").unwrap();
+        } else {
+            a.unlink("f").unwrap();
+        }
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(b.read(&copy).unwrap(), text);
+        assert!(b.find("f").is_none());
+    }
+}
+
+#[test]
+fn colliding_names_of_255_bytes() {
+    let name = "n".repeat(255);
+    let (mut a, mut b) = two(|_| {});
+    a.write(&name, "x").unwrap();
+    b.write(&name, "y").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(a.ls("").len(), 2);
+    assert!(a.ls("").iter().all(|name| name.len() <= 255));
+}
+
+#[test]
+fn editing_a_copy_makes_it_a_file() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
+    a.write("f", b"\0one").unwrap();
+    b.write("f", b"\0two").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    let copy = copies(&a, "")[0].clone();
+    let inode = a.find(&copy).unwrap().inode;
+    a.write(&copy, b"\0three").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(b.read(&copy).unwrap(), "\0three");
+    assert_eq!(b.find(&copy).unwrap().inode, inode);
+    assert!(b.view.conflicts().is_empty());
+    b.mv(&copy, "g").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(a.ls(""), ["f", "g"]);
+}
+
+#[test]
+fn an_operation_on_the_holder_leaves_its_copies_where_they_are() {
+    for step in 0..4 {
+        let (mut a, mut b) = two(|a| {
+            a.mkdir("d").unwrap();
+            a.write("d/f", b"\0base").unwrap();
+        });
+        a.write("d/f", b"\0one").unwrap();
+        b.write("d/f", b"\0two").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let copy = format!("d/{}", copies(&a, "d")[0]);
+        let text = a.read(&copy).unwrap();
+        match step {
+            0 => a.write("d/f", b"\0three").unwrap(),
+            1 => a.mv("d/f", "g").unwrap(),
+            2 => a.unlink("d/f").unwrap(),
+            _ => a.mv("d/f", "d/g").unwrap(),
+        };
+        assert_eq!(a.read(&copy).unwrap(), text);
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(b.read(&copy).unwrap(), text, "step {step}");
+        assert!(b.view.conflicts().is_empty());
+    }
+}
+
+#[test]
+fn a_move_over_the_holder_leaves_its_copies() {
+    let (mut a, mut b) = two(|a| {
+        a.write("f", b"\0base").unwrap();
+        a.write("other", b"\0other").unwrap();
+    });
+    a.write("f", b"\0one").unwrap();
+    b.write("f", b"\0two").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    let copy = copies(&a, "")[0].clone();
+    a.now_ms += 3_600_000;
+    a.mv("other", "f").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(b.ls(""), ["f", copy.as_str()]);
+}
+
+#[test]
+fn a_deleted_copy_stays_gone_when_its_holder_is_edited_and_renamed() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
+    a.write("f", b"\0one").unwrap();
+    b.write("f", b"\0two").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    let copy = copies(&a, "")[0].clone();
+    a.unlink(&copy).unwrap();
+    b.write("f", b"\0three").unwrap();
+    b.mv("f", "g").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(a.ls(""), ["g"]);
+}
+
+#[test]
+fn a_copy_of_two_equal_edits_is_one_file_once_it_is_promoted() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
+    let (mut c, mut d) = (Device::new("cat", 3), Device::new("dan", 4));
+    c.sync_from(&a);
+    d.sync_from(&a);
+    for (device, text) in [(&mut a, "x"), (&mut b, "x"), (&mut c, "y"), (&mut d, "y")] {
+        device.write("f", format!("\0{text}")).unwrap();
+    }
+    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
+    let copy = copies(&a, "")[0].clone();
+    assert_eq!(a.ls("").len(), 2);
+    a.mv("f", "g").unwrap();
+    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
+    assert_eq!(b.ls(""), [copy.as_str(), "g"]);
+    b.unlink(&copy).unwrap();
+    meet(&mut [&mut a, &mut b, &mut c, &mut d]);
+    assert_eq!(a.ls(""), ["g"]);
+}
+
+/// What is said of the one conflict that a device sees: the name of the copy, its device and its version.
+fn conflict(device: &Device) -> (String, String, RecordId) {
+    let found = device.view.conflicts();
+    assert_eq!(found.len(), 1, "{found:?}");
+    (found[0].name.to_string(), found[0].device.clone(), found[0].version)
+}
+
+/// The record of `author` that brought the bytes of `text`, or made the entry called `text` if it has none.
+fn brought(device: &Device, text: &str) -> RecordId {
+    let hash = ContentRef::single(text.as_bytes()).hash;
+    let made = |(id, record): &(RecordId, Record)| match record {
+        Record::Content(content) if content.bytes_stamp.is_none() => {
+            content.bytes.is_some_and(|bytes| bytes.hash == hash).then_some(*id)
+        }
+        _ => None,
+    };
+    device.log.iter().find_map(made).unwrap()
+}
+
+/// Checks that the one copy is called after who wrote `text` and the version that did it.
+#[track_caller]
+fn is_called_after(device: &Device, author: &str, text: &str) {
+    let (name, by, version) = conflict(device);
+    assert_eq!(device.read(&name).unwrap(), text);
+    assert_eq!(by, author);
+    assert_eq!(version, brought(device, text));
+    let digits = &version.to_string()[..8];
+    assert_eq!(name, format!("f (conflict {author} {digits}).txt"));
+}
+
+#[test]
+fn a_copy_is_called_after_the_version_that_it_is() {
+    for seed in 0..4 {
+        let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+        a.write("f.txt", b"\0base").unwrap();
+        b.sync_from(&a);
+        a.write("f.txt", b"\0one").unwrap();
+        b.write("f.txt", b"\0two").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let kept = a.read("f.txt").unwrap();
+        let (author, text) = if kept == "\0one" { ("bob", "\0two") } else { ("ann", "\0one") };
+        is_called_after(&a, author, text);
+    }
+}
+
+#[test]
+fn of_two_files_of_one_name_the_copy_is_called_after_the_version_that_it_is() {
+    for seed in 0..4 {
+        let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+        a.write("f.txt", b"\0one").unwrap();
+        b.write("f.txt", b"\0two").unwrap();
+        b.chmod("f.txt", 0o600).unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let kept = a.read("f.txt").unwrap();
+        let (author, text) = if kept == "\0one" { ("bob", "\0two") } else { ("ann", "\0one") };
+        is_called_after(&a, author, text);
+    }
+}
+
+#[test]
+fn the_copy_of_an_edited_file_whose_name_was_taken_is_called_after_who_edited_it() {
+    let taken: [fn(&mut Device); 5] = [
+        |a| _ = a.unlink("f.txt").and_then(|_| a.symlink("elsewhere", "f.txt")).unwrap(),
+        |a| _ = a.unlink("f.txt").and_then(|_| a.mkdir("f.txt")).unwrap(),
+        |a| {
+            a.unlink("f.txt").unwrap();
+            a.now_ms += 3_600_000;
+            a.write("f.txt", b"\0anew").unwrap();
+        },
+        |a| _ = a.mv("other", "f.txt").unwrap(),
+        |a| {
+            _ = a
+                .mv("dir", "elsewhere")
+                .and_then(|_| a.unlink("f.txt"))
+                .and_then(|_| a.mv("elsewhere", "f.txt"))
+                .unwrap()
+        },
+    ];
+    for take in taken {
+        for seed in 0..4 {
+            let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+            a.write("f.txt", b"\0base").unwrap();
+            a.write("other", b"\0other").unwrap();
+            a.mkdir("dir").unwrap();
+            a.now_ms += 3_600_000;
+            b.sync_from(&a);
+            take(&mut a);
+            b.write("f.txt", b"\0edited").unwrap();
+            meet(&mut [&mut a, &mut b]);
+            is_called_after(&b, "bob", "\0edited");
+        }
+    }
+}
+
+#[test]
+fn a_directory_beside_another_is_called_after_who_made_it() {
+    let (mut a, mut b) = two(|a| _ = a.mkdir("x").unwrap());
+    b.mkdir("y").unwrap();
+    a.mv("x", "z").unwrap();
+    b.mv("y", "z").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    let (name, by, version) = conflict(&a);
+    let inode = a.find(&name).unwrap().inode;
+    let made = |(id, record): &(RecordId, Record)| match record {
+        Record::Content(content) if content.inode == inode => Some((*id, content.device.clone())),
+        _ => None,
+    };
+    assert_eq!(a.log.iter().find_map(made), Some((version, by.clone())));
+    assert_eq!(name, format!("z (conflict {by} {})", &version.to_string()[..8]));
+}
+
+#[test]
+fn two_names_of_one_file_that_are_cut_to_the_same_are_both_shown() {
+    let long = |end: &str| format!("{}{end}", "n".repeat(254));
+    let (mut a, mut b) = two(|_| {});
+    a.write(&long("1"), b"\0one").unwrap();
+    a.link(&long("1"), &long("2")).unwrap();
+    b.mkdir(&long("1")).unwrap();
+    b.mkdir(&long("2")).unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(b.ls("").len(), 4);
+    assert_eq!(copies(&b, "").len(), 2);
+}
