@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, ShareId};
 use crdtfs_net::FetchError;
-use crdtfs_store::{ChunkSink, ChunkSource, Urgency, Want};
+use crdtfs_store::{ChunkSink, ChunkSource, Store, Urgency, Want};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -50,7 +50,7 @@ impl ChunkSource for NetSource {
     fn fetch(&self, want: &[Want], urgency: Urgency, sink: &dyn ChunkSink) -> io::Result<()> {
         let Some(core) = self.core.upgrade() else { return Err(closed()) };
         let (sender, receiver) = sync_channel::<(usize, Bytes)>(QUEUE);
-        let asked = self.give_landed(want, sink)?;
+        let asked = self.give_landed(core.store(), want, sink)?;
         let wants = asked.iter().map(|at| as_net(&want[*at])).collect();
         let (urgency, patience) = translate(urgency);
         // A share that is being opened while the engine starts fetches once the network is there: members that connect are
@@ -92,14 +92,19 @@ impl ChunkSource for NetSource {
 }
 
 impl NetSource {
-    /// Hands over what came for another fetch and is not kept yet; the indexes of the others.
-    fn give_landed(&self, want: &[Want], sink: &dyn ChunkSink) -> io::Result<Vec<usize>> {
+    /// Hands over what came for another fetch since the caller looked, kept or not; the indexes of the others.
+    fn give_landed(&self, store: &Store, want: &[Want], sink: &dyn ChunkSink) -> io::Result<Vec<usize>> {
         let mut asked = Vec::with_capacity(want.len());
         for (at, one) in want.iter().enumerate() {
-            let landed = self.landed.0.lock().get(&one.chunk.hash).cloned();
+            let hash = &one.chunk.hash;
+            // In this order: what is kept has landed until it is.
+            let landed = self.landed.0.lock().get(hash).cloned();
             match landed {
                 Some(bytes) => sink.accept(at, &bytes)?,
-                None => asked.push(at),
+                None => match store.has_chunk(hash).then(|| store.read_chunk(hash)) {
+                    Some(Ok(Some(bytes))) => sink.accept(at, &bytes)?,
+                    _ => asked.push(at),
+                },
             }
         }
         Ok(asked)
