@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
-use crate::id::{ActorId, ChangeHash};
+use crate::id::{ActorId, ChangeHash, Hash};
 
 /// The end of an actor's chain of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
@@ -77,6 +77,15 @@ impl Vector {
         Self(self.0.iter().filter(|(actor, tip)| since.0.get(*actor) != Some(tip)).map(|(a, t)| (*a, *t)).collect())
     }
 
+    /// All of it as one hash: blake3 over actor, number (little endian) and hash of each entry, in the actors' order.
+    pub fn digest(&self) -> Hash {
+        let mut hasher = blake3::Hasher::new();
+        for (actor, tip) in &self.0 {
+            hasher.update(&actor.0).update(&tip.seq.to_le_bytes()).update(&tip.hash.0);
+        }
+        Hash(*hasher.finalize().as_bytes())
+    }
+
     /// Sets all of `other`'s entries.
     pub fn update(&mut self, other: &Self) {
         self.0.extend(other.0.iter().map(|(actor, tip)| (*actor, *tip)));
@@ -133,6 +142,8 @@ mod tests {
         assert!(!less.covers(&both) && !both.covers(&fork));
         assert_eq!(less.behind(&both), 2);
         assert_eq!(both.since(&less), both);
+        assert!(both.digest() == both.clone().digest() && both.digest() != less.digest());
+        assert!(both.digest() != fork.digest());
         let mut grown = less.clone();
         grown.update(&both.since(&less));
         assert_eq!(grown, both);

@@ -1,7 +1,7 @@
 //! The thread that turns operations into changes: group commit, so that a burst of operations makes few changes, and each
 //! is sent within [`GATHER_MAX`]. It also does the engine's rare chores.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -29,9 +29,22 @@ pub(crate) struct Committer {
 #[derive(Default)]
 struct State {
     dirty: BTreeSet<ShareId>,
+    /// Shares that have something to do at a time.
+    later: BTreeMap<ShareId, Instant>,
     /// Counts calls of [`Committer::wake`], to see whether a burst goes on.
     wakes: u64,
     stop: bool,
+}
+
+impl State {
+    /// What had time until now has none left.
+    fn take_due(&mut self, now: Instant) {
+        let due: Vec<ShareId> = self.later.iter().filter(|(_, when)| **when <= now).map(|(share, _)| *share).collect();
+        for share in due {
+            self.later.remove(&share);
+            self.dirty.insert(share);
+        }
+    }
 }
 
 impl Committer {
@@ -52,6 +65,15 @@ impl Committer {
         }
     }
 
+    /// A share has something to do then, at the latest.
+    pub(crate) fn wake_at(&self, share: ShareId, when: Instant) {
+        let mut state = self.state.lock();
+        let known = state.later.entry(share).or_insert(when);
+        *known = when.min(*known);
+        // The thread sleeps until a time that may now be too late.
+        self.came.notify_one();
+    }
+
     /// Ends the thread and waits for it.
     pub(crate) fn stop(&self) {
         self.state.lock().stop = true;
@@ -70,7 +92,7 @@ impl Committer {
             let dirty = self.gather(chores);
             let Some(core) = core.upgrade() else { return };
             for share in dirty.iter().filter_map(|id| core.share(id)) {
-                share.commit_all();
+                share.take_turn();
             }
             if Instant::now() >= chores {
                 core.chores();
@@ -85,10 +107,13 @@ impl Committer {
     /// Waits for operations and until their burst is over or long enough; returns without any when the chores are due.
     fn gather(&self, chores: Instant) -> BTreeSet<ShareId> {
         let mut state = self.state.lock();
-        while state.dirty.is_empty() && !state.stop {
-            if self.came.wait_until(&mut state, chores).timed_out() {
+        loop {
+            state.take_due(Instant::now());
+            if !state.dirty.is_empty() || state.stop || Instant::now() >= chores {
                 break;
             }
+            let next = state.later.values().min().map_or(chores, |when| chores.min(*when));
+            self.came.wait_until(&mut state, next);
         }
         if !state.dirty.is_empty() {
             let end = Instant::now() + GATHER_MAX;

@@ -419,6 +419,12 @@ impl Events for CoreEvents {
             core.progressed_now();
         }
     }
+
+    fn later(&self, share: &Share, when: Instant) {
+        if let Some(core) = self.core.upgrade() {
+            core.committer.wake_at(share.id(), when);
+        }
+    }
 }
 
 #[cfg(test)]

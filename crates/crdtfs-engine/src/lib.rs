@@ -14,6 +14,7 @@ mod convert;
 mod core;
 mod engine;
 mod fetcher;
+mod held_back;
 mod host;
 pub mod incarnation;
 mod invites;
@@ -38,6 +39,7 @@ mod shows;
 mod source;
 mod space;
 pub mod state;
+mod statements;
 mod waiting;
 mod wants;
 

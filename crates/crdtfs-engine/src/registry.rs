@@ -119,7 +119,27 @@ impl ShareDir {
 
     /// The membership records, as they were kept.
     pub fn membership(&self) -> Result<Vec<Vec<u8>>, StateError> {
-        let path = self.path.join("membership");
+        self.read_records("membership")
+    }
+
+    /// Keeps all membership records (they are few).
+    pub fn write_membership(&self, records: &[Vec<u8>]) -> Result<(), StateError> {
+        self.write_records("membership", records)
+    }
+
+    /// What members last said that they hold, encoded.
+    pub(crate) fn statements(&self) -> Result<Vec<Vec<u8>>, StateError> {
+        self.read_records("statements")
+    }
+
+    /// Keeps that.
+    pub(crate) fn write_statements(&self, encoded: &[Vec<u8>]) -> Result<(), StateError> {
+        self.write_records("statements", encoded)
+    }
+
+    /// Records behind each other, each after its length (32 bits, little endian); none if there is no such file.
+    fn read_records(&self, name: &str) -> Result<Vec<Vec<u8>>, StateError> {
+        let path = self.path.join(name);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -138,15 +158,14 @@ impl ShareDir {
         Ok(records)
     }
 
-    /// Keeps all membership records (they are few).
-    pub fn write_membership(&self, records: &[Vec<u8>]) -> Result<(), StateError> {
+    fn write_records(&self, name: &str, records: &[Vec<u8>]) -> Result<(), StateError> {
         let mut bytes = Vec::new();
         for record in records {
-            let len = u32::try_from(record.len()).expect("a membership record is small");
+            let len = u32::try_from(record.len()).expect("such records are small");
             bytes.extend_from_slice(&len.to_le_bytes());
             bytes.extend_from_slice(record);
         }
-        write_atomically(&self.path.join("membership"), &bytes)
+        write_atomically(&self.path.join(name), &bytes)
     }
 
     /// The directories that show the share or did.

@@ -102,10 +102,7 @@ impl Core {
                 let me = member.device == share.device();
                 let peer = peers.get(&member.device);
                 let connected = me || peer.is_some_and(|peer| peer.shares.contains(&share.id()));
-                let state = share.peer_state(&member.device);
-                let holding = state.as_ref().and_then(|state| state.holding.as_ref());
-                let in_sync =
-                    holding.filter(|_| !me).map(|holding| holding.vector == own && holding.missing_files == 0);
+                let held = if me { None } else { share.held_by(&member.device, connected, &own) };
                 Device {
                     device: member.device.to_string(),
                     name: member.name,
@@ -113,9 +110,9 @@ impl Core {
                     me,
                     connected,
                     route: peer.and_then(|peer| convert::route_out(peer.path)),
-                    in_sync,
+                    in_sync: held.map(|held| held.is_all()),
                     error: if connected { None } else { peer.and_then(|peer| peer.last_error.clone()) },
-                    missing: holding.map(|h| Missing { files: h.missing_files, bytes: h.missing_bytes }),
+                    missing: held.map(|held| Missing { files: held.missing_files, bytes: held.missing_bytes }),
                     last_seen_ms: if connected {
                         Some(crate::share::now_ms())
                     } else {

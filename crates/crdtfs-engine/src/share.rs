@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crdtfs_control::status::Problem;
 use crdtfs_core::content::ContentRef;
-use crdtfs_core::id::{DeviceId, Hash, Incarnation, InodeId, ShareId};
+use crdtfs_core::id::{DeviceId, Incarnation, InodeId, ShareId};
 use crdtfs_core::key::Key;
 use crdtfs_core::node::{Delta, Kind};
 use crdtfs_core::port::Adapter;
@@ -27,12 +27,14 @@ use thiserror::Error;
 use crate::ages::Ages;
 use crate::cache::{UNLIMITED, Uses};
 use crate::fetcher::Task;
+use crate::held_back::HeldBack;
 use crate::incarnation::IncarnationFile;
 use crate::load::{self, Opened};
 use crate::registry::ShareDir;
 use crate::retention::HistoryOptions;
 use crate::space::Space;
 use crate::state::StateError;
+use crate::statements::Statements;
 use crate::wants::Wants;
 
 /// Why a share cannot be used.
@@ -73,6 +75,8 @@ pub(crate) trait Events: Send + Sync {
     fn changed(&self, share: &Share);
     /// Something that waits or status may look at.
     fn progressed(&self);
+    /// The share has something to do then: [`Share::take_turn`].
+    fn later(&self, share: &Share, when: Instant);
 }
 
 /// What a share is opened with.
@@ -121,6 +125,13 @@ pub(crate) struct Share {
     pub(crate) history_options: HistoryOptions,
     /// How old the changes are that are here.
     pub(crate) ages: Mutex<Ages>,
+    /// What is not committed yet, as far as it may wait.
+    pub(crate) held_back: Mutex<HeldBack>,
+    /// What members last said that they hold.
+    pub(crate) statements: Mutex<Statements>,
+    /// Held while this device says what it holds.
+    pub(crate) saying: Mutex<()>,
+    pub(crate) key: Key,
 }
 
 /// What goes into the log, in order.
@@ -175,7 +186,7 @@ impl Share {
         let (incarnation, _) = IncarnationFile::new(&file).take_up()?;
         let device = parts.key.id();
         let Opened { replica, unfit, since_saved, since_snapshot } =
-            load::replica(&id, &dir, &log, parts.key, incarnation)?;
+            load::replica(&id, &dir, &log, parts.key.clone(), incarnation)?;
         let content = ShareContent::new(parts.store.clone(), id, parts.source)?;
         let trouble = (unfit > 0).then(|| {
             format!("{unfit} changes of this device's log do not fit together; they come again from other devices")
@@ -218,8 +229,13 @@ impl Share {
             trouble: Mutex::new(trouble),
             history_options: parts.history,
             ages: Mutex::new(ages),
+            held_back: Mutex::default(),
+            statements: Mutex::default(),
+            saying: Mutex::default(),
+            key: parts.key,
         });
         share.note_ages();
+        share.remember_statements();
         share.take_stock();
         share.take_name(&parts.name);
         Ok(share)
@@ -274,8 +290,7 @@ impl Share {
 
     /// The vector as one hash.
     pub(crate) fn digest(&self) -> String {
-        let bytes = vector_bytes(&self.vector());
-        Hash::of(&bytes).to_string()
+        self.vector().digest().to_string()
     }
 
     pub(crate) fn log_bytes(&self) -> u64 {
@@ -563,14 +578,4 @@ impl Share {
             self.space.room(),
         ))
     }
-}
-
-fn vector_bytes(vector: &Vector) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (actor, tip) in vector.iter() {
-        bytes.extend_from_slice(&actor.0);
-        bytes.extend_from_slice(&tip.seq.to_le_bytes());
-        bytes.extend_from_slice(&tip.hash.0);
-    }
-    bytes
 }

@@ -36,8 +36,17 @@ impl Share {
         }
     }
 
+    /// What the share asked to be called for ([`crate::share::Events::uncommitted`], [`crate::share::Events::later`]).
+    pub(crate) fn take_turn(&self) {
+        if !self.held_back.lock().waits(Instant::now()) {
+            self.commit_all();
+        }
+        self.pass_on_statements();
+    }
+
     /// Commits what is queued; true if the log has more than before.
     fn commit_ordered(&self, order: &mut Ordered) -> bool {
+        self.held_back.lock().clear();
         let mut more = self.retry_unlogged(order);
         while order.unlogged.is_empty() {
             // The lock is given back after each change: a mount's operations go on meanwhile.
@@ -267,6 +276,7 @@ impl Share {
         if due && let Err(error) = self.make_durable() {
             tracing::warn!(share = %self.id(), %error, "not durable yet");
         }
+        self.keep_statements();
         if snapshot {
             self.order.lock().since_snapshot = 0;
             let made = load::write_snapshot(&self.id(), self.log()).and_then(|()| self.save());
@@ -290,6 +300,7 @@ impl Share {
     /// Makes everything durable and says so: the next start goes on with the same chain.
     pub(crate) fn close(&self) -> Result<(), ShareError> {
         self.make_durable()?;
+        self.keep_statements();
         let (incarnation, saved) = {
             let order = self.order.lock();
             (order.incarnation, order.since_saved == 0)

@@ -7,7 +7,8 @@ use crdtfs_core::id::{DeviceId, Hash};
 use crdtfs_core::membership::MembershipError;
 use crdtfs_core::share::Role;
 use crdtfs_core::sync::PeerState;
-use crdtfs_core::wire::{Holding, Join, JoinAnswer, Refusal};
+use crdtfs_core::vector::Vector;
+use crdtfs_core::wire::{Join, JoinAnswer, Refusal};
 
 use crate::invites::parse_addresses;
 use crate::share::{Share, now_ms};
@@ -22,13 +23,48 @@ pub(crate) struct MemberInfo {
     pub(crate) revoked: bool,
 }
 
+/// What a member has, as far as it said so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// It has exactly the changes that are here, and what it lacks was counted by them.
+    pub(crate) same_heads: bool,
+    pub(crate) missing_files: u64,
+    pub(crate) missing_bytes: u64,
+    /// It wants only what is read there.
+    pub(crate) partial: bool,
+}
+
+impl Held {
+    /// Whether it lacks nothing that is here and that it wants.
+    pub(crate) fn is_all(&self) -> bool {
+        self.same_heads && self.missing_files == 0
+    }
+}
+
 impl Share {
-    /// Whether a member said that it has all changes that are here, and all contents.
+    /// Whether a connected member says that it has all changes that are here, and all contents.
     pub(crate) fn is_held_by(&self, device: &DeviceId) -> bool {
-        let own = self.vector();
-        self.peer_state(device).is_some_and(|state| {
-            let all = |holding: &Holding| holding.vector == own && holding.missing_files == 0 && !holding.partial;
-            state.vector.as_ref() == Some(&own) && state.holding.as_ref().is_some_and(all)
+        self.held_by(device, true, &self.vector()).is_some_and(|held| held.is_all() && !held.partial)
+    }
+
+    /// What a member has: as it says now, if it is connected, else as it last said to anybody. `None` if nothing is known.
+    pub(crate) fn held_by(&self, device: &DeviceId, connected: bool, own: &Vector) -> Option<Held> {
+        if connected {
+            let state = self.peer_state(device)?;
+            let holding = state.holding?;
+            return Some(Held {
+                same_heads: state.vector.as_ref() == Some(own) && holding.vector == *own,
+                missing_files: holding.missing_files,
+                missing_bytes: holding.missing_bytes,
+                partial: holding.partial,
+            });
+        }
+        let said = self.statement(device)?;
+        Some(Held {
+            same_heads: said.epoch == self.read(|replica| replica.epoch()) && said.heads == own.digest(),
+            missing_files: said.missing_files,
+            missing_bytes: said.missing_bytes,
+            partial: said.partial,
         })
     }
 

@@ -1,11 +1,12 @@
 //! A share as the sync session with one device sees it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crdtfs_core::id::{ActorId, ChangeHash, DeviceId, Hash};
 use crdtfs_core::sync::{Fault, Numbered, SyncHost};
 use crdtfs_core::vector::Vector;
-use crdtfs_core::wire::Holding;
+use crdtfs_core::wire::{Holding, Statement};
 
 use crate::share::Share;
 
@@ -55,5 +56,13 @@ impl SyncHost for ShareSync {
 
     fn holding(&self) -> Holding {
         self.share.holding()
+    }
+
+    fn statements_after(&self, known: &BTreeMap<DeviceId, u64>, max_bytes: usize) -> Vec<Statement> {
+        self.share.statements_after(known, max_bytes)
+    }
+
+    fn receive_statements(&mut self, _: &DeviceId, statements: Vec<Vec<u8>>) -> Result<Vec<Statement>, Fault> {
+        self.share.receive_statements(&statements)
     }
 }

@@ -3,12 +3,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Delta, Entry, Node};
 use crdtfs_core::op::{Applied, Op, OpError};
 use crdtfs_core::port::{Adapter, Tree};
+use crdtfs_core::view::View;
 use rand::RngCore;
 
 use crate::share::Share;
@@ -46,9 +48,13 @@ impl Tree for Share {
             }
         }
         let queued = replica.queued() > 0;
+        let in_git = |dir| lies_in_git(replica.view(), dir);
+        let due = self.held_back.lock().note(&op, in_git, Instant::now());
         drop(replica);
-        if queued {
-            self.events.uncommitted(self);
+        match due {
+            Some(when) => self.events.later(self, when),
+            None if queued => self.events.uncommitted(self),
+            None => {}
         }
         applied
     }
@@ -85,6 +91,18 @@ impl Tree for Share {
     fn writable(&self) -> bool {
         self.replica.read().writable()
     }
+}
+
+/// Whether a directory is, or lies in, one that git calls its own.
+fn lies_in_git(view: &View, dir: InodeId) -> bool {
+    let mut at = dir;
+    while let Some((above, name)) = view.names(at).into_iter().next() {
+        if name.as_bytes() == b".git" {
+            return true;
+        }
+        at = above;
+    }
+    false
 }
 
 /// Whether an operation is refused on a full disk: all but those by which a user makes room.

@@ -1,6 +1,7 @@
 //! `crdtfs wait`: until this device and others hold the same heads and the content that they want.
 //!
-//! It is judged on what the others say that they hold, never on what was sent to them.
+//! It is judged on what the others say that they hold, never on what was sent to them: what a connected one says now, and what
+//! any other last said to anybody ([`crate::statements`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,14 +86,12 @@ impl Core {
             .filter(|member| !member.revoked)
             .map(|member| {
                 let me = member.device == share.device();
-                let (same_heads, missing, known) = if me {
-                    (true, (own_holding.missing_files, own_holding.missing_bytes), true)
+                let connected = me || connected.contains(&member.device);
+                let (same_heads, missing) = if me {
+                    (true, (own_holding.missing_files, own_holding.missing_bytes))
                 } else {
-                    let state = share.peer_state(&member.device);
-                    let same = state.as_ref().is_some_and(|state| state.vector.as_ref() == Some(&own_vector));
-                    let counted = state.and_then(|state| state.holding);
-                    let current = counted.as_ref().is_some_and(|holding| holding.vector == own_vector);
-                    (same, counted.map_or((0, 0), |h| (h.missing_files, h.missing_bytes)), current)
+                    let held = share.held_by(&member.device, connected, &own_vector);
+                    held.map_or((false, (0, 0)), |held| (held.same_heads, (held.missing_files, held.missing_bytes)))
                 };
                 Lacking {
                     share: share.id().to_string(),
@@ -100,8 +99,8 @@ impl Core {
                     device: member.device.to_string(),
                     name: member.name,
                     me,
-                    connected: me || connected.contains(&member.device),
-                    same_heads: same_heads && known,
+                    connected,
+                    same_heads,
                     missing: Missing { files: missing.0, bytes: missing.1 },
                     paths: if me { share.missing_paths(PATHS) } else { Vec::<PathText>::new() },
                 }
@@ -130,12 +129,12 @@ fn is_done(devices: &[Lacking], wanted: WaitFor) -> bool {
         return false;
     }
     match wanted {
-        WaitFor::All => others().all(|device| device.connected && holds(&device)),
+        WaitFor::All => others().all(|device| holds(&device)),
         WaitFor::Connected => {
             let mut connected = others().filter(|device| device.connected).peekable();
             connected.peek().is_some() && connected.all(|device| holds(&device))
         }
-        WaitFor::Count(count) => others().filter(|d| d.connected && holds(d)).count() >= count as usize,
+        WaitFor::Count(count) => others().filter(|device| holds(device)).count() >= count as usize,
     }
 }
 
@@ -164,13 +163,15 @@ mod tests {
         let behind = device(false, true, false, 0);
         let lacking = device(false, true, true, 1);
         let away = device(false, false, true, 0);
+        let away_and_behind = device(false, false, false, 0);
         for (devices, all, connected, one) in [
             (vec![me.clone()], true, false, false),
             (vec![me.clone(), synced.clone()], true, true, true),
             (vec![me.clone(), behind], false, false, false),
             (vec![me.clone(), lacking], false, false, false),
-            (vec![me.clone(), synced.clone(), away.clone()], false, true, true),
-            (vec![me, away], false, false, false),
+            (vec![me.clone(), synced.clone(), away.clone()], true, true, true),
+            (vec![me.clone(), away], true, false, true),
+            (vec![me, away_and_behind, synced.clone()], false, true, true),
             (vec![device(true, true, true, 2), synced], false, false, false),
         ] {
             assert_eq!(is_done(&devices, WaitFor::All), all, "{devices:?}");

@@ -25,7 +25,7 @@ pub(crate) async fn ask(inner: &Arc<Inner>, device: &DeviceId) -> bool {
     let common = inner.roster.common(*device).await;
     let exchange = async {
         let conn = connect(inner, device, ALPN_JOIN).await?;
-        let (handshake, _) = hello(&conn, inner.device, rand::random()).await?;
+        let handshake = hello(&conn, inner.device, rand::random()).await?.handshake;
         for share in common {
             if show(inner, &conn, &handshake, share).await? {
                 conn.close(Code::Bye.into(), Code::Bye.reason());

@@ -81,7 +81,7 @@ async fn attempt(inner: &Arc<Inner>, request: &JoinRequest) -> Result<JoinAnswer
     let conn = connect(inner, &request.inviter, ALPN_JOIN).await?;
     let exchange = async {
         let nonce = rand::random();
-        let (handshake, _) = hello(&conn, inner.device, nonce).await?;
+        let handshake = hello(&conn, inner.device, nonce).await?.handshake;
         let (mut send, recv) = conn.open_bi().await.map_err(|error| LinkError::closed(&error))?;
         let join = Join {
             share: handshake.tag(&request.share, &inner.device),
@@ -132,7 +132,7 @@ pub(crate) async fn answer(inner: &Arc<Inner>, conn: Connection) -> Result<(), L
 }
 
 async fn exchange(inner: &Arc<Inner>, conn: &Connection) -> Result<(), LinkError> {
-    let (handshake, _) = hello(conn, inner.device, rand::random()).await?;
+    let handshake = hello(conn, inner.device, rand::random()).await?.handshake;
     // A member that introduces itself asks once a share; whoever joins asks once.
     for _ in 0..MAX_QUESTIONS {
         let Ok((send, recv)) = conn.accept_bi().await else { return Ok(()) };

@@ -31,6 +31,8 @@ pub(crate) struct Link {
     tie: Tie,
     handshake: Handshake,
     pub(crate) since: SystemTime,
+    /// Features that both sides have.
+    pub(crate) features: u64,
     /// Ends the link's tasks.
     pub(crate) cancel: CancellationToken,
     /// Streams being opened by the peer, or served.
@@ -48,7 +50,7 @@ struct Slot {
     id: u64,
     /// This device opened it.
     ours: bool,
-    /// Both sides have agreed.
+    /// Both sides have agreed, and nothing that was said in an earlier session counts any more.
     open: bool,
     made: Instant,
     /// The peer tried, too, and was told that ours counts.
@@ -81,7 +83,7 @@ impl Link {
         nonce[16..].copy_from_slice(&rand::random::<[u8; 16]>());
         let timeout = tokio::time::timeout(HANDSHAKE_TIMEOUT, hello(&conn, own, nonce));
         let greeted = timeout.await.unwrap_or(Err(LinkError::Timeout(HANDSHAKE_TIMEOUT.as_secs())));
-        let (handshake, theirs) = match greeted {
+        let Greeted { handshake, features, nonce: theirs } = match greeted {
             Ok(greeted) => greeted,
             Err(error) => return Err(close_for(&conn, error)),
         };
@@ -93,6 +95,7 @@ impl Link {
             tie: Tie { dialer: handshake.dialer, instance, made: Instant::now() },
             handshake,
             since: SystemTime::now(),
+            features,
             cancel: parent.child_token(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             slots: Mutex::new(HashMap::new()),
@@ -196,7 +199,7 @@ impl Link {
         let slot = Slot {
             id: handle.id,
             ours,
-            open: !ours,
+            open: false,
             made: Instant::now(),
             peer_tried: false,
             cancel: handle.cancel.clone(),
@@ -206,7 +209,12 @@ impl Link {
         handle
     }
 
-    /// The peer agreed to a session.
+    /// Whether a session still has its slot.
+    pub(crate) fn holds(&self, handle: &SlotHandle) -> bool {
+        self.slots.lock().get(&handle.share).is_some_and(|slot| slot.id == handle.id)
+    }
+
+    /// A session begins.
     pub(crate) fn opened(&self, handle: &SlotHandle) {
         if let Some(slot) = self.slots.lock().get_mut(&handle.share).filter(|slot| slot.id == handle.id) {
             slot.open = true;
@@ -288,12 +296,18 @@ pub(crate) fn addresses(conn: &Connection) -> Vec<SocketAddr> {
     sockets
 }
 
-/// Exchanges hellos on the connection's first stream; what both ends now know, and the peer's nonce.
-pub(crate) async fn hello(
-    conn: &Connection,
-    device: DeviceId,
-    nonce: [u8; 32],
-) -> Result<(Handshake, [u8; 32]), LinkError> {
+/// What the hellos gave.
+pub(crate) struct Greeted {
+    /// What both ends know.
+    pub(crate) handshake: Handshake,
+    /// Features that both have.
+    pub(crate) features: u64,
+    /// The peer's nonce.
+    pub(crate) nonce: [u8; 32],
+}
+
+/// Exchanges hellos on the connection's first stream.
+pub(crate) async fn hello(conn: &Connection, device: DeviceId, nonce: [u8; 32]) -> Result<Greeted, LinkError> {
     let dialled = conn.side() == Side::Client;
     let closed = |error: iroh::endpoint::ConnectionError| LinkError::Closed(error.to_string());
     let (mut send, recv): (SendStream, RecvStream) =
@@ -309,9 +323,9 @@ pub(crate) async fn hello(
     }
     // A stream that broke shows on the next one.
     let _ = send.finish();
-    wire::agree(&own, &theirs).map_err(|unfit| LinkError::Version(unfit.to_string()))?;
+    let (_, features) = wire::agree(&own, &theirs).map_err(|unfit| LinkError::Version(unfit.to_string()))?;
     let handshake = handshake(conn, device, nonce, theirs.nonce)?;
-    Ok((handshake, theirs.nonce))
+    Ok(Greeted { handshake, features, nonce: theirs.nonce })
 }
 
 /// What both ends of a connection know after their hellos.

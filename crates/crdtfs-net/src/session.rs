@@ -172,10 +172,7 @@ async fn run_ours(inner: &Arc<Inner>, link: &Arc<Link>, slot: &SlotHandle) -> En
         Ok(Some((_, _, Opened::Here { share }))) if share != link.peer_tag(&slot.share) => {
             End::Fault("its proof for the share is wrong".into())
         }
-        Ok(Some((send, reader, Opened::Here { .. }))) => {
-            link.opened(slot);
-            drive(inner, link, slot, send, reader).await
-        }
+        Ok(Some((send, reader, Opened::Here { .. }))) => drive(inner, link, slot, send, reader).await,
         Err(error) => error.into(),
     }
 }
@@ -220,7 +217,10 @@ async fn drive(
     let _ = send.set_priority(PRIORITY);
     let (host, device, share) = (inner.host.clone(), link.device(), slot.share);
     let Some(Some(view)) = blocking(&inner.tasks, move || host.sync(&share)).await else { return End::Cancelled };
-    let mut parts = Some(Parts { session: Session::new(device), view, said: PeerState::default() });
+    let mut parts = Some(Parts { session: Session::new(device, link.features), view, said: PeerState::default() });
+    // What it said in an earlier session need not be so any more.
+    tell_host(inner, link, slot, PeerState::default()).await;
+    link.opened(slot);
     let _source = Fetcher::source(inner, device, share);
     let mut out = Bytes::new();
     let mut step = Step { frames: Vec::new(), changed: false, room: true };
@@ -234,8 +234,7 @@ async fn drive(
             };
             parts = Some(back);
             if let Some(state) = stepped.state {
-                let host = inner.host.clone();
-                blocking(&inner.tasks, move || host.peer_state(&share, &device, &state)).await;
+                tell_host(inner, link, slot, state).await;
                 inner.fetcher.news(inner, device);
             }
             if let Some(fault) = stepped.fault {
@@ -281,6 +280,18 @@ async fn drive(
             }
         }
     }
+}
+
+/// Tells the host what the peer says that it has, as long as it is this session that speaks for it.
+async fn tell_host(inner: &Arc<Inner>, link: &Arc<Link>, slot: &SlotHandle, state: PeerState) {
+    let (host, peers, link, slot) = (inner.host.clone(), inner.clone(), link.clone(), slot.clone());
+    let tell = move || {
+        let current = peers.peers.link(&link.device()).is_some_and(|current| Arc::ptr_eq(&current, &link));
+        if current && link.holds(&slot) {
+            host.peer_state(&slot.share, &link.device(), &state);
+        }
+    };
+    blocking(&inner.tasks, tell).await;
 }
 
 /// The next frame, with those that have come after it; `None` at the end.

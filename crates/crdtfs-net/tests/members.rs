@@ -6,6 +6,7 @@ mod world;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
+use crdtfs_core::sync::PeerState;
 use crdtfs_net::{NetConfig, Node, PathKind};
 use world::*;
 
@@ -114,6 +115,31 @@ async fn a_peer_that_starts_again_is_met_again_at_once() {
     introduce(&node_a, &node_b);
     b.make(&share, 2, 10);
     a.until("the change of b's third life is at a", |a| a.has(&share, 2, 2)).await;
+    node_a.shutdown().await;
+    node_b.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_peer_said_in_an_earlier_session_is_forgotten_before_the_next_counts() {
+    let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
+    let share = genesis(9).share();
+    let state = |a: &FakeHost| a.states.lock().get(&(share, device(2))).cloned().unwrap_or_default();
+    b.make(&share, 2, 100);
+    let (node_a, node_b) = (start(1, &a).await, start(2, &b).await);
+    introduce(&node_a, &node_b);
+    a.until("a knows what b has", |a| state(a).holding.is_some_and(|holding| holding.vector.len() == 1)).await;
+    node_b.shutdown().await;
+    a.until("a sees b leave", |a| a.disconnects.load(Ordering::SeqCst) == 1).await;
+    a.told.lock().clear();
+
+    // It comes back as from an old backup, and is given what it lost; it never had what it once said.
+    let b = host(9, &[1, 2]);
+    let node_b = start(2, &b).await;
+    introduce(&node_a, &node_b);
+    a.until("a knows what b has now", |a| a.told.lock().len() > 1).await;
+    let told = a.told.lock().clone();
+    assert_eq!(told[0], PeerState::default());
+    assert!(told[1].vector.as_ref().is_some_and(|vector| vector.is_empty()), "{told:?}");
     node_a.shutdown().await;
     node_b.shutdown().await;
 }

@@ -245,7 +245,7 @@ impl SyncHost for Device {
 /// Runs a session between two devices until both are silent; what either has to commit meanwhile is committed. Gives the
 /// number of messages and bytes.
 fn meet(a: &mut Device, b: &mut Device) -> (usize, usize) {
-    let mut ends = [Session::new(b.replica.device()), Session::new(a.replica.device())];
+    let mut ends = [Session::new(b.replica.device(), 0), Session::new(a.replica.device(), 0)];
     let hosts = [a, b];
     let (mut messages, mut bytes, mut quiet) = (0, 0, 0);
     while quiet < 2 {

@@ -1,19 +1,19 @@
 //! The sync of one share over one connection, as a state machine without a clock or a socket.
 //!
 //! Each side says what it has ([`Have`]); each then sends what the other lacks, membership first, changes in causal order,
-//! and afterwards whatever is new. What the other is known to have, or was sent on this stream, is not sent again. A batch
+//! then what it holds and what others said that they hold, and afterwards whatever is new. What the other is known to have, or was sent on this stream, is not sent again. A batch
 //! is made only when it is asked for ([`Session::poll`]), that is when the transport can take it, and asks the host for
 //! nothing unless something changed: an idle session costs nothing. A connection that breaks ends the session; the next
 //! one begins by saying what each has.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use minicbor::bytes::ByteVec;
 use thiserror::Error;
 
 use crate::id::{ActorId, ChangeHash, DeviceId, Hash};
 use crate::vector::{Tip, Vector};
-use crate::wire::{Have, Holding, MESSAGE_MAX, Message};
+use crate::wire::{FEATURE_STATEMENTS, Have, Holding, MESSAGE_MAX, Message, Statement};
 
 /// The most bytes of envelopes or membership records in one message; a single larger one goes alone.
 pub const BATCH_BYTES: usize = MESSAGE_MAX / 4;
@@ -89,6 +89,18 @@ pub trait SyncHost {
 
     /// What content is here.
     fn holding(&self) -> Holding;
+
+    /// Statements of members, this device's own among them, that are newer than those with the numbers in `known`; about
+    /// `max_bytes` of them at most. None by default.
+    fn statements_after(&self, _known: &BTreeMap<DeviceId, u64>, _max_bytes: usize) -> Vec<Statement> {
+        Vec::new()
+    }
+
+    /// Takes encoded statements that the peer passes on; gives those of members, known and older ones too. By default it
+    /// takes none.
+    fn receive_statements(&mut self, _from: &DeviceId, _statements: Vec<Vec<u8>>) -> Result<Vec<Statement>, Fault> {
+        Ok(Vec::new())
+    }
 }
 
 /// What is known of the other side.
@@ -117,6 +129,10 @@ pub struct Session {
     /// What we last said.
     said: Option<Have>,
     said_holding: Option<Holding>,
+    /// Whether the other side takes statements.
+    statements: bool,
+    /// The newest statement of each member that the other has, or will have when it has read what was sent.
+    given_statements: BTreeMap<DeviceId, u64>,
     /// What may have to be said or sent since the last look.
     look: Look,
     membership_queue: VecDeque<Vec<u8>>,
@@ -129,11 +145,12 @@ struct Look {
     membership: bool,
     envelopes: bool,
     holding: bool,
+    statements: bool,
 }
 
 impl Session {
-    /// A session with the device at the other end.
-    pub fn new(peer: DeviceId) -> Self {
+    /// A session with the device at the other end; `features` are those that both sides have ([`crate::wire::agree`]).
+    pub fn new(peer: DeviceId, features: u64) -> Self {
         Self {
             peer_id: peer,
             peer: PeerState::default(),
@@ -143,7 +160,9 @@ impl Session {
             given_membership: Vec::new(),
             said: None,
             said_holding: None,
-            look: Look { have: true, membership: false, envelopes: false, holding: false },
+            statements: features & FEATURE_STATEMENTS != 0,
+            given_statements: BTreeMap::new(),
+            look: Look { have: true, membership: false, envelopes: false, holding: false, statements: false },
             membership_queue: VecDeque::new(),
         }
     }
@@ -151,7 +170,8 @@ impl Session {
     /// The share changed here: changes, membership or content. [`Session::poll`] finds out what.
     pub fn changed(&mut self) {
         let speaking = self.peer.vector.is_some();
-        self.look = Look { have: true, membership: speaking, envelopes: speaking, holding: speaking };
+        let statements = speaking && self.statements;
+        self.look = Look { have: true, membership: speaking, envelopes: speaking, holding: speaking, statements };
     }
 
     /// What is known of the other side.
@@ -188,6 +208,13 @@ impl Session {
                 self.peer.holding = Some(holding);
                 Ok(())
             }
+            Message::Statements { statements } if self.statements => {
+                let statements = statements.into_iter().map(Vec::from).collect();
+                let taken = host.receive_statements(&self.peer_id, statements)?;
+                self.give(&taken);
+                Ok(())
+            }
+            Message::Statements { .. } => Err(Fault::Protocol("sent statements unasked".into())),
         }
     }
 
@@ -261,7 +288,27 @@ impl Session {
                 return Some(Message::Holding(holding));
             }
         }
-        None
+        self.next_statements(host)
+    }
+
+    fn next_statements(&mut self, host: &dyn SyncHost) -> Option<Message> {
+        if !self.look.statements {
+            return None;
+        }
+        let batch = host.statements_after(&self.given_statements, BATCH_BYTES);
+        // An empty answer: nothing is left until something changes.
+        self.look.statements = !batch.is_empty();
+        self.give(&batch);
+        let statements: Vec<_> = batch.iter().map(|statement| statement.as_bytes().to_vec().into()).collect();
+        (!statements.is_empty()).then_some(Message::Statements { statements })
+    }
+
+    /// Notes that the other side has these, or newer ones.
+    fn give(&mut self, statements: &[Statement]) {
+        for statement in statements {
+            let given = self.given_statements.entry(statement.device).or_default();
+            *given = statement.number.max(*given);
+        }
     }
 
     fn next_have(&mut self, host: &dyn SyncHost) -> Option<Have> {

@@ -2,7 +2,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::*;
-use crate::wire;
+use crate::id::ShareId;
+use crate::key::Key;
+use crate::wire::{self, Said};
 
 /// A host whose envelopes are `actor seq` in text, in the order in which it got them. Counts the questions it is asked.
 #[derive(Clone, Default)]
@@ -11,6 +13,7 @@ struct Fake {
     vector: Vector,
     members: Vec<(Hash, Vec<u8>)>,
     holding: Holding,
+    statements: BTreeMap<DeviceId, Statement>,
     received: usize,
     asked: std::cell::Cell<usize>,
 }
@@ -32,6 +35,13 @@ impl Fake {
         let tip = Tip { seq, hash: ChangeHash(Hash::of(&bytes).0) };
         self.vector.set(actor, tip);
         self.log.push(Numbered { actor, tip, bytes });
+    }
+
+    fn state(&mut self, statement: Statement) {
+        let known = self.statements.entry(statement.device).or_insert_with(|| statement.clone());
+        if known.number < statement.number {
+            *known = statement;
+        }
     }
 
     fn admit(&mut self, record: &[u8]) {
@@ -90,6 +100,15 @@ impl SyncHost for Fake {
     fn holding(&self) -> Holding {
         self.holding.clone()
     }
+    fn statements_after(&self, known: &BTreeMap<DeviceId, u64>, _: usize) -> Vec<Statement> {
+        let newer = |s: &&Statement| known.get(&s.device).is_none_or(|known| *known < s.number);
+        self.statements.values().filter(newer).cloned().collect()
+    }
+    fn receive_statements(&mut self, _: &DeviceId, statements: Vec<Vec<u8>>) -> Result<Vec<Statement>, Fault> {
+        let taken: Vec<_> = statements.iter().map(|bytes| Statement::decode(bytes).unwrap()).collect();
+        taken.iter().for_each(|statement| self.state(statement.clone()));
+        Ok(taken)
+    }
 }
 
 const A: DeviceId = DeviceId([1; 32]);
@@ -105,7 +124,12 @@ struct Link {
 
 impl Link {
     fn new() -> Self {
-        Self { ends: [Session::new(B), Session::new(A)], flight: Default::default(), sent: 0, bytes: 0 }
+        Self {
+            ends: [Session::new(B, FEATURE_STATEMENTS), Session::new(A, FEATURE_STATEMENTS)],
+            flight: Default::default(),
+            sent: 0,
+            bytes: 0,
+        }
     }
 
     /// One step of either side: deliver a message to it, or let it send. False if nothing was left to do.
@@ -248,6 +272,7 @@ fn membership_goes_before_changes() {
             Message::Membership { .. } => 'm',
             Message::Envelopes { .. } => 'e',
             Message::Holding(_) => 'c',
+            Message::Statements { .. } => 's',
         })
         .collect();
     assert_eq!(kinds, ['h', 'm', 'e']);
@@ -266,14 +291,51 @@ fn holding_is_said_when_it_changes_and_only_then() {
     assert_eq!(link.ends[0].peer().holding.as_ref().unwrap().missing_files, 3);
 }
 
+fn statement(device: u8, number: u64) -> Statement {
+    let said = Said { epoch: 0, heads: Hash([1; 32]), missing_files: 0, missing_bytes: 0, partial: false };
+    Statement::sign(&Key::new(&[device; 32]), &ShareId([9; 32]), number, said)
+}
+
+#[test]
+fn what_others_said_is_passed_on_once_and_the_newest_counts() {
+    let mut hosts = [Fake::default(), Fake::default()];
+    hosts[0].state(statement(1, 5));
+    hosts[0].state(statement(3, 7));
+    hosts[1].state(statement(2, 1));
+    hosts[1].state(statement(3, 8));
+    let mut link = Link::new();
+    assert!(link.run(&mut hosts, 100));
+    assert_eq!(hosts[0].statements, hosts[1].statements);
+    let mut numbers: Vec<_> = hosts[0].statements.values().map(|s| s.number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 5, 8]);
+    hosts[0].state(statement(1, 6));
+    let sent = link.sent;
+    link.ends[0].changed();
+    link.ends[1].changed();
+    assert!(link.run(&mut hosts, 100));
+    assert_eq!((link.sent - sent, hosts[0].statements == hosts[1].statements), (1, true));
+}
+
+#[test]
+fn who_does_not_know_statements_gets_none() {
+    let mut hosts = [Fake::default(), Fake::default()];
+    hosts[0].state(statement(1, 5));
+    let mut link = Link { ends: [Session::new(B, 0), Session::new(A, 0)], ..Link::new() };
+    assert!(link.run(&mut hosts, 100));
+    assert!(hosts[1].statements.is_empty());
+    let unasked = Message::Statements { statements: Vec::new() };
+    assert!(matches!(link.ends[0].handle(unasked, &mut hosts[0]), Err(Fault::Protocol(_))));
+}
+
 #[test]
 fn faults() {
     let mut host = Fake::default();
     let have = |epoch| Message::Have(Have { epoch, ..Have::default() });
     let early = Message::Holding(Holding::default());
-    assert!(matches!(Session::new(B).handle(early, &mut host), Err(Fault::Protocol(_))));
-    assert_eq!(Session::new(B).handle(have(1), &mut host), Err(Fault::Epoch { own: 0, theirs: 1 }));
-    let mut session = Session::new(B);
+    assert!(matches!(Session::new(B, FEATURE_STATEMENTS).handle(early, &mut host), Err(Fault::Protocol(_))));
+    assert_eq!(Session::new(B, FEATURE_STATEMENTS).handle(have(1), &mut host), Err(Fault::Epoch { own: 0, theirs: 1 }));
+    let mut session = Session::new(B, FEATURE_STATEMENTS);
     session.handle(have(0), &mut host).unwrap();
     let bad = Message::Envelopes { envelopes: vec![vec![].into()] };
     assert!(matches!(session.handle(bad, &mut host), Err(Fault::Envelope(_))));
@@ -281,5 +343,5 @@ fn faults() {
         .map(|n| (ActorId(Hash::of(&n.to_be_bytes()).0), Tip { seq: 1, hash: ChangeHash([0; 32]) }))
         .collect();
     let many = Message::Have(Have { vector: many, ..Have::default() });
-    assert!(matches!(Session::new(B).handle(many, &mut host), Err(Fault::Protocol(_))));
+    assert!(matches!(Session::new(B, FEATURE_STATEMENTS).handle(many, &mut host), Err(Fault::Protocol(_))));
 }

@@ -6,6 +6,9 @@ use thiserror::Error;
 use super::{Join, OLDEST, VERSION, Wire};
 use crate::id::{DeviceId, ShareId};
 
+/// Feature bit: [`super::Message::Statements`] is understood.
+pub const FEATURE_STATEMENTS: u64 = 1;
+
 /// The first message of each side of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -27,7 +30,7 @@ pub struct Hello {
 impl Hello {
     /// This program's hello.
     pub fn new(nonce: [u8; 32]) -> Self {
-        Self { version: VERSION, oldest: OLDEST, features: 0, nonce }
+        Self { version: VERSION, oldest: OLDEST, features: FEATURE_STATEMENTS, nonce }
     }
 }
 

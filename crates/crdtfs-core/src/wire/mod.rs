@@ -11,6 +11,7 @@ mod chunk;
 mod delta;
 mod hello;
 mod join;
+mod statement;
 mod sync;
 
 use minicbor::{Decode, Encode};
@@ -18,8 +19,9 @@ use thiserror::Error;
 
 pub use self::chunk::{Asked, AskedBase, AskedPart, ChunkAnswer, ChunkRequest};
 pub use self::delta::{delta, undo};
-pub use self::hello::{Handshake, Hello, Open, Opened, ShareTag, Unfit, agree};
+pub use self::hello::{FEATURE_STATEMENTS, Handshake, Hello, Open, Opened, ShareTag, Unfit, agree};
 pub use self::join::{Join, JoinAnswer, Refusal};
+pub use self::statement::{STATEMENT_MAX, Said, Statement, StatementError};
 pub use self::sync::{Have, Holding, Message};
 
 /// Version of the protocol that this program speaks.

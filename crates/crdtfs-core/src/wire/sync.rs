@@ -30,6 +30,13 @@ pub enum Message {
     /// What content the sender holds.
     #[n(3)]
     Holding(#[n(0)] Holding),
+    /// Encoded [`super::Statement`]s of members, the sender's own among them; only with [`super::FEATURE_STATEMENTS`].
+    #[n(4)]
+    Statements {
+        /// The statements.
+        #[n(0)]
+        statements: Vec<ByteVec>,
+    },
 }
 
 impl Wire for Message {

@@ -24,6 +24,7 @@ fn messages() -> Vec<Message> {
         Message::Membership { records: vec![vec![1, 2].into(), vec![].into()] },
         Message::Envelopes { envelopes: vec![vec![3].into()] },
         Message::Holding(Holding { vector: vector(), missing_files: 2, missing_bytes: 4096, partial: true }),
+        Message::Statements { statements: vec![vec![4].into()] },
     ]
 }
 

@@ -33,6 +33,7 @@ impl Events for Told {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
     fn progressed(&self) {}
+    fn later(&self, _: &Share, _: Instant) {}
 }
 
 struct NoSource;

@@ -52,6 +52,8 @@ pub struct FakeHost {
     /// The node to tell of changes.
     pub node: Mutex<Option<Node>>,
     pub states: Mutex<HashMap<(ShareId, DeviceId), PeerState>>,
+    /// The same, in the order in which it came.
+    pub told: Mutex<Vec<PeerState>>,
     pub connects: AtomicUsize,
     pub disconnects: AtomicUsize,
     pub reads: AtomicUsize,
@@ -252,6 +254,7 @@ impl Host for Shown {
         }
     }
     fn peer_state(&self, share: &ShareId, device: &DeviceId, state: &PeerState) {
+        self.0.told.lock().push(state.clone());
         self.0.states.lock().insert((*share, *device), state.clone());
         self.0.touch();
     }
