@@ -36,7 +36,7 @@ pub use command::{COMMAND_LIMIT, Done, run, tool};
 pub use device::{Device, Mode, lives};
 pub use git::{clone, git, origin};
 pub use lab::{Lab, Segment};
-pub use loopfs::LoopFs;
+pub use loopfs::{LoopFs, LoopKind};
 pub use mounts::{is_mounted, unmount_below};
 pub use poll::until;
 pub use random::{bytes, seed};

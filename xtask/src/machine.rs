@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::see;
 
 /// Programs that the tests start, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("fusermount3", "fuse3"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
@@ -15,6 +15,9 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("git", "git"),
     ("sqlite3", "sqlite3"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("losetup", "mount"),
+    ("mkfs.exfat", "exfatprogs"),
+    ("mount.exfat-fuse", "exfat-fuse"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
 ];

@@ -42,12 +42,12 @@ impl Platform {
         let holds = |end: &[u8]| match dir.create(&name(end)) {
             Ok(_) => dir.unlink(&name(end)).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
-            Err(error) if matches!(error.raw_os_error(), Some(INVAL | ILSEQ)) => Ok(false),
+            Err(error) if matches!(error.raw_os_error(), Some(INVAL | ILSEQ | NOENT)) => Ok(false),
             Err(error) => Err(error),
         };
         let folds = |one: &str, other: &str| {
             match dir.create(&name(one.as_bytes())) {
-                Err(error) if matches!(error.raw_os_error(), Some(INVAL | ILSEQ)) => return Ok(false),
+                Err(error) if matches!(error.raw_os_error(), Some(INVAL | ILSEQ | NOENT)) => return Ok(false),
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
@@ -66,6 +66,11 @@ impl Platform {
     /// Whether every name is held exactly.
     pub(crate) fn is_exact(self) -> bool {
         self == Self::default()
+    }
+
+    /// Whether one entry may be found by several names.
+    pub(crate) fn folds(self) -> bool {
+        self.folds_case || self.folds_forms
     }
 
     /// Names of one key are one to the filesystem, or may be.
@@ -127,6 +132,8 @@ impl Platform {
 
 const INVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
 const ILSEQ: i32 = rustix::io::Errno::ILSEQ.raw_os_error();
+/// What exFAT in user space says of a name that it refuses.
+const NOENT: i32 = rustix::io::Errno::NOENT.raw_os_error();
 
 /// Whether a part of the name up to a dot or the end is as an alias has it.
 pub(crate) fn looks_like_alias(name: &Name) -> bool {

@@ -68,9 +68,9 @@ pub(crate) enum ApplyError {
     },
 }
 
-type Result<T, E = ApplyError> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = ApplyError> = std::result::Result<T, E>;
 
-fn tried(what: &'static str) -> impl Fn(io::Error) -> ApplyError {
+pub(crate) fn tried(what: &'static str) -> impl Fn(io::Error) -> ApplyError {
     move |source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => ApplyError::Raced,
         _ => ApplyError::Io { what, source },
@@ -207,7 +207,7 @@ impl<'a> Applier<'a> {
         }
     }
 
-    fn dir(&mut self, id: InodeId) -> Result<Rc<Dir>> {
+    pub(crate) fn dir(&mut self, id: InodeId) -> Result<Rc<Dir>> {
         if let Some(dir) = self.dirs.get(&id) {
             return Ok(dir.clone());
         }
@@ -228,20 +228,20 @@ impl<'a> Applier<'a> {
         Ok(dir)
     }
 
-    fn stat(&self, dir: &Dir, name: &Name) -> Result<Meta> {
+    pub(crate) fn stat(&self, dir: &Dir, name: &Name) -> Result<Meta> {
         dir.stat(name).map_err(tried("cannot look at it"))?.ok_or(ApplyError::Raced)
     }
 
-    fn state(&self, id: InodeId) -> Result<Synced> {
+    pub(crate) fn state(&self, id: InodeId) -> Result<Synced> {
         self.synced.read().node(id).cloned().ok_or(ApplyError::Stale)
     }
 
-    fn view(&self, id: InodeId) -> Result<Node> {
+    pub(crate) fn view(&self, id: InodeId) -> Result<Node> {
         self.tree.node(id).ok_or(ApplyError::Stale)
     }
 
     /// That a name has exactly the file that we know, unchanged and with nobody writing to it.
-    fn check_exact(&self, dir: &Dir, name: &Name, state: &Synced) -> Result<()> {
+    pub(crate) fn check_exact(&self, dir: &Dir, name: &Name, state: &Synced) -> Result<()> {
         let now = self.stat(dir, name)?;
         if now.kind != state.kind || !now.stamp.same_bytes(&state.stamp) || now.stamp.ctime != state.stamp.ctime {
             return Err(ApplyError::Raced);
@@ -249,7 +249,7 @@ impl<'a> Applier<'a> {
         self.check_idle(dir, name, state.kind)
     }
 
-    fn check_idle(&self, dir: &Dir, name: &Name, kind: Kind) -> Result<()> {
+    pub(crate) fn check_idle(&self, dir: &Dir, name: &Name, kind: Kind) -> Result<()> {
         if kind != Kind::File {
             return Ok(());
         }
@@ -270,7 +270,14 @@ impl<'a> Applier<'a> {
     }
 
     /// Has a file that we know, and that lies aside, be no more, unless it is not what we know.
-    fn give_up(&mut self, root: &Dir, name: &Name, at: &Place, old: &Synced, instead: Option<InodeId>) -> Result<()> {
+    pub(crate) fn give_up(
+        &mut self,
+        root: &Dir,
+        name: &Name,
+        at: &Place,
+        old: &Synced,
+        instead: Option<InodeId>,
+    ) -> Result<()> {
         self.check_aside(root, name, old)?;
         match (Aside { root, name }).give_up(old, self.content, instead) {
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
@@ -282,7 +289,7 @@ impl<'a> Applier<'a> {
     }
 
     /// What lies aside goes back to its place or, if that has something else by now, beside it.
-    fn put_back(&self, back: io::Result<()>, root: &Dir, name: &Name) -> Result<()> {
+    pub(crate) fn put_back(&self, back: io::Result<()>, root: &Dir, name: &Name) -> Result<()> {
         back.or_else(|_| (Aside { root, name }).rescue(self.root, &self.synced.read(), self.device))
             .map_err(tried("cannot be put back"))
     }
@@ -291,6 +298,9 @@ impl<'a> Applier<'a> {
     fn take_place(&mut self, temp: &Name, at: &Place, of: InodeId, old: &Synced, key: Option<InodeId>) -> Result<()> {
         let (root, dir) = (self.dir(InodeId::ROOT)?, self.dir(at.0)?);
         self.check_exact(&dir, &at.1, old)?;
+        if !self.root.abilities().exchanges {
+            return self.take_place_stepwise(temp, at, of, old, key);
+        }
         // From here on the name says that what lies there may be the user's.
         let aside = self.aside_name(of);
         root.rename(temp, &root, &aside).map_err(tried("cannot be put into place"))?;
@@ -329,7 +339,7 @@ impl<'a> Applier<'a> {
         }
     }
 
-    fn aside_name(&mut self, of: InodeId) -> Name {
+    pub(crate) fn aside_name(&mut self, of: InodeId) -> Name {
         *self.serial += 1;
         aside::name(of, *self.serial)
     }
@@ -465,7 +475,7 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    fn check_ident(&self, dir: &Dir, name: &Name, state: &Synced) -> Result<()> {
+    pub(crate) fn check_ident(&self, dir: &Dir, name: &Name, state: &Synced) -> Result<()> {
         if self.stat(dir, name)?.stamp.ident == state.stamp.ident { Ok(()) } else { Err(ApplyError::Raced) }
     }
 
@@ -476,18 +486,20 @@ impl<'a> Applier<'a> {
         if let Some(over) = over {
             let old = self.state(over)?;
             self.check_exact(&dir, &to.1, &old)?;
-            source.exchange(&from.1, &dir, &to.1).map_err(tried("cannot be renamed"))?;
-            let right = self.check_ident(&dir, &to.1, &state).and_then(|()| self.check_aside(&source, &from.1, &old));
-            if let Err(error) = right.and_then(|()| self.discard(&source, from, over, &old)) {
-                source.exchange(&from.1, &dir, &to.1).map_err(tried("cannot be put back"))?;
-                return Err(error);
+            if self.root.abilities().exchanges {
+                source.exchange(&from.1, &dir, &to.1).map_err(tried("cannot be renamed"))?;
+                let right =
+                    self.check_ident(&dir, &to.1, &state).and_then(|()| self.check_aside(&source, &from.1, &old));
+                if let Err(error) = right.and_then(|()| self.discard(&source, from, over, &old)) {
+                    source.exchange(&from.1, &dir, &to.1).map_err(tried("cannot be put back"))?;
+                    return Err(error);
+                }
+            } else {
+                self.discard(&dir, to, over, &old)?;
+                self.rename_free(&source, from, &dir, to, &state)?;
             }
         } else {
-            source.rename(&from.1, &dir, &to.1).map_err(tried("cannot be renamed"))?;
-            if let Err(error) = self.check_ident(&dir, &to.1, &state) {
-                dir.rename(&to.1, &source, &from.1).map_err(tried("cannot be put back"))?;
-                return Err(error);
-            }
+            self.rename_free(&source, from, &dir, to, &state)?;
         }
         let mut synced = self.synced.write();
         if let Some(over) = over {
@@ -502,6 +514,14 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
+    fn rename_free(&self, source: &Dir, from: &Place, dir: &Dir, to: &Place, state: &Synced) -> Result<()> {
+        source.rename(&from.1, dir, &to.1).map_err(tried("cannot be renamed"))?;
+        self.check_ident(dir, &to.1, state).or_else(|error| {
+            dir.rename(&to.1, source, &from.1).map_err(tried("cannot be put back"))?;
+            Err(error)
+        })
+    }
+
     fn swap(&mut self, a: &Place, b: &Place) -> Result<()> {
         let ids = {
             let synced = self.synced.read();
@@ -512,10 +532,10 @@ impl<'a> Applier<'a> {
         let (x_state, y_state) = (self.state(x)?, self.state(y)?);
         self.check_ident(&in_a, &a.1, &x_state)?;
         self.check_ident(&in_b, &b.1, &y_state)?;
-        in_a.exchange(&a.1, &in_b, &b.1).map_err(tried("cannot be exchanged"))?;
+        self.exchange((x, &in_a, &a.1), (&in_b, &b.1)).map_err(tried("cannot be exchanged"))?;
         let right = self.check_ident(&in_a, &a.1, &y_state).and_then(|()| self.check_ident(&in_b, &b.1, &x_state));
         if let Err(error) = right {
-            in_a.exchange(&a.1, &in_b, &b.1).map_err(tried("cannot be put back"))?;
+            self.exchange((x, &in_a, &a.1), (&in_b, &b.1)).map_err(tried("cannot be put back"))?;
             return Err(error);
         }
         let mut synced = self.synced.write();
@@ -643,7 +663,7 @@ impl<'a> Applier<'a> {
         let mode = node.mode & mode_mask(node.kind);
         let keeps = match dir.open(name) {
             Ok(file) => {
-                if disk::stamp_of(&file).map_err(&fail)?.ident != old.stamp.ident {
+                if self.root.stamp_of(&file).map_err(&fail)?.ident != old.stamp.ident {
                     return Err(ApplyError::Raced);
                 }
                 let keeps = old.xattrs == node.xattrs || disk::set_xattrs(&file, &node.xattrs).map_err(&fail)?;

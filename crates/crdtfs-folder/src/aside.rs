@@ -31,7 +31,7 @@ pub(crate) fn name(id: InodeId, n: u64) -> Name {
 }
 
 /// The node at whose place it was.
-fn origin(name: &Name) -> Option<InodeId> {
+pub(crate) fn origin(name: &Name) -> Option<InodeId> {
     let text = std::str::from_utf8(name.as_bytes().strip_prefix(ASIDE)?).ok()?;
     InodeId::from_hex(text.split('-').next()?)
 }

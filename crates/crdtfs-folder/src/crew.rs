@@ -110,6 +110,8 @@ pub(crate) enum NotRead {
     Busy,
     /// It cannot be read: why.
     Problem(String),
+    /// There is no room to keep what it holds: what to tell of it.
+    NoRoom(String),
 }
 
 /// A content to be fetched.
@@ -153,12 +155,15 @@ impl Bench {
         let io = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => NotRead::Changed,
             _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => NotRead::Changed,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => NotRead::NoRoom(format!(
+                "changed here; not in the share yet ({error}). Free some space, then it goes on"
+            )),
             _ => {
                 NotRead::Problem(format!("cannot be read ({error}); it is skipped. Make it readable to have it synced"))
             }
         };
         let file = self.root.dir(&job.dir).and_then(|dir| dir.open(name)).map_err(io)?;
-        if disk::stamp_of(&file).map_err(io)? != job.stamp || !disk::is_regular(&file).map_err(io)? {
+        if self.root.stamp_of(&file).map_err(io)? != job.stamp || !disk::is_regular(&file).map_err(io)? {
             return Err(NotRead::Changed);
         }
         if !job.force && disk::has_writer(&file) {
@@ -167,7 +172,7 @@ impl Bench {
         self.keys.hold(job.key, job.dir.clone(), name.clone());
         let read = self.content.index_file(job.key, &file).map_err(io);
         let xattrs = disk::xattrs(&file).map_err(io);
-        let same = disk::stamp_of(&file).map_err(io).is_ok_and(|s| s == job.stamp);
+        let same = self.root.stamp_of(&file).map_err(io).is_ok_and(|s| s == job.stamp);
         match (read, xattrs) {
             (Ok(content), Ok(xattrs)) if same && content.size == job.stamp.size => {
                 Ok(Indexed { key: job.key, content, xattrs: xattrs.map(Arc::new), stamp: job.stamp })
@@ -244,7 +249,7 @@ impl Bench {
     }
 
     fn staged(&self, job: &FetchJob, file: &File) -> io::Result<Staged> {
-        let stamp = disk::stamp_of(file)?;
+        let stamp = self.root.stamp_of(file)?;
         if stamp.size != job.node.content.size {
             return Err(io::Error::other("the store gave other bytes than were asked for"));
         }

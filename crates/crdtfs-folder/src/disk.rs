@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 #[cfg(test)]
 use crate::crash;
+use crate::filesystem::Abilities;
 
 /// Names that begin so are ours and hold nothing that is not elsewhere: not looked at, removed at the next start.
 pub(crate) const TEMPORARY: &[u8] = b".crdtfs-tmp-";
@@ -40,6 +41,21 @@ pub(crate) struct Ident {
     #[n(1)]
     pub(crate) born: Time,
 }
+
+impl Ident {
+    /// A number that no file has: what is known of the file says nothing of its number any more. `n` tells it from others.
+    pub(crate) fn void(n: u64) -> Self {
+        Self { ino: n, born: VOID }
+    }
+
+    /// Whether it is no file's.
+    pub(crate) fn is_void(&self) -> bool {
+        self.born == VOID
+    }
+}
+
+/// A time at which nothing is born.
+const VOID: Time = Time { secs: i64::MIN, nanos: 0 };
 
 /// The state of one file on disk, as far as `stat` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -67,7 +83,12 @@ pub(crate) struct Stamp {
 impl Stamp {
     /// Whether the bytes can be taken for the same: the file, its length and its time of modification are.
     pub(crate) fn same_bytes(&self, other: &Self) -> bool {
-        self.ident == other.ident && self.size == other.size && self.mtime == other.mtime
+        self.ident == other.ident && self.looks_like(other)
+    }
+
+    /// The same, of files that cannot be told by their numbers.
+    pub(crate) fn looks_like(&self, other: &Self) -> bool {
+        self.size == other.size && self.mtime == other.mtime
     }
 }
 
@@ -88,6 +109,7 @@ pub(crate) struct Root {
     fd: OwnedFd,
     dev: (u32, u32),
     path: PathBuf,
+    abilities: Abilities,
     #[cfg(test)]
     fuse: crash::Fuse,
 }
@@ -97,6 +119,7 @@ pub(crate) struct Root {
 pub(crate) struct Dir {
     fd: OwnedFd,
     dev: (u32, u32),
+    abilities: Abilities,
     #[cfg(test)]
     fuse: crash::Fuse,
 }
@@ -110,7 +133,7 @@ fn os(name: &Name) -> &OsStr {
     OsStr::from_bytes(name.as_bytes())
 }
 
-fn meta(stat: &Statx, dev: (u32, u32)) -> Meta {
+fn meta(stat: &Statx, dev: (u32, u32), abilities: Abilities) -> Meta {
     let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::Directory => Kind::Dir,
         FileType::Symlink => Kind::Symlink,
@@ -122,12 +145,18 @@ fn meta(stat: &Statx, dev: (u32, u32)) -> Meta {
     };
     let time = |t: rustix::fs::StatxTimestamp| Time { secs: t.tv_sec, nanos: t.tv_nsec };
     let born = if stat.stx_mask & StatxFlags::BTIME.bits() == 0 { Time::default() } else { time(stat.stx_btime) };
+    let mode = match kind {
+        // What is made here gets what it would elsewhere; what came from elsewhere keeps what it has.
+        Kind::Dir if !abilities.modes => 0o755,
+        _ if !abilities.modes => 0o644,
+        _ => u32::from(stat.stx_mode) & 0o7777,
+    };
     let stamp = Stamp {
         ident: Ident { ino: stat.stx_ino, born },
         size: stat.stx_size,
         mtime: time(stat.stx_mtime),
         ctime: time(stat.stx_ctime),
-        mode: u32::from(stat.stx_mode) & 0o7777,
+        mode,
         nlink: stat.stx_nlink,
     };
     Meta { kind, stamp, foreign: (stat.stx_dev_major, stat.stx_dev_minor) != dev }
@@ -147,9 +176,29 @@ impl Root {
             fd,
             dev: (stat.stx_dev_major, stat.stx_dev_minor),
             path: path.to_owned(),
+            abilities: Abilities::default(),
             #[cfg(test)]
             fuse: crash::fuse_of(path),
         })
+    }
+
+    /// Finds out what the filesystem can do, and keeps to that from then on.
+    ///
+    /// # Errors
+    /// If nothing can be made here.
+    pub(crate) fn probe(&mut self) -> io::Result<()> {
+        self.abilities = Abilities::probe(self)?;
+        Ok(())
+    }
+
+    /// What the filesystem can do.
+    pub(crate) fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    /// The state of an open file beneath the root.
+    pub(crate) fn stamp_of(&self, file: &File) -> io::Result<Stamp> {
+        Ok(meta(&stat_fd(file.as_fd())?, self.dev, self.abilities).stamp)
     }
 
     /// Where it was opened.
@@ -159,7 +208,7 @@ impl Root {
 
     /// The root's own state.
     pub(crate) fn meta(&self) -> io::Result<Meta> {
-        Ok(meta(&stat_fd(self.fd.as_fd())?, self.dev))
+        Ok(meta(&stat_fd(self.fd.as_fd())?, self.dev, self.abilities))
     }
 
     /// Whether the path still leads to this directory.
@@ -168,7 +217,7 @@ impl Root {
         let there = rustix::fs::statx(rustix::fs::CWD, &self.path, AtFlags::empty(), STAT);
         match (here, there) {
             (Ok(here), Ok(there)) => {
-                let there = meta(&there, self.dev);
+                let there = meta(&there, self.dev, self.abilities);
                 !there.foreign && there.stamp.ident == here && there.stamp.nlink > 0
             }
             _ => false,
@@ -219,6 +268,7 @@ impl Root {
         Ok(Dir {
             fd,
             dev: self.dev,
+            abilities: self.abilities,
             #[cfg(test)]
             fuse: self.fuse.clone(),
         })
@@ -261,7 +311,7 @@ impl Root {
 impl Dir {
     /// The directory's own state.
     pub(crate) fn meta(&self) -> io::Result<Meta> {
-        Ok(meta(&stat_fd(self.fd.as_fd())?, self.dev))
+        Ok(meta(&stat_fd(self.fd.as_fd())?, self.dev, self.abilities))
     }
 
     /// A path that leads to exactly this directory while it is open, for calls that only take paths.
@@ -272,7 +322,7 @@ impl Dir {
     /// The state of one name, not followed; `None` if there is none.
     pub(crate) fn stat(&self, name: &Name) -> io::Result<Option<Meta>> {
         match rustix::fs::statx(&self.fd, os(name), AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, STAT) {
-            Ok(stat) => Ok(Some(meta(&stat, self.dev))),
+            Ok(stat) => Ok(Some(meta(&stat, self.dev, self.abilities))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -329,13 +379,33 @@ impl Dir {
         Ok(rustix::fs::linkat(&self.fd, os(name), &to.fd, os(to_name), AtFlags::empty())?)
     }
 
-    /// Moves an entry to a name that is free (`EEXIST` if it is not).
+    /// Moves an entry to a name that is free (`EEXIST` if it is not). Where the filesystem cannot see to that, what is put
+    /// there in the instant between our look and the move is replaced.
     pub(crate) fn rename(&self, name: &Name, to: &Dir, to_name: &Name) -> io::Result<()> {
         self.crash_point();
+        if self.is_respelled(name, to, to_name)? || (!self.abilities.exchanges && to.stat(to_name)?.is_none()) {
+            return Ok(rustix::fs::renameat(&self.fd, os(name), &to.fd, os(to_name))?);
+        }
+        if !self.abilities.exchanges {
+            return Err(Errno::EXIST.into());
+        }
         Ok(rustix::fs::renameat_with(&self.fd, os(name), &to.fd, os(to_name), RenameFlags::NOREPLACE)?)
     }
 
-    /// Swaps two entries.
+    /// Whether two names of this directory are two spellings of one entry's name.
+    fn is_respelled(&self, name: &Name, to: &Dir, to_name: &Name) -> io::Result<bool> {
+        let names = self.abilities.names;
+        if name == to_name || !names.folds() || names.key(name) != names.key(to_name) {
+            return Ok(false);
+        }
+        if self.meta()?.stamp.ident != to.meta()?.stamp.ident {
+            return Ok(false);
+        }
+        let there = self.names()?;
+        Ok(there.contains(name) && !there.contains(to_name))
+    }
+
+    /// Swaps two entries (`EINVAL` where the filesystem cannot).
     pub(crate) fn exchange(&self, name: &Name, to: &Dir, to_name: &Name) -> io::Result<()> {
         self.crash_point();
         Ok(rustix::fs::renameat_with(&self.fd, os(name), &to.fd, os(to_name), RenameFlags::EXCHANGE)?)
@@ -358,7 +428,7 @@ impl Dir {
         self.crash_point();
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, os(name), flags, Mode::empty())?;
-        if meta(&stat_fd(fd.as_fd())?, self.dev).kind == Kind::Symlink {
+        if meta(&stat_fd(fd.as_fd())?, self.dev, self.abilities).kind == Kind::Symlink {
             return Err(Errno::LOOP.into());
         }
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -386,14 +456,9 @@ fn times(mtime: Time) -> rustix::fs::Timestamps {
     }
 }
 
-/// The state of an open file on the root's filesystem.
-pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
-    Ok(meta(&stat_fd(file.as_fd())?, (0, 0)).stamp)
-}
-
 /// Whether an open file is a regular one.
 pub(crate) fn is_regular(file: &File) -> io::Result<bool> {
-    Ok(meta(&stat_fd(file.as_fd())?, (0, 0)).kind == Kind::File)
+    Ok(meta(&stat_fd(file.as_fd())?, (0, 0), Abilities::default()).kind == Kind::File)
 }
 
 /// Sets permission bits and time of modification of an open file.

@@ -1,9 +1,13 @@
-//! Which filesystem a directory lies on, and whether a folder makes sense there.
+//! Which filesystem a directory lies on, whether a folder makes sense there, and what it can do.
 
 use std::io;
 use std::path::Path;
 
+use crdtfs_core::name::Name;
 use rustix::fs::{AtFlags, CWD, StatxFlags};
+
+use crate::alias::Platform;
+use crate::disk::{Dir, Root, TEMPORARY};
 
 /// Filesystems whose files are the kernel's, as the mount table calls them: nothing in them is anybody's to keep.
 const OF_THE_KERNEL: &[&str] = &[
@@ -32,6 +36,96 @@ const OF_THE_KERNEL: &[&str] = &[
 
 /// What a mounted share is called there.
 const SHARE: &str = "fuse.crdtfs";
+
+/// Filesystems that number files anew at every mount (or whenever they come across them again), though they may keep times
+/// of birth. Those in user space do, unless they keep such times.
+const NUMBERED_ANEW: &[&str] = &["9p", "exfat", "msdos", "vfat"];
+
+/// What a filesystem can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Abilities {
+    /// The names it holds.
+    pub(crate) names: Platform,
+    /// Renames that never replace anything, and exchanges (renameat2(2)).
+    pub(crate) exchanges: bool,
+    /// A file has its number for as long as it exists.
+    pub(crate) numbers: bool,
+    /// Permission bits are kept.
+    pub(crate) modes: bool,
+    /// There are symbolic links.
+    pub(crate) symlinks: bool,
+    /// A file can have several names.
+    pub(crate) links: bool,
+}
+
+impl Default for Abilities {
+    /// All that a folder wants.
+    fn default() -> Self {
+        Self { names: Platform::default(), exchanges: true, numbers: true, modes: true, symlinks: true, links: true }
+    }
+}
+
+impl Abilities {
+    /// Finds out by trying, in a folder that may be written to.
+    ///
+    /// # Errors
+    /// If nothing can be made there.
+    pub(crate) fn probe(root: &Root) -> io::Result<Self> {
+        let dir = root.dir(&[])?;
+        let names = Platform::probe(&dir)?;
+        let one = name("one");
+        let file = dir.create(&one)?;
+        let modes = dir.stat(&one)?.is_some_and(|meta| meta.stamp.mode & 0o777 == 0o600);
+        drop(file);
+        let born = dir.stat(&one)?.is_some_and(|meta| meta.stamp.ident.born != Default::default());
+        let exchanges = Self::try_exchange(&dir, &one);
+        let links = !refused(&dir.link(&one, &dir, &name("link")));
+        let symlinks = !refused(&dir.symlink(&name("symlink"), b"target"));
+        for end in ["one", "other", "link", "symlink"] {
+            match dir.unlink(&name(end)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        let kind = kind_of(root.path()).ok().flatten().unwrap_or_default();
+        let anew = NUMBERED_ANEW.contains(&&*kind) || (kind.starts_with("fuse") && !born);
+        Ok(Self { names, exchanges, numbers: !anew, modes, symlinks, links })
+    }
+
+    fn try_exchange(dir: &Dir, one: &Name) -> bool {
+        let other = name("other");
+        dir.create(&other).is_ok() && !refused(&dir.exchange(one, dir, &other))
+    }
+
+    /// What it lacks, in words, for people; `None`: nothing that they would miss.
+    pub(crate) fn lacks(self) -> Option<String> {
+        let lacks: Vec<&str> =
+            [(self.modes, "permission bits"), (self.symlinks, "symbolic links"), (self.links, "hard links")]
+                .into_iter()
+                .filter_map(|(has, what)| (!has).then_some(what))
+                .collect();
+        (!lacks.is_empty()).then(|| {
+            format!(
+                "this filesystem has no {}; those of the share stay as they are on other devices",
+                lacks.join(", no ")
+            )
+        })
+    }
+}
+
+/// A name to try something with.
+fn name(end: &str) -> Name {
+    let own = format!("probe-{}-{end}", std::process::id());
+    Name::new(&[TEMPORARY, own.as_bytes()].concat()).expect("short and without a separator")
+}
+
+/// Whether it is not for want of room, or the like, that something failed.
+fn refused(result: &io::Result<()>) -> bool {
+    use rustix::io::Errno;
+    let no = [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP, Errno::PERM];
+    let code = result.as_ref().err().and_then(io::Error::raw_os_error);
+    code.is_some_and(|code| no.iter().any(|errno| errno.raw_os_error() == code))
+}
 
 /// Why a folder makes no sense at `dir`, if it makes none. Where nothing is there yet, its nearest directory counts. What
 /// cannot be found out is no reason.

@@ -54,10 +54,15 @@ impl Side {
     }
 
     fn try_start(&mut self) -> Result<(), PresentError> {
+        self.try_start_on(self.share.clone())
+    }
+
+    /// On a tree that is not just the share.
+    pub(crate) fn try_start_on(&mut self, tree: Arc<dyn Tree>) -> Result<(), PresentError> {
         let ports = SharePorts {
             share: ShareId([7; 32]),
             adapter: Adapter(1),
-            tree: self.share.clone(),
+            tree,
             content: self.share.clone(),
             device_name: "test".into(),
             state: self.tmp.path().join("state"),

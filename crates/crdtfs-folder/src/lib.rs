@@ -39,7 +39,10 @@ mod remote;
 #[cfg(test)]
 mod remote_test;
 mod state;
+mod stepwise;
 mod synced;
+#[cfg(test)]
+mod waits_test;
 mod watch;
 mod worker;
 

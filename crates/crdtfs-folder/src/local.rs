@@ -64,6 +64,9 @@ pub(crate) fn must_read(synced: &SyncedTree, place: &Place, found: &Found, writt
     }
     let Some(node) = synced.node(found.id).filter(|_| found.known) else { return true };
     let (before, now) = (&node.stamp, &found.stamp);
+    if before.ident.is_void() {
+        return !before.looks_like(now) || written.contains(place);
+    }
     if !before.same_bytes(now) || written.contains(place) {
         return true;
     }
@@ -173,7 +176,7 @@ impl Diff<'_> {
         let Some(node) = self.synced.node(id) else { return };
         let changed = match found.kind {
             // A directory's times, size and links follow from its entries.
-            Kind::Dir => node.stamp.mode != found.stamp.mode,
+            Kind::Dir => node.stamp.mode != found.stamp.mode || node.stamp.ident != found.stamp.ident,
             _ => node.stamp != found.stamp || bytes.as_ref().is_some_and(|b| b.content.hash != node.content.hash),
         };
         if changed && self.seen.insert(id) {

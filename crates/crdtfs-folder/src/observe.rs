@@ -67,6 +67,8 @@ pub(crate) struct Observation {
     pub(crate) fine: Vec<Vec<Name>>,
     /// Names that were written to meanwhile.
     pub(crate) written: Vec<Place>,
+    /// Names that led to an entry whose name is spelled otherwise, and that name.
+    pub(crate) respelled: Vec<(Place, Place)>,
     /// Ignore rules changed: everything is to be looked at again.
     pub(crate) rules_changed: bool,
     /// Events were lost meanwhile: everything is to be looked at again.
@@ -140,6 +142,7 @@ struct Seen {
 
 #[derive(Default)]
 struct Outcome {
+    respelled: Vec<(Name, Name)>,
     seen: Vec<Seen>,
     watch: Option<io::Result<i32>>,
 }
@@ -240,7 +243,7 @@ impl Observer<'_> {
     fn ready(&self, look: &mut Look, obs: &Observation) -> Vec<Ready> {
         let mut ready = Vec::new();
         for (dir, job) in std::mem::take(&mut look.jobs) {
-            let known = self.synced.node(dir).map(|n| n.stamp.ident);
+            let known = self.synced.node(dir).map(|n| n.stamp.ident).filter(|ident| !ident.is_void());
             let ident = look.idents.get(&dir).copied().or(known);
             match obs.path(self.synced, dir) {
                 Some(path) if ident.is_some() || dir == InodeId::ROOT => {
@@ -282,11 +285,38 @@ impl Observer<'_> {
         }
         let watch = ready.watch.then(|| self.watcher.add(&dir));
         let mut names = ready.job.names.clone();
-        if ready.job.list {
-            names.extend(dir.names()?);
+        let (mut gone, mut respelled) = (Vec::new(), Vec::new());
+        let folds = self.root.abilities().names.folds();
+        if ready.job.list || folds {
+            let there: HashSet<Name> = dir.names()?.into_iter().collect();
+            if folds {
+                (gone, respelled) = self.respell(&mut names, &there);
+            }
+            if ready.job.list {
+                names.extend(there);
+            }
         }
-        let seen = names.into_iter().filter_map(|name| self.see(&dir, name)).collect();
-        Ok(Outcome { seen, watch })
+        let seen = gone.into_iter().map(|name| Seen { name, meta: Ok(None), target: Vec::new() });
+        let seen = seen.chain(names.into_iter().filter_map(|name| self.see(&dir, name))).collect();
+        Ok(Outcome { seen, watch, respelled })
+    }
+
+    /// Where one entry is found by several names, only the one that the directory lists is its name: takes the others out;
+    /// returns them, and those that lead to an entry with its name, which is looked at instead.
+    fn respell(&self, names: &mut BTreeSet<Name>, there: &HashSet<Name>) -> (Vec<Name>, Vec<(Name, Name)>) {
+        let platform = self.root.abilities().names;
+        let ours = |name: &Name| is_temporary(name) || is_parked(name);
+        let gone: Vec<Name> = names.iter().filter(|name| !there.contains(*name) && !ours(name)).cloned().collect();
+        let mut respelled = Vec::new();
+        for asked in &gone {
+            names.remove(asked);
+            let key = platform.key(asked);
+            if let Some(real) = there.iter().find(|name| platform.key(name) == key) {
+                names.insert(real.clone());
+                respelled.push((asked.clone(), real.clone()));
+            }
+        }
+        (gone, respelled)
     }
 
     fn see(&self, dir: &Dir, name: Name) -> Option<Seen> {
@@ -329,6 +359,8 @@ impl Observer<'_> {
             Some(Err(error)) => obs.problems.push((ready.path.clone(), unwatched(&error))),
             None => {}
         }
+        let place = |name| (ready.dir, name);
+        obs.respelled.extend(outcome.respelled.into_iter().map(|(asked, real)| (place(asked), place(real))));
         if outcome.seen.iter().any(|s| s.name.as_bytes() == ignores::FILE.as_bytes())
             && let Ok(dir) = self.root.dir(&ready.path)
         {
@@ -398,7 +430,7 @@ impl Observer<'_> {
     ) -> Found {
         let stamp = meta.stamp;
         let is_dir = meta.kind == Kind::Dir;
-        let (id, known) = match self.known(place, meta) {
+        let (id, known) = match self.known(place, meta, &target) {
             Some(id) => (id, true),
             None => match look.new.get(&stamp.ident) {
                 Some(id) => (*id, false),
@@ -413,6 +445,10 @@ impl Observer<'_> {
             },
         };
         if is_dir {
+            if self.synced.node(id).is_some_and(|node| node.stamp.ident.is_void()) {
+                look.idents.insert(id, stamp.ident);
+                look.retry();
+            }
             let at = obs.dir_place(self.synced, id);
             if at.as_ref() != Some(place) {
                 look.idents.insert(id, stamp.ident);
@@ -438,7 +474,23 @@ impl Observer<'_> {
 
     /// The node that is found here, if the last synced tree has it. Where the filesystem keeps no time of birth, a file at
     /// another place must also have the length and time that it had: its number may have been used again.
-    fn known(&self, place: &Place, meta: &Meta) -> Option<InodeId> {
+    fn known(&self, place: &Place, meta: &Meta, target: &[u8]) -> Option<InodeId> {
+        self.by_number(place, meta).or_else(|| self.by_name(place, meta, target))
+    }
+
+    /// A node of which only an earlier run knew the number: what has its name and looks like it.
+    fn by_name(&self, place: &Place, meta: &Meta, target: &[u8]) -> Option<InodeId> {
+        let id = self.synced.child(place)?;
+        let node = self.synced.node(id).filter(|node| node.stamp.ident.is_void() && node.kind == meta.kind)?;
+        let looks = match meta.kind {
+            Kind::Dir => true,
+            Kind::File => node.stamp.looks_like(&meta.stamp),
+            _ => *node.target == *target,
+        };
+        looks.then_some(id)
+    }
+
+    fn by_number(&self, place: &Place, meta: &Meta) -> Option<InodeId> {
         let id = self.synced.by_ident(&meta.stamp.ident)?;
         let node = self.synced.node(id)?;
         let here = self.synced.child(place) == Some(id);

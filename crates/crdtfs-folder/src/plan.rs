@@ -362,6 +362,12 @@ fn source(task: &Task) -> Place {
 }
 
 /// The name in the root under which a name of a node (its n-th to do so) waits for its place to become free.
-fn parked_name(id: InodeId, n: u32) -> Name {
+pub(crate) fn parked_name(id: InodeId, n: u32) -> Name {
     Name::new(&[PARKED, format!("{id}-{n}").as_bytes()].concat()).expect("short and without a separator")
+}
+
+/// Whose name waits under this one.
+pub(crate) fn parked_of(name: &Name) -> Option<InodeId> {
+    let text = std::str::from_utf8(name.as_bytes().strip_prefix(PARKED)?).ok()?;
+    InodeId::from_hex(text.split('-').next()?)
 }

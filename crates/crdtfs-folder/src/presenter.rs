@@ -11,7 +11,6 @@ use crdtfs_core::id::InodeId;
 use crdtfs_engine::present::{Mode, PresentError, PresentOptions, Presented, Presenter, Problem, SharePorts};
 use parking_lot::{Mutex, RwLock};
 
-use crate::alias::Platform;
 use crate::aliased::Aliased;
 use crate::disk::Root;
 use crate::filesystem;
@@ -19,7 +18,7 @@ use crate::ignores::is_temporary;
 use crate::mailbox::{Mail, Mailbox};
 use crate::state::{StateDb, StateError, Whose};
 use crate::synced::SyncedTree;
-use crate::worker::{Parts, Shown, Worker, writable};
+use crate::worker::{Of, Parts, Shown, Worker, writable};
 
 /// The file of the last synced tree in the adapter's directory.
 const STATE_FILE: &str = "folder.redb";
@@ -77,7 +76,7 @@ impl Presenter for FolderPresenter {
     ) -> Result<Box<dyn Presented>, PresentError> {
         let path = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         apart(&path, &ports.state)?;
-        let root = Root::open(&path).map_err(|source| PresentError::Io {
+        let mut root = Root::open(&path).map_err(|source| PresentError::Io {
             what: "cannot open the folder",
             path: path.clone(),
             source,
@@ -90,11 +89,14 @@ impl Presenter for FolderPresenter {
             move |source| PresentError::Io { what, path, source }
         };
         let now = Whose { share: ports.share, root: root.meta().map_err(io("cannot look at"))?.stamp.ident };
-        let platform = root.dir(&[]).and_then(|top| Platform::probe(&top)).map_err(io("cannot try names in"))?;
-        let ports = SharePorts { tree: Aliased::over(ports.tree, platform), ..ports };
+        root.probe().map_err(io("cannot try what can be done in"))?;
+        let ports = SharePorts { tree: Aliased::over(ports.tree, root.abilities().names), ..ports };
         adjust(&root, &mut synced, whose, &now, &ports)?;
         if whose != Some(now) {
             db.set_whose(&now).map_err(|error| state_error(&path, &error))?;
+        }
+        if !root.abilities().numbers {
+            synced.forget_numbers();
         }
         start(ports, root, db, synced, options.read_only).map_err(io("cannot watch"))
     }
@@ -183,6 +185,9 @@ fn start(
 ) -> io::Result<Box<dyn Presented>> {
     let mailbox = Arc::new(Mailbox::new()?);
     let shown = Arc::new(Shown::new(ports.progressed.clone()));
+    if let Some(lacks) = root.abilities().lacks() {
+        shown.problems.say(b".", Of::Folder, lacks);
+    }
     let changes = ports.tree.subscribe(ports.adapter);
     let (forward, heard) = (mailbox.clone(), shown.clone());
     // It ends with the tree, or at the first change after the worker: a channel cannot be waited for together with files.
@@ -222,7 +227,7 @@ struct Folder {
 
 impl Presented for Folder {
     fn problems(&self) -> Vec<Problem> {
-        self.shown.problems()
+        self.shown.problems.all()
     }
 
     fn behind(&self) -> bool {

@@ -31,6 +31,17 @@ pub(crate) fn mode_mask(kind: Kind) -> u32 {
     if kind == Kind::Dir { 0o3777 } else { 0o777 }
 }
 
+/// A change that the share did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// Where it is in the folder.
+    pub(crate) at: Place,
+    /// Why, for people.
+    pub(crate) why: String,
+    /// It may be taken later, as it is.
+    pub(crate) again: bool,
+}
+
 /// What publishing works with, and what comes out of it.
 pub(crate) struct Publisher<'a> {
     /// The share's tree.
@@ -49,8 +60,8 @@ pub(crate) struct Publisher<'a> {
     pub(crate) rekeyed: Vec<(InodeId, InodeId)>,
     /// Keys whose files are no more what they were.
     pub(crate) stale: Vec<InodeId>,
-    /// Places whose change was not taken, and why.
-    pub(crate) refused: Vec<(Place, String)>,
+    /// Changes that were not taken.
+    pub(crate) refused: Vec<Refused>,
     /// Operations done.
     pub(crate) done: usize,
     /// Identities of this plan that turned out to be others.
@@ -128,11 +139,15 @@ impl<'a> Publisher<'a> {
     }
 
     fn refuse(&mut self, at: &Place, error: OpError) {
+        let again = error == OpError::NoSpace;
         let why = match error {
+            OpError::NoSpace => {
+                format!("changed here; not in the share yet ({error}). Free some space, then it goes on")
+            }
             OpError::ReadOnly => "changed here; not taken, this folder only receives".to_owned(),
             other => format!("changed here; the share refuses it ({other}), other devices do not get it"),
         };
-        self.refused.push((at.clone(), why));
+        self.refused.push(Refused { at: at.clone(), why, again });
     }
 
     fn rekey(&mut self, from: InodeId, to: InodeId) {
@@ -361,7 +376,7 @@ impl<'a> Publisher<'a> {
             None | Some(Ok(_) | Err(OpError::NotEmpty | OpError::NotFound)) => {}
             Some(Err(error)) => {
                 self.refuse(&at, error);
-                if self.read_only {
+                if self.read_only || error == OpError::NoSpace {
                     return;
                 }
             }
@@ -383,6 +398,10 @@ impl<'a> Publisher<'a> {
                 return;
             }
         } else if let Err(error) = self.rename_op(id, &from, &to, over) {
+            if error == OpError::NoSpace {
+                self.refuse(&to, error);
+                return;
+            }
             tracing::info!(%error, name = %to.1, "a local rename cannot be taken; the share's place stays");
         }
         let to = self.at(&to);
@@ -488,6 +507,11 @@ impl<'a> Publisher<'a> {
                 mode: RenameMode::Exchange,
             };
             if let Err(error) = self.apply(op) {
+                if error == OpError::NoSpace {
+                    self.refuse(&a, error);
+                    self.refuse(&b, error);
+                    return;
+                }
                 tracing::info!(%error, name = %a.1, "a local swap cannot be taken; the share's places stay");
             }
         } else if (in_a, in_b) != (y, x) && self.read_only {
@@ -530,7 +554,9 @@ impl<'a> Publisher<'a> {
                 self.synced.write().set(id, now);
             }
             Err(error) => {
-                self.stale.extend(touched.bytes.as_ref().map(|b| b.key));
+                if error != OpError::NoSpace {
+                    self.stale.extend(touched.bytes.as_ref().map(|b| b.key));
+                }
                 self.refuse(&at, error);
             }
         }

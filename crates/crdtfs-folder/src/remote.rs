@@ -8,6 +8,7 @@ use crdtfs_core::name::Name;
 use crdtfs_core::node::{Delta, Kind, Node, Shown};
 use crdtfs_core::port::Tree;
 
+use crate::filesystem::Abilities;
 use crate::ignores::{Ignores, is_parked, is_temporary};
 use crate::plan::{Changes, Step, steps};
 use crate::publish::mode_mask;
@@ -99,7 +100,7 @@ pub(crate) struct RemotePlan {
     /// What was looked at and found otherwise (true), or no more so, of what is on the list (false).
     pub(crate) looked: HashMap<Item, bool>,
     /// Entries that this folder cannot show, and why.
-    pub(crate) unshown: Vec<(Place, String)>,
+    pub(crate) unshown: Vec<(Place, &'static str)>,
 }
 
 /// What a plan is made from.
@@ -114,6 +115,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) staged: &'a HashMap<InodeId, ContentRef>,
     /// What is not to be in the folder.
     pub(crate) ignores: &'a Ignores,
+    /// What the folder's filesystem can do.
+    pub(crate) abilities: Abilities,
     /// Whether something was found to differ before; `None`: nothing was.
     pub(crate) listed: Option<&'a dyn Fn(&Item) -> bool>,
 }
@@ -165,7 +168,10 @@ pub(crate) fn rekeys(inputs: &Inputs<'_>) -> Vec<(InodeId, InodeId)> {
     rekeys
 }
 
-/// Whether the folder shows an entry of the view under this name at all; else why not (`""`: it is ignored here).
+/// The reason that needs no word.
+const IGNORED: &str = "";
+
+/// Whether the folder shows an entry of the view under this name at all; else why not.
 fn unshown(inputs: &Inputs<'_>, place: &Place, node: &Node, dir: Option<&[Name]>) -> Option<&'static str> {
     if !matches!(node.kind, Kind::File | Kind::Dir | Kind::Symlink) {
         return Some("a device, pipe or socket; a folder does not show it, a mount does");
@@ -173,8 +179,32 @@ fn unshown(inputs: &Inputs<'_>, place: &Place, node: &Node, dir: Option<&[Name]>
     if is_temporary(&place.1) || is_parked(&place.1) {
         return Some("its name is one that crdtfs uses for temporary files; rename it on the device that has it");
     }
+    if node.kind == Kind::Symlink && !inputs.abilities.symlinks {
+        return Some(
+            "a symbolic link, which this folder's filesystem cannot hold; skipped here, other devices keep it",
+        );
+    }
+    if node.kind == Kind::File && !inputs.abilities.links && !is_the_name_here(inputs, place, node.inode) {
+        return Some(
+            "one more name of a file that is here under another, and this folder's filesystem has no hard links; \
+             skipped here, other devices keep it",
+        );
+    }
     let ignored = dir.is_some_and(|dir| inputs.ignores.ignored(dir, &place.1, node.kind == Kind::Dir));
-    ignored.then_some("")
+    ignored.then_some(IGNORED)
+}
+
+/// Whether a name of a file is the one that it has where files have one name only: the one that it has, else its first.
+fn is_the_name_here(inputs: &Inputs<'_>, place: &Place, id: InodeId) -> bool {
+    let names = inputs.tree.names(id);
+    let here = inputs.synced.names(id).iter().find(|name| names.contains(name));
+    here.or(names.first()).is_none_or(|the| the == place)
+}
+
+/// Why an entry of the view is not shown, if there is one and that is so.
+pub(crate) fn why_unshown(inputs: &Inputs<'_>, place: &Place) -> Option<&'static str> {
+    let node = child(inputs.tree, place)?;
+    unshown(inputs, place, &node, None)
 }
 
 /// The path to a directory in the view.
@@ -190,10 +220,15 @@ fn path_in_view(tree: &dyn Tree, dir: InodeId) -> Option<Vec<Name>> {
     Some(path)
 }
 
+/// Why the folder does not show a name of the view, if it does not.
+fn hides(inputs: &Inputs<'_>, place: &Place, node: &Node) -> Option<&'static str> {
+    let dir = if inputs.ignores.is_empty() { None } else { path_in_view(inputs.tree, place.0) };
+    unshown(inputs, place, node, dir.as_deref())
+}
+
 /// Whether the folder shows a name of the view.
 fn shows(inputs: &Inputs<'_>, place: &Place, node: &Node) -> bool {
-    let dir = if inputs.ignores.is_empty() { None } else { path_in_view(inputs.tree, place.0) };
-    unshown(inputs, place, node, dir.as_deref()).is_none()
+    hides(inputs, place, node).is_none()
 }
 
 /// Whether a node that is here is shown by the view, but nowhere that this folder shows.
@@ -211,9 +246,15 @@ pub(crate) fn differs(inputs: &Inputs<'_>, item: &Item) -> bool {
                 return false;
             }
             let (here, there) = (synced.child(place), child(tree, place));
+            let goes = |id| !(synced.is_dir(id) && is_shown_nowhere_here(inputs, id));
             match there {
-                Some(node) => here != Some(node.inode) && shows(inputs, place, &node),
-                None => here.is_some_and(|id| !(synced.is_dir(id) && is_shown_nowhere_here(inputs, id))),
+                Some(node) if here == Some(node.inode) => false,
+                Some(node) => match hides(inputs, place, &node) {
+                    None => true,
+                    Some(IGNORED) => false,
+                    Some(_) => here.is_some_and(goes),
+                },
+                None => here.is_some_and(goes),
             }
         }
         Item::Node(id) => match (synced.node(*id), shown(tree, *id)) {
@@ -337,15 +378,10 @@ impl Diff<'_> {
         path
     }
 
-    /// Whether the folder shows an entry of the view.
-    fn shows(&mut self, place: &Place, node: &Node) -> bool {
+    /// Why the folder does not show an entry of the view, if it does not.
+    fn hides(&mut self, place: &Place, node: &Node) -> Option<&'static str> {
         let dir = if self.inputs.ignores.is_empty() { None } else { self.path(place.0) };
-        match unshown(self.inputs, place, node, dir.as_deref()) {
-            None => return true,
-            Some("") => {}
-            Some(why) => self.plan.unshown.push((place.clone(), why.into())),
-        }
-        false
+        unshown(self.inputs, place, node, dir.as_deref())
     }
 
     /// Follows each difference to all that belongs to it.
@@ -363,12 +399,19 @@ impl Diff<'_> {
             if here.is_some() && here == node.as_ref().map(|n| n.inode) {
                 continue;
             }
-            let node = match node {
-                Some(node) if self.shows(&place, &node) => Some(node),
+            let hidden = node.as_ref().and_then(|node| self.hides(&place, node));
+            let node = match hidden {
+                None => node,
                 // An entry that is ignored here stays as it is here.
-                Some(_) => continue,
-                None => None,
+                Some(IGNORED) => continue,
+                Some(why) => {
+                    self.plan.unshown.push((place.clone(), why));
+                    None
+                }
             };
+            if here.is_none() && node.is_none() {
+                continue;
+            }
             self.plan.looked.insert(Item::Place(place.clone()), true);
             if let Some(here) = here {
                 self.going(&place, here);
@@ -503,7 +546,7 @@ impl Diff<'_> {
 
 /// Whether attributes that a folder shows are others in the view.
 pub(crate) fn attrs_differ(state: &Synced, node: &Node) -> bool {
-    let mode = (state.stamp.mode ^ node.mode) & mode_mask(node.kind) != 0;
+    let mode = (state.mode ^ node.mode) & mode_mask(node.kind) != 0;
     match node.kind {
         Kind::File => mode || state.mtime != node.mtime || *state.xattrs != *node.xattrs,
         Kind::Dir => mode,

@@ -13,6 +13,7 @@ use crdtfs_core::op::{Applied, NewNode, Op, OpError};
 use crdtfs_core::port::{Adapter, Tree};
 use crdtfs_testkit::MemoryShare;
 
+use crate::filesystem::Abilities;
 use crate::ignores::Ignores;
 use crate::plan::Step;
 use crate::plan_test::state;
@@ -106,8 +107,15 @@ fn a_directory_that_became_part_of_one_that_is_here_too_empties_into_it() {
     let tree = United { share, part, whole };
     let dirty = ViewDirty { all: true, ..ViewDirty::default() };
     let (staged, ignores) = (HashMap::new(), Ignores::default());
-    let inputs =
-        Inputs { synced: &synced, tree: &tree, dirty: &dirty, staged: &staged, ignores: &ignores, listed: None };
+    let inputs = Inputs {
+        synced: &synced,
+        tree: &tree,
+        dirty: &dirty,
+        staged: &staged,
+        ignores: &ignores,
+        abilities: Abilities::default(),
+        listed: None,
+    };
     let plan = remote::plan(&inputs);
     let all = [
         Step::Move { id: file, from: place(part, "file"), to: place(whole, "file"), over: None },

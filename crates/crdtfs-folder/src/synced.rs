@@ -271,6 +271,15 @@ impl SyncedTree {
         }
     }
 
+    /// What files have what number is not as it was: what is known of them is looked for by their names.
+    pub(crate) fn forget_numbers(&mut self) {
+        self.idents.clear();
+        for (n, node) in (0..).zip(self.nodes.values_mut()) {
+            node.stamp.ident = Ident::void(n);
+        }
+        self.end_all_intents();
+    }
+
     /// What was about to become of a file on disk.
     pub(crate) fn intent(&self, ident: &Ident) -> Option<&Intent> {
         self.intents.get(ident)

@@ -9,6 +9,7 @@ use crdtfs_core::id::InodeId;
 use crdtfs_core::node::Shown;
 
 use super::Worker;
+use super::problems::Of;
 use super::todo::Why;
 use crate::apply::{Applier, ApplyError, Done, intent, temporary_name};
 use crate::crew::{FetchJob, Fetched, LARGE};
@@ -20,7 +21,7 @@ use crate::synced::SyncedTree;
 const BATCH_FILES: usize = 256;
 const BATCH_BYTES: u64 = 16 << 20;
 /// Pauses before what failed is tried again, at first.
-const BUSY_AGAIN: Duration = Duration::from_millis(500);
+const BUSY_AGAIN: Duration = Duration::from_millis(20);
 const FAILED_AGAIN: Duration = Duration::from_secs(1);
 
 impl Worker {
@@ -39,9 +40,7 @@ impl Worker {
             let listed: Option<&dyn Fn(&Item) -> bool> = if self.todo.is_empty() { None } else { Some(&listed) };
             remote::plan(&Inputs { listed, ..self.inputs(&synced, &dirty, &staged) })
         };
-        for (place, why) in &plan.unshown {
-            self.problem(&self.path_of(place), why.clone());
-        }
+        self.tell_unshown(&plan);
         let done = if self.announce(&plan) {
             Applier::new(&self.root, &self.ports, &self.synced, &mut self.watcher, &mut self.staged, &mut self.serial)
                 .apply(&plan)
@@ -58,7 +57,34 @@ impl Worker {
         dirty: &'a ViewDirty,
         staged: &'a HashMap<InodeId, ContentRef>,
     ) -> Inputs<'a> {
-        Inputs { synced, tree: &*self.ports.tree, dirty, staged, ignores: &self.ignores, listed: None }
+        let abilities = self.root.abilities();
+        Inputs { synced, tree: &*self.ports.tree, dirty, staged, ignores: &self.ignores, abilities, listed: None }
+    }
+
+    /// Tells the user of entries that cannot be shown here, for as long as they are there.
+    fn tell_unshown(&mut self, plan: &RemotePlan) {
+        for (place, why) in &plan.unshown {
+            let path = self.path_of(place);
+            self.shown.problems.say(&path, Of::Giving, (*why).to_owned());
+            if let Some(before) = self.unshown.insert(place.clone(), path.clone())
+                && before != path
+            {
+                self.shown.problems.end(&before, Of::Giving);
+            }
+        }
+        if self.unshown.is_empty() {
+            return;
+        }
+        let (none, staged) = (ViewDirty::default(), HashMap::new());
+        let mut unshown = std::mem::take(&mut self.unshown);
+        unshown.retain(|place, path| {
+            let still = remote::why_unshown(&self.inputs(&self.synced.read(), &none, &staged), place).is_some();
+            if !still {
+                self.shown.problems.end(path, Of::Giving);
+            }
+            still
+        });
+        self.unshown = unshown;
     }
 
     /// Puts what was looked at, and is still not as the view has it, on the list, and takes off what is.
@@ -93,7 +119,7 @@ impl Worker {
                 Some(why) => self.todo.put_off(item, why, now),
                 None => {
                     if let Some(path) = self.todo.done(&item) {
-                        self.no_problem(&path);
+                        self.shown.problems.end(&path, Of::Giving);
                     }
                 }
             }
@@ -210,7 +236,7 @@ impl Worker {
             }
         };
         if let Some(path) = place.map(|place| self.path_of(&place)).filter(|_| self.todo.has(&item)) {
-            self.problem(&path, message);
+            self.shown.problems.say(&path, Of::Giving, message);
             self.todo.told(&item, path);
         }
     }

@@ -6,6 +6,9 @@
 //! durable before the synced tree says so, and intents before what they announce.
 
 mod give;
+mod held;
+mod problems;
+mod refused;
 mod take;
 mod todo;
 
@@ -20,7 +23,7 @@ use std::time::{Duration, Instant};
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
-use crdtfs_engine::present::{Problem, SharePorts};
+use crdtfs_engine::present::SharePorts;
 use parking_lot::{Mutex, RwLock};
 use rustix::event::{PollFd, PollFlags};
 
@@ -30,10 +33,13 @@ use crate::disk::{Root, Stamp};
 use crate::ignores::{Ignores, is_parked, is_temporary};
 use crate::mailbox::{Mail, Mailbox};
 use crate::observe::Dirty;
-use crate::remote::ViewDirty;
+use crate::publish::Refused;
+use crate::remote::{Item, ViewDirty};
 use crate::state::StateDb;
 use crate::synced::{Place, SyncedTree};
 use crate::watch::{Event, Watcher};
+pub(crate) use problems::Of;
+use problems::Problems;
 
 /// A change is taken when nothing happened in the folder for this long: what belongs together is seen together.
 const QUIET: Duration = Duration::from_millis(50);
@@ -48,12 +54,9 @@ const SAVE_AFTER: Duration = Duration::from_millis(200);
 /// Everything is looked at this often, for changes that no event tells (written mappings, network filesystems).
 const RESCAN_EVERY: Duration = Duration::from_secs(3600);
 
-/// Things a user should know, by path.
-pub(crate) type Problems = Arc<Mutex<BTreeMap<Vec<u8>, String>>>;
-
 /// What a handle shares with the worker.
 pub(crate) struct Shown {
-    /// By path.
+    /// Things a user should know.
     pub(crate) problems: Problems,
     /// Why the folder is not kept in sync any more.
     pub(crate) ended: Mutex<Option<String>>,
@@ -100,13 +103,6 @@ impl Shown {
         if news {
             (self.progressed)();
         }
-    }
-
-    /// The problems as the engine reports them.
-    pub(crate) fn problems(&self) -> Vec<Problem> {
-        let problems = self.problems.lock();
-        let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
-        problems.iter().map(|(path, message)| Problem { path: text(path), message: message.clone() }).collect()
     }
 }
 
@@ -156,6 +152,12 @@ pub(crate) struct Worker {
     /// Files to look at later.
     later: BTreeMap<Place, Instant>,
     writing: HashMap<Place, Writing>,
+    /// What is held back for its name.
+    held: held::Held,
+    /// What the share did not take.
+    refused: HashMap<Place, refused::Refusal>,
+    /// What was read since, and there was no room to keep.
+    no_room: Vec<Refused>,
     first_scan: bool,
     rescan_at: Instant,
 
@@ -163,6 +165,8 @@ pub(crate) struct Worker {
     view: ViewDirty,
     /// What differs.
     todo: todo::Todo,
+    /// Entries that cannot be shown here, with the path under which the user was told.
+    unshown: HashMap<Place, Vec<u8>>,
     /// Contents that are ready, and those that are being fetched. Neither is something that is still to be done: what they
     /// are for is on the list.
     staged: HashMap<InodeId, Staged>,
@@ -226,10 +230,14 @@ impl Worker {
             reading: HashMap::new(),
             later: BTreeMap::new(),
             writing: HashMap::new(),
+            held: HashMap::new(),
+            refused: HashMap::new(),
+            no_room: Vec::new(),
             first_scan: true,
             rescan_at: Instant::now() + RESCAN_EVERY,
             view: ViewDirty { all: true, ..ViewDirty::default() },
             todo: todo::Todo::default(),
+            unshown: HashMap::new(),
             staged: HashMap::new(),
             wanted: HashMap::new(),
             ops_open: false,
@@ -290,7 +298,7 @@ impl Worker {
         self.answer();
         // A crash before the state is saved would make a removal that follows it look like a file that never came.
         // And what was seen but not taken yet is about to become operations.
-        let local = !self.local.is_empty() || !self.reading.is_empty();
+        let local = !self.local.is_empty() || !self.reading.is_empty() || self.is_owing();
         let behind = self.first_scan || local || !self.shows_all() || self.save_at.is_some();
         self.shown.applying.store(behind, Ordering::SeqCst);
         if behind {
@@ -384,9 +392,27 @@ impl Worker {
                 return;
             }
         }
+        if !writing {
+            self.touched(&place);
+        }
         self.later.remove(&place);
         self.local.names.insert(place);
         self.heard();
+    }
+
+    /// What is to be done to a file may have waited for what just happened to it: that it was closed.
+    fn touched(&mut self, place: &Place) {
+        if self.todo.is_empty() {
+            return;
+        }
+        let (now, synced) = (Instant::now(), self.synced.read());
+        self.todo.again(&Item::Place(place.clone()), now);
+        if let Some(id) = synced.child(place) {
+            self.todo.again(&Item::Node(id), now);
+            for name in synced.names(id) {
+                self.todo.again(&Item::Place(name.clone()), now);
+            }
+        }
     }
 
     fn heard(&mut self) {
@@ -460,10 +486,10 @@ impl Worker {
             Err(why) => {
                 tracing::warn!(%why, "the folder's state cannot be saved");
                 self.save_at = Some(Instant::now() + SAVE_AFTER * 4);
-                self.problem(b"", format!("the state cannot be saved ({why}); free some space"));
+                self.shown.problems.say(b"", Of::Folder, format!("the state cannot be saved ({why}); free some space"));
             }
             Ok(()) if self.save_failed => {
-                self.no_problem(b"");
+                self.shown.problems.end(b"", Of::Folder);
                 self.progress = true;
             }
             Ok(()) => {}
@@ -528,14 +554,6 @@ impl Worker {
         }
     }
 
-    fn problem(&self, path: &[u8], message: String) {
-        self.shown.problems.lock().insert(path.to_vec(), message);
-    }
-
-    fn no_problem(&self, path: &[u8]) {
-        self.shown.problems.lock().remove(path);
-    }
-
     /// A place's path, as text for people.
     fn path_of(&self, place: &Place) -> Vec<u8> {
         let mut path = self.synced.read().path(place.0).unwrap_or_default();
@@ -569,7 +587,13 @@ impl Worker {
     /// The crew read a file.
     fn was_read(&mut self, job: IndexJob, result: Result<crate::local::Indexed, NotRead>) {
         self.reading.remove(&job.place);
+        let read = result.is_ok();
         self.note_read(&job, result);
+        self.note_no_room();
+        if !read {
+            // Looked at again in its time, or when it changes.
+            return;
+        }
         self.local.names.insert(job.place);
         // It has waited long enough.
         self.first_event = None;

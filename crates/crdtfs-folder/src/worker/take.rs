@@ -9,15 +9,17 @@ use crdtfs_core::name::Name;
 use crdtfs_core::node::Kind;
 use parking_lot::Mutex;
 
+use super::problems::Of;
 use super::{BUSY_AGAIN, BUSY_QUIET, Worker, Writing, join};
-use crate::aside::Aside;
+use crate::aside::{Aside, origin};
 use crate::crew::{IndexJob, LARGE, NotRead};
-use crate::disk::{Meta, Stamp};
+use crate::disk::{Dir, Meta, Stamp};
 use crate::ignores::{is_aside, is_parked};
 use crate::local::{self, Indexed, must_read};
 use crate::observe::{Observation, Observer};
-use crate::publish::Publisher;
-use crate::synced::Place;
+use crate::plan::parked_of;
+use crate::publish::{Publisher, Refused};
+use crate::synced::{Place, SyncedTree};
 
 /// At most this many files, of this many bytes together, are read before what was found is published.
 const BATCH_FILES: usize = 4096;
@@ -48,8 +50,14 @@ impl Worker {
         self.local.all |= obs.lost || obs.rules_changed;
         self.view.all |= obs.rules_changed;
         self.written.extend(obs.written.iter().cloned());
+        for (asked, real) in &obs.respelled {
+            if self.written.remove(asked) {
+                self.written.insert(real.clone());
+            }
+        }
         let mut obs = obs;
         self.take_up_intents(&mut obs);
+        self.hold_back(&mut obs);
         self.report(&obs);
         self.read_files(&obs);
         let plan = local::plan(&self.synced.read(), &obs, &self.indexed, &self.written);
@@ -57,7 +65,7 @@ impl Worker {
         if !plan.is_empty() && !self.check_root() {
             return;
         }
-        self.publish(&plan);
+        self.publish(&plan, &obs);
         // A directory may be kept for what is not in it any more.
         self.progress |= heard;
         self.first_scan = false;
@@ -79,8 +87,9 @@ impl Worker {
         observer.observe(dirty)
     }
 
-    fn publish(&mut self, plan: &local::LocalPlan) {
+    fn publish(&mut self, plan: &local::LocalPlan, obs: &Observation) {
         if plan.is_empty() {
+            self.note_refused(obs, Vec::new());
             return;
         }
         let read_only = self.read_only || !self.ports.tree.writable();
@@ -93,9 +102,7 @@ impl Worker {
         for (from, to) in rekeyed {
             self.goes_by(from, to);
         }
-        for (place, why) in refused {
-            self.problem(&self.path_of(&place), why);
-        }
+        self.note_refused(obs, refused);
         self.forget_keys(stale);
         self.save_soon();
     }
@@ -106,7 +113,7 @@ impl Worker {
         for name in root.names().unwrap_or_default().into_iter().filter(is_parked) {
             let Ok(Some(Meta { stamp, .. })) = root.stat(&name) else { continue };
             let mut synced = self.synced.write();
-            let known = synced.by_ident(&stamp.ident).and_then(|id| {
+            let known = self.left_by_last_run(&synced, &stamp, parked_of(&name)).and_then(|id| {
                 let from = synced.names(id).iter().find(|p| !is_parked(&p.1));
                 Some((id, from.cloned()?))
             });
@@ -130,14 +137,20 @@ impl Worker {
         let Ok(root) = self.root.dir(&[]) else { return };
         for name in root.names().unwrap_or_default().into_iter().filter(is_aside) {
             let Ok(Some(Meta { kind, stamp, .. })) = root.stat(&name) else { continue };
-            let known = {
+            let (known, place) = {
                 let synced = self.synced.read();
-                let here = synced.by_ident(&stamp.ident).and_then(|id| synced.node(id)).cloned();
-                here.or_else(|| synced.intent(&stamp.ident).map(|intent| intent.state.clone()))
+                let here = self.left_by_last_run(&synced, &stamp, origin(&name));
+                let place = here.and_then(|id| synced.names(id).first().cloned());
+                let here = here.and_then(|id| synced.node(id)).cloned();
+                (here.or_else(|| synced.intent(&stamp.ident).map(|intent| intent.state.clone())), place)
             };
-            let ours = known.filter(|known| known.kind == kind && known.stamp.same_bytes(&stamp));
+            let exchanges = self.root.abilities().exchanges;
+            let same = |known: &Stamp| known.same_bytes(&stamp) || (known.ident.is_void() && known.looks_like(&stamp));
+            let ours = known.filter(|known| known.kind == kind && same(&known.stamp));
             let aside = Aside { root: &root, name: &name };
             let done = match ours {
+                // Replaced step by step, it may be all there is: what is to become of it is found out anew.
+                Some(_) if !exchanges && place.is_some_and(|at| self.put_where_it_was(&root, &name, &at)) => Ok(()),
                 Some(known) => aside.give_up(&known, &*self.ports.content, None),
                 None => {
                     let synced = self.synced.read();
@@ -149,6 +162,19 @@ impl Worker {
                 tracing::warn!(path = %path.display(), %error, "what an earlier run took aside stays there");
             }
         }
+    }
+
+    /// The node that a file under a name of ours is: by its number or, where that says nothing, by that name.
+    fn left_by_last_run(&self, synced: &SyncedTree, stamp: &Stamp, named: Option<InodeId>) -> Option<InodeId> {
+        let void = |id: &InodeId| synced.node(*id).is_some_and(|node| node.stamp.ident.is_void());
+        synced.by_ident(&stamp.ident).or(named.filter(void))
+    }
+
+    /// Whether what lies aside is back at its place, which was free.
+    fn put_where_it_was(&self, root: &Dir, name: &Name, place: &Place) -> bool {
+        let path = self.synced.read().path(place.0);
+        let dir = path.and_then(|path| self.root.dir(&path).ok());
+        dir.is_some_and(|dir| root.rename(name, &dir, &place.1).is_ok())
     }
 
     /// Files that the last run put into place and did not write down: they are what was announced, or an edit of it.
@@ -179,10 +205,10 @@ impl Worker {
     }
 
     fn report(&self, obs: &Observation) {
-        let mut problems = self.shown.problems.lock();
+        let problems = &self.shown.problems;
         if !problems.is_empty() {
             for path in &obs.fine {
-                problems.remove(&join(path));
+                problems.end(&join(path), Of::Looking);
             }
             let synced = self.synced.read();
             for (place, found) in &obs.places {
@@ -190,12 +216,12 @@ impl Worker {
                     && let Some(mut path) = obs.path(&synced, place.0)
                 {
                     path.push(place.1.clone());
-                    problems.remove(&join(&path));
+                    problems.end(&join(&path), Of::Looking);
                 }
             }
         }
         for (path, why) in &obs.problems {
-            problems.insert(join(path), why.clone());
+            problems.say(&join(path), Of::Looking, why.clone());
         }
     }
 
@@ -300,7 +326,10 @@ impl Worker {
             }
             Err(NotRead::Problem(why)) => {
                 let path = [&job.dir[..], std::slice::from_ref(&job.place.1)].concat();
-                self.problem(&join(&path), why);
+                self.shown.problems.say(&join(&path), Of::Looking, why);
+            }
+            Err(NotRead::NoRoom(why)) => {
+                self.no_room.push(Refused { at: job.place.clone(), why, again: true });
             }
         }
     }

@@ -118,6 +118,13 @@ impl Todo {
         Some(waits)
     }
 
+    /// It is looked at now and, if that is in vain, soon again.
+    pub(super) fn again(&mut self, item: &Item, now: Instant) {
+        if let Some(waits) = self.take(item) {
+            self.put(item.clone(), Waits { tries: 0, due: Some(now), ..waits });
+        }
+    }
+
     /// The user was told of it under this path.
     pub(super) fn told(&mut self, item: &Item, path: Vec<u8>) {
         if let Some(waits) = self.items.get_mut(item) {
