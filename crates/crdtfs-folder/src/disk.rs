@@ -321,7 +321,12 @@ impl Dir {
 
     /// The state of one name, not followed; `None` if there is none.
     pub(crate) fn stat(&self, name: &Name) -> io::Result<Option<Meta>> {
-        match rustix::fs::statx(&self.fd, os(name), AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, STAT) {
+        let mut flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        if !self.abilities.numbers {
+            // What is known of it may be old: another spelling of its name is another file to such a filesystem's cache.
+            flags |= AtFlags::STATX_FORCE_SYNC;
+        }
+        match rustix::fs::statx(&self.fd, os(name), flags, STAT) {
             Ok(stat) => Ok(Some(meta(&stat, self.dev, self.abilities))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),

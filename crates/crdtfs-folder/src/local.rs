@@ -181,6 +181,11 @@ impl Diff<'_> {
         };
         if changed && self.seen.insert(id) {
             self.plan.touched.push(Touched { id, at: at.clone(), found: found.clone(), bytes });
+        } else if changed
+            && self.obs.through.contains(at)
+            && let Some(touched) = self.plan.touched.iter_mut().find(|touched| touched.id == id)
+        {
+            touched.at = at.clone();
         }
     }
 

@@ -67,6 +67,8 @@ pub(crate) struct Observation {
     pub(crate) fine: Vec<Vec<Name>>,
     /// Names that were written to meanwhile.
     pub(crate) written: Vec<Place>,
+    /// Names of files with several that are known to be those that were written through.
+    pub(crate) through: HashSet<Place>,
     /// Names that led to an entry whose name is spelled otherwise, and that name.
     pub(crate) respelled: Vec<(Place, Place)>,
     /// Ignore rules changed: everything is to be looked at again.

@@ -186,7 +186,7 @@ fn start(
     let mailbox = Arc::new(Mailbox::new()?);
     let shown = Arc::new(Shown::new(ports.progressed.clone()));
     if let Some(lacks) = root.abilities().lacks() {
-        shown.problems.say(b".", Of::Folder, lacks);
+        shown.problems.say(b"", Of::Lacks, lacks);
     }
     let changes = ports.tree.subscribe(ports.adapter);
     let (forward, heard) = (mailbox.clone(), shown.clone());

@@ -103,7 +103,10 @@ fn what_only_looks_temporary_is_published() {
     a.write("dir.tmp/f", "in it");
     fs::rename(a.path("f"), a.path("f~")).unwrap();
     meet(&a, &b);
-    assert_eq!((b.read("film.part"), b.read("dir.tmp/f"), b.read("f~")), ("whole".into(), "in it".into(), "one".into()));
+    assert_eq!(
+        (b.read("film.part"), b.read("dir.tmp/f"), b.read("f~")),
+        ("whole".into(), "in it".into(), "one".into())
+    );
     assert!(b.path(".#link").is_symlink() && !b.path("f").exists());
     // Known by now, it is edited like any other.
     a.write("film.part", "more of it");

@@ -9,6 +9,12 @@ use fuser::{FileAttr, FileType, FopenFlags, Generation, INodeNo, OpenAccMode, Op
 /// How long the kernel may remember what it was told: it is told when that changes.
 pub(crate) const TTL: Duration = Duration::from_secs(3600);
 
+/// For how long it may remember a name. Of a file with several names the one it is opened by has to be known (a version that
+/// is written through it comes back there, should all of them have been removed elsewhere), so that each use asks for it.
+pub(crate) fn name_ttl(attr: &Attr) -> Duration {
+    if attr.nlink > 1 && attr.kind == Kind::File { Duration::ZERO } else { TTL }
+}
+
 /// Inodes are never given to another file while the kernel knows them.
 pub(crate) const GENERATION: Generation = Generation(0);
 

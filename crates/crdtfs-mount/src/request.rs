@@ -19,7 +19,7 @@ use fuser::{
 };
 
 use crate::convert::{
-    BLOCK, GENERATION, TTL, file_attr, file_type, make, nothing, open_flags, open_mode, privileged, set_time,
+    BLOCK, GENERATION, TTL, file_attr, file_type, make, name_ttl, nothing, open_flags, open_mode, privileged, set_time,
 };
 use crate::errno::errno;
 use crate::mountpoint::MAX_IO;
@@ -43,7 +43,7 @@ thread_local! {
 
 fn reply_entry(reply: ReplyEntry, result: Result<Attr, Error>) {
     match result {
-        Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+        Ok(attr) => reply.entry(&name_ttl(&attr), &file_attr(&attr), GENERATION),
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -366,8 +366,9 @@ impl Filesystem for Requests {
         mut reply: ReplyDirectoryPlus,
     ) {
         let result = self.vfs.list(ino.0, offset, true, |entry| {
+            let ttl = entry.attr.as_ref().map_or(TTL, name_ttl);
             let attr = entry.attr.as_ref().map_or_else(nothing, file_attr);
-            !reply.add(INodeNo(entry.ino), entry.next, OsStr::from_bytes(entry.name), &TTL, &attr, GENERATION)
+            !reply.add(INodeNo(entry.ino), entry.next, OsStr::from_bytes(entry.name), &ttl, &attr, GENERATION)
         });
         match result {
             Ok(()) => reply.ok(),

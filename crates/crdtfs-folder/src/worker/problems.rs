@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 pub(crate) enum Of {
     /// The folder as a whole.
     Folder,
+    /// What its filesystem cannot do.
+    Lacks,
     /// Looking at it, or reading it.
     Looking,
     /// Taking it into the share.

@@ -56,6 +56,11 @@ impl Worker {
             }
         }
         let mut obs = obs;
+        {
+            let synced = self.synced.read();
+            let several = |place: &&Place| synced.child(place).is_some_and(|id| synced.names(id).len() > 1);
+            obs.through = self.written.iter().filter(several).cloned().collect();
+        }
         self.take_up_intents(&mut obs);
         self.hold_back(&mut obs);
         self.report(&obs);
