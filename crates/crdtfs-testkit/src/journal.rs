@@ -23,6 +23,8 @@ pub(crate) struct Done {
     pub(crate) after: BTreeMap<InodeId, Hash>,
     /// The record that first names the bytes that it brought.
     pub(crate) brought: Option<(RecordId, Hash)>,
+    /// Records by which it put bytes that there were under the name of another file: the end of a save.
+    pub(crate) saved: Vec<(RecordId, Hash)>,
     /// Its records that can take something away: contents and deletions.
     pub(crate) taking: Vec<RecordId>,
     /// Names of the target that it says are removed: one, and those that were before.
@@ -89,12 +91,16 @@ impl Before {
             _ => None,
         };
         let mut brought = None;
-        let mut taking = Vec::new();
+        let (mut taking, mut saved) = (Vec::new(), Vec::new());
+        let may_save = matches!(op, Op::Rename { .. } | Op::Unlink { .. });
         let mut removed = Vec::new();
         for (id, record) in &device.log[first..] {
             match record {
                 Record::Content(record) => {
                     taking.push(*id);
+                    if may_save && record.bytes_stamp.is_none() {
+                        saved.extend(record.bytes.map(|bytes| (*id, bytes.hash)));
+                    }
                     if brought.is_none() && content.is_some_and(|hash| record.bytes.is_some_and(|b| b.hash == hash)) {
                         brought = content.map(|hash| (*id, hash));
                     }
@@ -113,6 +119,7 @@ impl Before {
             before: self.texts.iter().map(|(id, hash)| (*id, shown(*id), *hash)).collect(),
             after: texts(device, &entries),
             brought,
+            saved,
             taking,
             removed,
             left: self.target.map(|id| device.view.places(id)).unwrap_or_default(),

@@ -325,6 +325,16 @@ fn chmod_and_delete_is_gone() {
 }
 
 #[test]
+fn chmod_and_edit_then_delete_is_gone() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
+    a.chmod("f", 0o600).unwrap();
+    b.write("f", "edited").unwrap();
+    b.unlink("f").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert!(a.ls("").is_empty());
+}
+
+#[test]
 fn chmod_and_edit_both_apply() {
     let (mut a, mut b) = two(|a| _ = a.write("f", "base"));
     a.chmod("f", 0o600).unwrap();

@@ -288,4 +288,63 @@ mod regressions {
         ];
         replay(73349, &steps, true).unwrap();
     }
+
+    #[test]
+    fn a_chmod_leaves_a_file_that_came_back_where_it_is() {
+        let steps = [
+            Step { device: 0, action: Binary, picks: [0, 0, 0] },
+            Step { device: 1, action: Open, picks: [0, 0, 0] },
+            Step { device: 1, action: CreateLong, picks: [0, 0, 0] },
+            Step { device: 1, action: Link, picks: [0, 0, 0] },
+            Step { device: 0, action: Sync, picks: [192994303, 1, 0] },
+            Step { device: 0, action: RenameInPlace, picks: [1, 0, 1] },
+            Step { device: 1, action: Sync, picks: [0, 1, 0] },
+            Step { device: 1, action: Binary, picks: [0, 0, 0] },
+            Step { device: 1, action: SaveByRemoval, picks: [1, 0, 0] },
+            Step { device: 0, action: SaveAside, picks: [0, 0, 0] },
+            Step { device: 0, action: Chmod, picks: [1, 0, 1] },
+            Step { device: 1, action: Sync, picks: [0, 1, 0] },
+            Step { device: 1, action: Tend, picks: [0, 1, 0] },
+        ];
+        replay(30009972, &steps, true).unwrap();
+    }
+
+    #[test]
+    fn of_several_directories_of_one_name_those_that_are_one_stay_one() {
+        let steps = [
+            Step { device: 2, action: LinkInto, picks: [0, 0, 1] },
+            Step { device: 2, action: Append, picks: [0, 0, 0] },
+            Step { device: 2, action: Mkdir, picks: [0, 1, 0] },
+            Step { device: 2, action: Unlink, picks: [0, 1, 0] },
+            Step { device: 2, action: Chmod, picks: [0, 0, 1] },
+            Step { device: 0, action: Mkdir, picks: [0, 0, 14] },
+            Step { device: 1, action: Mkdir, picks: [0, 0, 3598693413] },
+            Step { device: 0, action: Mkdir, picks: [0, 1, 0] },
+            Step { device: 1, action: Mkdir, picks: [0, 1, 0] },
+            Step { device: 0, action: Create, picks: [0, 0, 3] },
+            Step { device: 0, action: Link, picks: [0, 0, 0] },
+            Step { device: 3, action: Mkdir, picks: [0, 0, 2] },
+            Step { device: 2, action: RenameInPlace, picks: [0, 0, 10] },
+            Step { device: 3, action: Create, picks: [0, 1, 0] },
+            Step { device: 2, action: Sync, picks: [471724432, 0, 1886683314] },
+            Step { device: 0, action: Unlink, picks: [1, 0, 0] },
+            Step { device: 2, action: Binary, picks: [0, 0, 0] },
+            Step { device: 2, action: Sync, picks: [3166678967, 0, 1] },
+            Step { device: 2, action: Sync, picks: [0, 0, 5] },
+            Step { device: 2, action: RemoveTree, picks: [9, 0, 0] },
+            Step { device: 0, action: Create, picks: [0, 1, 1] },
+            Step { device: 0, action: Create, picks: [0, 11, 0] },
+            Step { device: 0, action: Sync, picks: [4012375267, 0, 2246084373] },
+            Step { device: 0, action: Open, picks: [0, 0, 0] },
+            Step { device: 2, action: Mkdir, picks: [0, 3, 0] },
+            Step { device: 0, action: Create, picks: [0, 0, 15] },
+            Step { device: 2, action: SaveAside, picks: [692642093, 0, 0] },
+            Step { device: 0, action: SaveByRename, picks: [0, 0, 0] },
+            Step { device: 0, action: Close, picks: [0, 0, 0] },
+            Step { device: 0, action: Mkdir, picks: [0, 2974306682, 1] },
+            Step { device: 2, action: Sync, picks: [1, 1, 0] },
+            Step { device: 2, action: RenameInPlace, picks: [818955362, 0, 0] },
+        ];
+        replay(32000221, &steps, true).unwrap();
+    }
 }

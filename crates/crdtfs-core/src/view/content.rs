@@ -137,7 +137,8 @@ impl View {
     /// An inode without a living name: it still shows what was not seen by the deletion of every one of its names.
     ///
     /// A deletion takes what its author saw from the name that it removes, and from those that its author knew to be
-    /// removed already; what another name was to show further on is not its to take.
+    /// removed already; what another name was to show further on is not its to take. With a version it takes those that it was
+    /// made of: who changes the permissions of one of these at the same time brings nothing back.
     fn eval_unnamed(&self, class: NodeIx, heads: &[RecIx], places: &[PlaceIx], merges: &mut MergeCache) -> NodeEval {
         if self.lacks(Mutation::DeleteSeen) {
             return NodeEval::Nothing;
@@ -148,14 +149,19 @@ impl View {
             .filter(|place| self.places[place.at()].eval.is_some())
             .map(|place| (place, self.seen_by_deletion(place)))
             .collect();
-        let at = |head: RecIx, via: Option<PlaceIx>| {
-            let version = self.version_of(head);
-            let mut left = removed.iter().filter(|(_, seen)| !seen.contains(&version)).map(|(place, _)| *place);
+        let equals = self.equals(class);
+        let takes = |seen: &BTreeSet<RecIx>, version: RecIx| {
+            seen.contains(&version) || seen.iter().any(|other| self.is_made_of(*other, version, &equals))
+        };
+        let at = |version: RecIx, via: Option<PlaceIx>| {
+            let mut left = removed.iter().filter(|(_, seen)| !takes(seen, version)).map(|(place, _)| *place);
             let first = left.clone().next();
             left.find(|place| Some(*place) == via).or(first)
         };
-        let unseen: Vec<_> = heads.iter().copied().filter(|head| at(*head, None).is_some()).collect();
-        let Some(top) = self.rank(&unseen).first().copied() else { return NodeEval::Nothing };
+        let unseen: Vec<_> = heads.iter().copied().filter(|head| at(self.version_of(*head), None).is_some()).collect();
+        // Where it was written, which is not for a chmod to change.
+        let versions: Vec<_> = unseen.iter().map(|head| self.version_of(*head)).collect();
+        let Some(top) = self.rank(&versions).first().copied() else { return NodeEval::Nothing };
         let via = self.content_rec(top).map(|rec| self.places[rec.via.at()].class);
         match at(top, via) {
             Some(place) => self.eval_many(class, &unseen, Some(place), merges),
@@ -376,6 +382,15 @@ impl View {
                 Some(target.unwrap_or_default())
             }
             _ => None,
+        }
+    }
+
+    /// Heads that the shown bytes of a node stand for.
+    pub(super) fn shown_heads(&self, node: NodeIx) -> Vec<RecIx> {
+        match &self.nodes[node.at()].eval {
+            NodeEval::Nothing => Vec::new(),
+            NodeEval::One(rec) => vec![*rec],
+            NodeEval::Many(many) => many.heads.clone(),
         }
     }
 

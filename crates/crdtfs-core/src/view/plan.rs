@@ -247,7 +247,7 @@ impl Planner<'_> {
             .collect();
         let versions: Vec<_> = basis.iter().map(|ix| self.view.version_of(*ix)).collect();
         let equals = self.view.equals(node);
-        let heads = self.shown_heads(node);
+        let heads = self.view.shown_heads(node);
         let known = |head: &RecIx| {
             let head = self.view.version_of(*head);
             versions.iter().any(|version| self.view.is_made_of(*version, head, &equals))
@@ -258,20 +258,11 @@ impl Planner<'_> {
         (!heads.iter().all(known)).then_some(settled)
     }
 
-    /// Heads that the shown bytes of a node stand for.
-    fn shown_heads(&self, node: NodeIx) -> Vec<RecIx> {
-        match &self.view.nodes[node.at()].eval {
-            NodeEval::Nothing => Vec::new(),
-            NodeEval::One(rec) => vec![*rec],
-            NodeEval::Many(many) => many.heads.clone(),
-        }
-    }
-
     /// Heads that an edit of what is shown settles: also those that a deletion had seen, of a file that came back.
     fn settled_heads(&self, node: NodeIx) -> Vec<RecIx> {
         match &self.view.nodes[node.at()].eval {
             NodeEval::Many(many) if many.revived.is_some() => self.view.content_heads(node),
-            _ => self.shown_heads(node),
+            _ => self.view.shown_heads(node),
         }
     }
 
@@ -302,7 +293,7 @@ impl Planner<'_> {
         }
         let node = self.own(inode)?;
         let place = self.via(node, None).ok_or(OpError::NotFound)?;
-        let heads = self.shown_heads(node);
+        let heads = self.view.shown_heads(node);
         let equals = self.view.equals(node);
         let top = heads.first().map(|top| self.view.version_of(*top));
         let settled: Vec<_> = heads

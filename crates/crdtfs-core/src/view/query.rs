@@ -345,7 +345,7 @@ impl View {
                 Claimant::Place(place) => {
                     let eval = self.places[place.at()].eval.as_ref()?;
                     let holder = self.lookup(*dir, eval.name.as_bytes()).map(|(inode, _)| inode);
-                    let version = self.version_at(*place);
+                    let version = self.version_at(*place)?;
                     (holder, version, self.device_of(version), false)
                 }
             };

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::View;
-use super::arena::{Claimant, CopyEval, NodeEval, NodeIx, PlaceIx, Slot};
+use super::arena::{Claimant, CopyEval, NodeIx, PlaceIx, Slot};
 use super::mutation::Mutation;
 use super::plan::Planner;
 use super::record_of::NewPosition;
@@ -39,7 +39,13 @@ impl Planner<'_> {
             for (dir, name, claimant) in disturbed {
                 match claimant {
                     Claimant::Copy(id) => self.promote_at(id, dir, &name),
-                    Claimant::Place(place) => self.pin(place, dir, &name),
+                    Claimant::Place(place) => {
+                        // Pinned, it is one with no other by its name alone any more.
+                        if let Some(node) = self.view.node_of(place) {
+                            self.merge_united(node);
+                        }
+                        self.pin(place, dir, &name);
+                    }
                 }
             }
         }
@@ -207,12 +213,8 @@ impl Planner<'_> {
         let versions = |place: PlaceIx| -> Option<Vec<RecordId>> {
             let node = self.view.node_of(place)?;
             let shown = self.view.bytes_of(&self.view.nodes[node.at()].eval)?;
-            let heads = match &self.view.nodes[node.at()].eval {
-                NodeEval::Nothing => Vec::new(),
-                NodeEval::One(rec) => vec![*rec],
-                NodeEval::Many(many) => many.heads.clone(),
-            };
-            let versions: Vec<_> = heads.into_iter().map(|head| self.view.version_of(head)).collect();
+            let versions: Vec<_> =
+                self.view.shown_heads(node).into_iter().map(|head| self.view.version_of(head)).collect();
             let same = versions.into_iter().filter(|version| {
                 let bytes = self.view.content_rec(*version).and_then(|rec| rec.bytes.as_deref());
                 bytes.is_some_and(|bytes| bytes.hash == shown.hash)

@@ -98,17 +98,29 @@ impl View {
                 }
             }
             if i > 0 {
-                let version = self.version_at(group[0]);
+                let version = self.version_of_group(group);
                 let want = Want { base: name.clone(), device: self.device_of(version), id: self.rec(version).id.0 };
                 self.set_want(dir, Claimant::Place(group[0]), want);
             }
         }
     }
 
-    /// The version that a standing place shows: the record that set the bytes, or made what has none.
-    pub(super) fn version_at(&self, place: PlaceIx) -> RecIx {
-        let shown = self.node_of(place).and_then(|node| self.top_content(node)).map(|top| self.version_of(top));
-        shown.unwrap_or_else(|| self.places[place.at()].eval.as_ref().expect("a standing claim").top)
+    /// The version that a group of standing places shows, which gives it its suffix: the record that set the bytes, or made
+    /// what has none; of several the one that ranks highest. That they are one, or become one for good, changes nothing.
+    fn version_of_group(&self, group: &[PlaceIx]) -> RecIx {
+        let nodes: BTreeSet<_> = group.iter().filter_map(|place| self.node_of(*place)).collect();
+        let heads = nodes.iter().flat_map(|node| self.shown_heads(*node));
+        let versions: Vec<_> = heads.map(|head| self.version_of(head)).collect();
+        let top = || self.places[group[0].at()].eval.as_ref().expect("a standing claim").top;
+        self.rank(&versions).first().copied().unwrap_or_else(top)
+    }
+
+    /// The version that a suffixed entry shows.
+    pub(super) fn version_at(&self, place: PlaceIx) -> Option<RecIx> {
+        let state = &self.places[place.at()];
+        let dir = self.nodes[state.claim?.dir.at()].dir.as_ref()?;
+        let Slot::Many(many) = dir.slots.get(&state.eval.as_ref()?.name)? else { return None };
+        many.groups.iter().find(|group| group.contains(&place)).map(|group| self.version_of_group(group))
     }
 
     /// The device name that a record carries, as an index.

@@ -178,12 +178,13 @@ impl World {
     }
 
     fn attend(&mut self, step: &Step, chosen: &Choice) -> Result<(), OpError> {
-        let [a, b, _] = step.picks;
+        let [a, b, c] = step.picks;
         let device = &mut self.sites[step.device].device;
         match step.action {
             Action::Unlink => device.unlink(&chosen.file()?)?,
             Action::RemoveTree => device.rm_r(&chosen.any()?)?,
             Action::Link => device.link(&chosen.file()?, &chosen.path())?,
+            Action::Chmod if c.is_multiple_of(2) => device.chmod(&chosen.file()?, 0o600 + b % 8)?,
             Action::Chmod => device.chmod(&chosen.any()?, 0o600 + b % 8)?,
             Action::Symlink => device.symlink(["x", "y"][a as usize % 2], &chosen.path())?,
             _ => {

@@ -74,14 +74,15 @@ impl World {
         if let Some(problem) = device.view.problems().iter().find(|problem| !half(problem)) {
             return Err(format!("operations made a bad record: {problem:?}"));
         }
-        self.check_texts(&dump)?;
+        let shown = self.check_texts(&dump)?;
+        self.check_gone(&shown, &dump)?;
         self.check_places(&dump)?;
         let ids: BTreeSet<RecordId> = self.sites[0].device.log.iter().map(|(id, _)| *id).collect();
         Ok(Digest(Hash::of(format!("{dump}{ids:?}").as_bytes())))
     }
 
     /// Law 2: what somebody wrote is there, or was taken away by those who saw it; and nothing is there twice.
-    fn check_texts(&self, dump: &str) -> Result<(), String> {
+    fn check_texts(&self, dump: &str) -> Result<BTreeSet<Token>, String> {
         let device = &self.sites[0].device;
         let mut shown: BTreeSet<Token> = BTreeSet::new();
         for (path, node) in device.walk().into_iter().filter(|(_, node)| node.kind == Kind::File) {
@@ -103,7 +104,7 @@ impl World {
             .find(|(token, by)| here.contains(by) && !shown.contains(token) && !excused.contains(token));
         match lost {
             Some((token, _)) => Err(format!("law 2: t{token}. is lost from\n{dump}")),
-            None => Ok(()),
+            None => Ok(shown),
         }
     }
 

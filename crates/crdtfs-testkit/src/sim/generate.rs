@@ -67,12 +67,19 @@ pub fn generate(seed: u64, config: &SimConfig) -> Vec<Step> {
         .map(|device| if late && device > 1 { rng.random_range(0..=config.operations) } else { 0 })
         .collect();
     let mut steps = Vec::new();
-    for done in 0..config.operations {
+    // Most that is hard happens where two work on one thing.
+    let encounters = rng.random_range(0..4) == 0;
+    let mut done = 0;
+    while done < config.operations {
         let here: Vec<usize> = (0..devices).filter(|device| joins[*device] <= done).collect();
         for &device in here.iter().filter(|device| joins[**device] == done && done > 0) {
             steps.push(Step { device, action: Sync, picks: [rng.random(), 1, 0] });
         }
         let any = |rng: &mut ChaCha12Rng| here[rng.random_range(0..here.len())];
+        if encounters && here.len() > 1 && done + 3 <= config.operations && rng.random_range(0..8) == 0 {
+            done += encounter(&mut rng, devices, &here, &mut steps);
+            continue;
+        }
         while rng.random_range(0..100) < weather.meet {
             steps.push(Step { device: any(&mut rng), action: Sync, picks: rng.random() });
         }
@@ -84,11 +91,69 @@ pub fn generate(seed: u64, config: &SimConfig) -> Vec<Step> {
             steps.push(Step { device: any(&mut rng), action: Fetch, picks: rng.random() });
         }
         steps.push(Step { device: any(&mut rng), action: operation(&mut rng), picks: rng.random() });
+        done += 1;
         while rng.random_range(0..100) < weather.arrive {
             steps.push(Step { device: any(&mut rng), action: Deliver, picks: rng.random() });
         }
     }
     steps
+}
+
+/// Two devices that know the same each do something to one file and meet, and one of them works on what came of it: how many
+/// operations that are.
+fn encounter(rng: &mut ChaCha12Rng, devices: usize, here: &[usize], steps: &mut Vec<Step>) -> usize {
+    let one = here[rng.random_range(0..here.len())];
+    let others: Vec<usize> = here.iter().copied().filter(|device| *device != one).collect();
+    let other = others[rng.random_range(0..others.len())];
+    // The same choices lead both to the same file.
+    let picks: [u32; 3] = [rng.random(), rng.random(), rng.random::<u32>() & !1];
+    let both = |steps: &mut Vec<Step>, actions: [Action; 2], picks: [u32; 3]| {
+        let acts = [one, other].into_iter().zip(actions);
+        steps.extend(acts.map(|(device, action)| Step { device, action, picks }));
+    };
+    meet(devices, one, other, steps);
+    let last = match rng.random_range(0..5) {
+        0 => {
+            both(steps, [Binary, Binary], picks);
+            let choices = [rng.random(), rng.random::<u32>() & !1, rng.random_range(0..8)];
+            Step { device: other, action: Tend, picks: choices }
+        }
+        1 => {
+            // A new file in the root.
+            both(steps, [CreateSame, CreateSame], [picks[0], 0, picks[2]]);
+            let action = [Unlink, Append, RenameInPlace, Chmod, Move][rng.random_range(0..5)];
+            Step { device: other, action, picks }
+        }
+        2 => {
+            both(steps, [Chmod, [Binary, Unlink, RenameInPlace, SaveAside][rng.random_range(0..4)]], picks);
+            Step { device: one, action: operation(rng), picks: rng.random() }
+        }
+        3 => {
+            // Both go on from a text that is not the first.
+            steps.push(Step { device: other, action: Append, picks });
+            meet(devices, one, other, steps);
+            both(steps, [Append, [Append, Rewrite][rng.random_range(0..2)]], picks);
+            Step { device: one, action: Append, picks }
+        }
+        _ => {
+            let actions = [operation(rng), operation(rng)];
+            both(steps, actions, picks);
+            Step { device: one, action: operation(rng), picks }
+        }
+    };
+    meet(devices, one, other, steps);
+    steps.push(last);
+    3
+}
+
+/// Two devices take over all that the other has.
+fn meet(devices: usize, one: usize, other: usize, steps: &mut Vec<Step>) {
+    for (to, from) in [(one, other), (other, one)] {
+        let away = (from + devices - to - 1) % devices;
+        // Far enough up for the bytes to come, too.
+        let pick = away + 256 * (devices - 1);
+        steps.push(Step { device: to, action: Sync, picks: [u32::try_from(pick).unwrap_or(0), 1, 0] });
+    }
 }
 
 fn operation(rng: &mut ChaCha12Rng) -> Action {

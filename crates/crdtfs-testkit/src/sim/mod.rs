@@ -8,6 +8,7 @@
 mod act;
 mod check;
 mod generate;
+mod gone;
 mod world;
 
 use std::fmt;

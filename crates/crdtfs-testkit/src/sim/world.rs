@@ -18,10 +18,10 @@ use crate::journal::Done;
 pub(super) type Token = u32;
 
 /// Records that leave a device together.
-struct Change {
-    records: Vec<(RecordId, Record)>,
+pub(super) struct Change {
+    pub(super) records: Vec<(RecordId, Record)>,
     /// The last changes that its author had.
-    needs: Vec<usize>,
+    pub(super) needs: Vec<usize>,
 }
 
 /// The tree of a device as its deltas told it.
@@ -50,9 +50,12 @@ pub(super) struct Site {
 
 /// An operation that took tokens away, or one name of the file that has them.
 pub(super) struct Taken {
+    pub(super) op: Op,
     /// Its records: it counts if one of them is there in the end.
     pub(super) by: Vec<RecordId>,
     pub(super) tokens: BTreeSet<Token>,
+    /// Of those, what its author did not see any more, if it was more than one name that was removed.
+    pub(super) gone: BTreeSet<Token>,
     /// Of the removal of one of several names: the name, with those that its author knew to be gone, and those that were
     /// left.
     pub(super) names: Option<(Vec<PlaceId>, Vec<PlaceId>)>,
@@ -67,13 +70,15 @@ pub(super) struct Created {
 
 pub(super) struct World {
     pub(super) sites: Vec<Site>,
-    changes: Vec<Change>,
+    pub(super) changes: Vec<Change>,
     /// Messages: to whom, and which change.
     messages: Vec<(usize, usize)>,
     pub(super) tokens: Token,
     /// Tokens that were written, and the record that did it.
     pub(super) written: BTreeMap<Token, RecordId>,
     pub(super) taken: Vec<Taken>,
+    /// Records by which users put bytes under a name.
+    pub(super) brought: Vec<(RecordId, Hash)>,
     pub(super) created: BTreeMap<InodeId, Created>,
     /// Nodes that somebody moved, linked or removed.
     pub(super) named: BTreeSet<InodeId>,
@@ -108,6 +113,7 @@ impl World {
             tokens: 0,
             written: BTreeMap::new(),
             taken: Vec::new(),
+            brought: Vec::new(),
             created: BTreeMap::new(),
             named: BTreeSet::new(),
             cut: false,
@@ -362,6 +368,7 @@ impl World {
         if let Op::Create { dir, name, inode, place, .. } = &done.op {
             self.created.insert(*inode, Created { by: *place, dir: *dir, name: name.clone() });
         }
+        self.brought.extend(done.brought.iter().chain(&done.saved));
         if let Some((record, hash)) = done.brought {
             for token in self.words(at, &hash).iter() {
                 self.written.entry(*token).or_insert(record);
@@ -405,7 +412,8 @@ impl World {
             None => may_go.difference(&kept).copied().collect(),
         };
         if !tokens.is_empty() {
-            self.taken.push(Taken { by: done.taking.clone(), tokens, names });
+            let gone = if names.is_none() { tokens.difference(&now).copied().collect() } else { BTreeSet::new() };
+            self.taken.push(Taken { op: done.op.clone(), by: done.taking.clone(), tokens, gone, names });
         }
         Ok(())
     }
