@@ -41,6 +41,12 @@ impl Core {
             let devices: Vec<Vec<Lacking>> = shares.iter().map(|share| self.lacking(share)).collect();
             let done = settled && devices.iter().all(|devices| is_done(devices, asked.devices));
             if done || Instant::now() >= deadline {
+                let shown = shares.iter().filter(|_| !done).flat_map(|share| self.showings_of(&share.id()));
+                let problems: Vec<_> = shown.flat_map(|showing| showing.problems()).take(PATHS).collect();
+                for problem in problems {
+                    let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
+                    talk.send(Item::Note(Note { message: format!("{path}{}", problem.message) })).await?;
+                }
                 let devices = devices.into_iter().flatten().collect();
                 return Ok(Reply::Waited(Waited { done, devices }));
             }

@@ -72,6 +72,8 @@ impl Abilities {
     /// If nothing can be made there.
     pub(crate) fn probe(root: &Root) -> io::Result<Self> {
         let dir = root.dir(&[])?;
+        // An earlier process of this number may have ended here.
+        remove_tried(&dir)?;
         let names = Platform::probe(&dir)?;
         let one = name("one");
         let file = dir.create(&one)?;
@@ -81,12 +83,7 @@ impl Abilities {
         let exchanges = Self::try_exchange(&dir, &one);
         let links = !refused(&dir.link(&one, &dir, &name("link")));
         let symlinks = !refused(&dir.symlink(&name("symlink"), b"target"));
-        for end in ["one", "other", "link", "symlink"] {
-            match dir.unlink(&name(end)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
+        remove_tried(&dir)?;
         let kind = kind_of(root.path()).ok().flatten().unwrap_or_default();
         let anew = NUMBERED_ANEW.contains(&&*kind) || (kind.starts_with("fuse") && !born);
         Ok(Self { names, exchanges, numbers: !anew, modes, symlinks, links })
@@ -111,6 +108,16 @@ impl Abilities {
             )
         })
     }
+}
+
+fn remove_tried(dir: &Dir) -> io::Result<()> {
+    for end in ["one", "other", "link", "symlink"] {
+        match dir.unlink(&name(end)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A name to try something with.

@@ -309,13 +309,16 @@ impl Observer<'_> {
         let platform = self.root.abilities().names;
         let ours = |name: &Name| is_temporary(name) || is_parked(name);
         let gone: Vec<Name> = names.iter().filter(|name| !there.contains(*name) && !ours(name)).cloned().collect();
+        if gone.is_empty() {
+            return (gone, Vec::new());
+        }
+        let by_key: HashMap<Vec<u8>, &Name> = there.iter().map(|name| (platform.key(name), name)).collect();
         let mut respelled = Vec::new();
         for asked in &gone {
             names.remove(asked);
-            let key = platform.key(asked);
-            if let Some(real) = there.iter().find(|name| platform.key(name) == key) {
-                names.insert(real.clone());
-                respelled.push((asked.clone(), real.clone()));
+            if let Some(real) = by_key.get(&platform.key(asked)) {
+                names.insert((*real).clone());
+                respelled.push((asked.clone(), (*real).clone()));
             }
         }
         (gone, respelled)

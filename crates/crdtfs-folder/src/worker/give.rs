@@ -20,8 +20,7 @@ use crate::synced::SyncedTree;
 /// A batch of small files that is fetched at once.
 const BATCH_FILES: usize = 256;
 const BATCH_BYTES: u64 = 16 << 20;
-/// Pauses before what failed is tried again, at first.
-const BUSY_AGAIN: Duration = Duration::from_millis(20);
+/// Pause before what failed is tried again, at first.
 const FAILED_AGAIN: Duration = Duration::from_secs(1);
 
 impl Worker {
@@ -312,7 +311,7 @@ impl Worker {
 fn why_failed(error: &ApplyError) -> Why {
     match error {
         ApplyError::Raced | ApplyError::Stale => Why::Raced,
-        ApplyError::Busy => Why::Failed(BUSY_AGAIN),
+        ApplyError::Busy => Why::Open,
         // What is in it is ignored or unknown to the share: kept until that changes.
         ApplyError::Io { source, .. } if source.kind() == ErrorKind::DirectoryNotEmpty => Why::Kept,
         ApplyError::Io { .. } => Why::Failed(FAILED_AGAIN),

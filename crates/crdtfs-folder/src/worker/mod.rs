@@ -406,11 +406,11 @@ impl Worker {
             return;
         }
         let (now, synced) = (Instant::now(), self.synced.read());
-        self.todo.again(&Item::Place(place.clone()), now);
+        self.todo.may_be_closed(&Item::Place(place.clone()), now);
         if let Some(id) = synced.child(place) {
-            self.todo.again(&Item::Node(id), now);
+            self.todo.may_be_closed(&Item::Node(id), now);
             for name in synced.names(id) {
-                self.todo.again(&Item::Place(name.clone()), now);
+                self.todo.may_be_closed(&Item::Place(name.clone()), now);
             }
         }
     }

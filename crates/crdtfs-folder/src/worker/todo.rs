@@ -14,6 +14,8 @@ use crate::remote::Item;
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// The same for what only met a change of the folder or the view.
 const RACED_MAX: Duration = Duration::from_secs(1);
+/// First pause before a file is looked at again that was open: what says that it is closed comes an instant before it is so.
+const OPEN_FIRST: Duration = Duration::from_millis(20);
 /// A directory that is kept for what is in it is tried so often; then it stays until something changes.
 const KEPT_AFTER: u32 = 3;
 
@@ -28,6 +30,8 @@ pub(super) enum Why {
     Others,
     /// The folder or the view was not as planned.
     Raced,
+    /// A program has it open for writing: its closing makes it due.
+    Open,
     /// It failed, first pause.
     Failed(Duration),
     /// A directory that has something in it which is not ours to remove.
@@ -90,6 +94,7 @@ impl Todo {
         let (tries, why, pause) = match why {
             Why::Kept if tries >= KEPT_AFTER => (tries, why, None),
             Why::Raced | Why::Kept => (tries + 1, Why::Raced, Some(doubled(Duration::from_millis(20)).min(RACED_MAX))),
+            Why::Open => (tries + 1, why, Some(doubled(OPEN_FIRST).min(PAUSE_MAX))),
             Why::Failed(first) => (tries + 1, why, Some(doubled(first).min(PAUSE_MAX))),
             Why::Bytes | Why::Merge | Why::Others => (tries, why, Some(PAUSE_MAX)),
         };
@@ -118,9 +123,12 @@ impl Todo {
         Some(waits)
     }
 
-    /// It is looked at now and, if that is in vain, soon again.
-    pub(super) fn again(&mut self, item: &Item, now: Instant) {
-        if let Some(waits) = self.take(item) {
+    /// Something happened to a file: if it was open, it is looked at now and, if that is in vain, soon again. (If it was not,
+    /// what happened may be what we did, in vain.)
+    pub(super) fn may_be_closed(&mut self, item: &Item, now: Instant) {
+        if self.items.get(item).is_some_and(|waits| waits.why == Why::Open)
+            && let Some(waits) = self.take(item)
+        {
             self.put(item.clone(), Waits { tries: 0, due: Some(now), ..waits });
         }
     }
@@ -165,9 +173,10 @@ mod tests {
     fn what_is_on_the_list_is_always_looked_at_again() {
         let now = Instant::now();
         let item = |n: u8| Item::Node(InodeId([n; 16]));
-        for (n, why) in [Why::Bytes, Why::Merge, Why::Others, Why::Raced, Why::Failed(Duration::from_secs(1))]
-            .into_iter()
-            .enumerate()
+        for (n, why) in
+            [Why::Bytes, Why::Merge, Why::Others, Why::Raced, Why::Open, Why::Failed(Duration::from_secs(1))]
+                .into_iter()
+                .enumerate()
         {
             let mut todo = Todo::default();
             let item = item(n as u8);
@@ -184,6 +193,22 @@ mod tests {
             assert_eq!(todo.done(&item), Some(b"path".to_vec()));
             assert!(todo.is_done() && todo.next_due().is_none() && !todo.has(&item));
         }
+    }
+
+    #[test]
+    fn what_was_open_is_looked_at_when_it_may_be_closed() {
+        let (mut todo, now) = (Todo::default(), Instant::now());
+        let item = |n: u8| Item::Node(InodeId([n; 16]));
+        for _ in 0..10 {
+            todo.put_off(item(1), Why::Open, now);
+            todo.put_off(item(2), Why::Failed(PAUSE_MAX), now);
+        }
+        assert_eq!(todo.next_due(), Some(now + PAUSE_MAX));
+        todo.may_be_closed(&item(1), now);
+        todo.may_be_closed(&item(2), now);
+        assert_eq!(todo.take_due(now), [item(1)]);
+        todo.put_off(item(1), Why::Open, now);
+        assert_eq!(todo.next_due(), Some(now + OPEN_FIRST));
     }
 
     #[test]
