@@ -225,6 +225,7 @@ impl Vfs {
             self.tree.keep_apart(inode.id);
         }
         let discarded = self.bury(&mut state, gone);
+        self.problems.lock().remove(&inode.id);
         if gone && state.open == 0 {
             self.times.forget(inode.id);
         } else if gone {

@@ -574,6 +574,21 @@ fn what_was_synced_is_shown_after_a_crash_also_on_a_full_disk() {
 }
 
 #[test]
+fn what_is_removed_before_it_could_be_published_is_no_problem_any_more() {
+    let mount = Mounted::new();
+    mount.share.contents.full.store(true, Ordering::SeqCst);
+    let (_, opened) = mount.create("f");
+    mount.vfs.write(opened.handle, b"bytes", 0, false).unwrap();
+    mount.vfs.fsync(opened.handle).unwrap_err();
+    mount.vfs.release(opened.handle);
+    while mount.vfs.problems().is_empty() {
+        std::thread::yield_now();
+    }
+    mount.vfs.unlink(ROOT, b"f").unwrap();
+    assert_eq!(mount.vfs.problems(), []);
+}
+
+#[test]
 fn a_synced_file_that_goes_on_being_written_has_an_up_to_date_note() {
     let share = FakeShare::new();
     {
