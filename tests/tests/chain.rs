@@ -30,7 +30,10 @@ fn the_middle_passes_on_what_the_first_wrote() {
     // The third reaches the middle only; so the middle invites it.
     let ticket = middle.invite(dirs[1], &[]);
     third.show(Mode::Mount, Some(&ticket), dirs[2]);
-    middle.wait(dirs[1], "all");
+    // The ends have never met: they know of each other what the middle passes on.
+    for (device, dir) in [(&first, dirs[0]), (&middle, dirs[1]), (&third, dirs[2])] {
+        device.wait(dir, "all");
+    }
     same_trees(&dirs, LIMIT);
 
     // From end to end, both ways, while all are there.
@@ -38,15 +41,24 @@ fn the_middle_passes_on_what_the_first_wrote() {
     until("the first has it", LIMIT, || {
         fs::read_to_string(dirs[0].join("from-the-third.txt")).map_err(|e| e.to_string())
     });
-    middle.wait(dirs[1], "all");
+    first.wait(dirs[0], "all");
+    third.wait(dirs[2], "all");
     same_trees(&dirs, LIMIT);
 
     // The third is away; the first writes, and leaves for good. The middle has what it wrote.
+    third.stop();
+    first.stop();
+    first.show(Mode::Mount, None, dirs[0]);
+    first.wait(dirs[0], "2");
+    third.show(Mode::Mount, None, dirs[2]);
+    middle.wait(dirs[1], "all");
     right.unplug(&third);
     fs::write(dirs[0].join("late.bin"), bytes(2, 3_000_000)).unwrap();
     fs::write(dirs[0].join("many/0"), "rewritten\n").unwrap();
     fs::rename(dirs[0].join("many"), dirs[0].join("lots")).unwrap();
     first.wait(dirs[0], "1");
+    let said = first.fails(3, &["wait", dirs[0].to_str().unwrap(), "--timeout", "500ms"]);
+    assert!(said.contains("third is not connected, has not said that it has all changes"), "{said}");
     first.stop();
     right.plug(&third);
     same_trees(&dirs[1..], LIMIT);
@@ -57,7 +69,7 @@ fn the_middle_passes_on_what_the_first_wrote() {
     // What the others did meanwhile reaches the first when it comes back.
     fs::write(dirs[2].join("while-you-were-away.txt"), "news\n").unwrap();
     first.show(Mode::Mount, None, dirs[0]);
-    middle.wait(dirs[1], "all");
+    first.wait(dirs[0], "all");
     same_trees(&dirs, LIMIT);
     for device in [&mut first, &mut middle, &mut third] {
         device.check();

@@ -24,7 +24,8 @@ pub(crate) const LOG: &str = "log/engine.log";
 /// A log larger than this is put aside, as `engine.log.1`, at the next start.
 const LOG_MAX: u64 = 16 << 20;
 
-/// The engine that runs, or a new one; true if it is new.
+/// The engine that runs, or a new one; true if it is new. What the engine before showed can be used then, or `status` says why
+/// not.
 pub(crate) fn connect_or_start(settings: &Settings) -> Result<(Client, bool)> {
     if let Some(client) = running(settings)? {
         return Ok((client, false));
@@ -35,7 +36,9 @@ pub(crate) fn connect_or_start(settings: &Settings) -> Result<(Client, bool)> {
         return Ok((client, false));
     }
     start(settings)?;
-    Ok((Client::connect(&settings.state_dir)?, true))
+    let mut client = Client::connect(&settings.state_dir)?;
+    client.call(Ping { shown: true })?;
+    Ok((client, true))
 }
 
 /// The engine that runs, if one does.

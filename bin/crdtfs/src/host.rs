@@ -15,6 +15,7 @@ use crdtfs_mount::MountPresenter;
 use tokio::task::spawn_blocking;
 
 use crate::cli::Network;
+use crate::output::say;
 use crate::settings::Settings;
 
 /// A running engine, its control socket included. To be ended with [`Host::shutdown`].
@@ -52,14 +53,15 @@ impl Host {
         self.stop_requested.as_mut().await;
     }
 
-    /// Flushes and hides everything, answers those who wait for that, and ends the engine.
+    /// Flushes and hides everything, answers those who wait for that, and ends the engine; says what was still in use.
     pub(crate) async fn shutdown(self, within: Duration) -> Result<()> {
         drop(self.stop_requested);
         let engine = self.engine;
-        let last_words = spawn_blocking(move || engine.shutdown(within)).await?;
-        match last_words.is_empty() {
+        let words = spawn_blocking(move || engine.shutdown(within)).await?;
+        words.notes.iter().for_each(|note| say(note));
+        match words.failures.is_empty() {
             true => Ok(()),
-            false => bail!("{}", last_words.join("; ")),
+            false => bail!("{}", words.failures.join("; ")),
         }
     }
 }

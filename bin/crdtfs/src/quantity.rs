@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-/// Reads `24h`, `1h30m`, `90s`, `250ms`, `2 days`; a bare number is seconds.
+/// Reads `24h`, `1h30m`, `90s`, `250ms`, `2 days`, and `0`; another bare number could be anything, and is refused.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let refuse = || format!("`{text}` is no duration: write it like 60s, 1h30m or 7d");
     let mut rest = text.trim();
     if rest.is_empty() {
         return Err(refuse());
     }
-    if let Ok(seconds) = rest.parse::<u64>() {
-        return Ok(Duration::from_secs(seconds));
+    if let Ok(number) = rest.parse::<u64>() {
+        let hint = || format!("`{text}` of what? say {number}s, {number}m, {number}h or {number}d");
+        return if number == 0 { Ok(Duration::ZERO) } else { Err(hint()) };
     }
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
@@ -194,13 +195,14 @@ mod tests {
             ("2 days", 172_800_000),
             ("250ms", 250),
             ("1.5h", 5_400_000),
-            ("90", 90_000),
             ("0", 0),
             (" 1W ", 604_800_000),
         ] {
             assert_eq!(parse_duration(text).map(|d| d.as_millis()), Ok(ms), "{text}");
         }
-        for text in ["", " ", "h", "1x", "-1s", "1h-", "..s", "1e3s", "99999999999999999999w", "1 2", "1h5", "ä"] {
+        assert_eq!(parse_duration("5"), Err("`5` of what? say 5s, 5m, 5h or 5d".to_owned()));
+        for text in ["", " ", "h", "90", "1x", "-1s", "1h-", "..s", "1e3s", "99999999999999999999w", "1 2", "1h5", "ä"]
+        {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

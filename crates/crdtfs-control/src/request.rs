@@ -141,7 +141,11 @@ requests! {
 
 /// Asks who answers; also the cheapest proof that an engine runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ping {}
+pub struct Ping {
+    /// Answer when all that was shown when the engine before ended is shown again, or it is known why it cannot be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shown: bool,
+}
 
 /// Shows a share at a directory. Without a ticket: the share that the directory showed before, else a new one.
 ///

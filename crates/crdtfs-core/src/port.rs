@@ -115,6 +115,12 @@ pub trait Content: Send + Sync + 'static {
     /// Keeps bytes that are in memory (small files, merged texts).
     fn put(&self, bytes: &[u8]) -> io::Result<ContentRef>;
 
+    /// Something did not fit: gives room back that is only taken by what the user can do without (old versions). True if there is
+    /// more than before, so that it is worth another try. May take a while.
+    fn make_room(&self) -> bool {
+        false
+    }
+
     /// Ends a write file: its bytes stay only as far as they were sealed. Dropping one does the same, but that what was
     /// synced and not sealed since is given back by [`Content::recover`] at the next start.
     fn discard(&self, file: Arc<dyn WriteFile>);

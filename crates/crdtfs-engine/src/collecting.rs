@@ -5,6 +5,7 @@
 //! little is left, if something did not fit lately, or if what no tree needs takes more room than is left.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -83,9 +84,9 @@ impl Collecting {
 
 impl Core {
     /// Drops what is not to be kept any more, and gives its room back.
-    pub(crate) fn collect_for(&self, why: Why) -> Result<(), StoreError> {
+    pub(crate) fn collect_for(&self, why: Why) -> Result<bool, StoreError> {
         let freed = match why {
-            Why::Due => return self.collect(),
+            Why::Due => return self.collect().map(|()| false),
             Why::Full => self.reclaim()?,
             Why::Caches => self.shrink_caches()?,
         };
@@ -94,7 +95,37 @@ impl Core {
             self.shares().iter().for_each(|share| share.take_stock());
             self.progressed_now();
         }
-        Ok(())
+        Ok(freed)
+    }
+
+    /// Something did not fit: what the tree does not need goes at once, though the history still lists it. True if there is
+    /// more room than before, whoever made it.
+    pub(crate) fn make_room(&self) -> bool {
+        let (before, made) = (self.space().free_now(), self.room_made.load(Ordering::Acquire));
+        // One at a time: who comes meanwhile finds the room that this one makes.
+        let mut futile = self.futile.lock();
+        if self.room_made.load(Ordering::Acquire) != made {
+            return true;
+        }
+        let removals = self.removals();
+        if *futile == Some(removals) {
+            return false;
+        }
+        let mut freed = false;
+        for _ in 0..ROUNDS {
+            match self.collect_for(Why::Full) {
+                Ok(some) => freed |= some,
+                Err(error) => {
+                    tracing::warn!(%error, "no room could be made");
+                    break;
+                }
+            }
+        }
+        // The collector that runs now and then may have been quicker.
+        freed |= self.space().free_now() > before;
+        self.room_made.fetch_add(freed.into(), Ordering::AcqRel);
+        *futile = (!freed).then_some(removals);
+        freed
     }
 
     /// Drops what on-demand mounts keep no longer; true if that gave room back.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,14 @@ use crdtfs_core::key::Key;
 use crdtfs_net::{NetConfig, Network, Node};
 use crdtfs_store::{Store, StoreOptions};
 use parking_lot::{Mutex, RwLock};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 use crate::collecting::Collecting;
 use crate::committer::Committer;
-use crate::engine::{EngineConfig, EngineError};
+use crate::engine::{EngineConfig, EngineError, LastWords};
 use crate::fetcher::Fetcher;
 use crate::host::EngineHost;
 use crate::present::{Mode, Presenter};
@@ -63,6 +66,12 @@ pub(crate) struct Core {
     /// Held while it is found out whether a showing is behind.
     looking: Mutex<()>,
     collecting: Mutex<Collecting>,
+    /// Held while room is made; what was removed from the views when that was last tried in vain.
+    pub(crate) futile: Mutex<Option<u64>>,
+    /// How often room was made.
+    pub(crate) room_made: AtomicU64,
+    /// Whether what could not be shown is being tried again.
+    pub(crate) retrying: AtomicBool,
     runtime: Handle,
 }
 
@@ -93,6 +102,9 @@ impl Core {
             closed: watch::channel(false).0,
             looking: Mutex::default(),
             collecting: Mutex::new(Collecting::new()),
+            futile: Mutex::default(),
+            room_made: AtomicU64::new(0),
+            retrying: AtomicBool::new(false),
             runtime: runtime.handle().clone(),
             state,
             config,
@@ -252,7 +264,10 @@ impl Core {
         for showing in showings {
             if showing.notice_end() {
                 tracing::info!(dir = %showing.dir.display(), "no longer shown");
-                self.forget_showing(&showing);
+                // Whoever unmounts knows it; that a folder has gone has to be said.
+                if showing.mode == Mode::Mount {
+                    self.forget_showing(&showing);
+                }
                 self.deactivate(&showing);
                 self.progressed_now();
             }
@@ -267,11 +282,12 @@ impl Core {
             share.retry_what_fits();
             share.retry_flush();
         }
+        self.retry_failed();
         self.collect_now_and_then();
     }
 
     fn collect_now_and_then(self: &Arc<Self>) {
-        let removals = self.shares().iter().map(|share| share.removals()).sum();
+        let removals = self.removals();
         let mut collecting = self.collecting.lock();
         let full = collecting.may_free(removals)
             && (self.space.is_low()
@@ -292,6 +308,11 @@ impl Core {
         }
     }
 
+    /// Counts what was removed from the views or replaced in them.
+    pub(crate) fn removals(&self) -> u64 {
+        self.shares().iter().map(|share| share.removals()).sum()
+    }
+
     /// About how many bytes of the store are of no file in the trees. What folders hold is not in the store.
     fn spare(&self) -> u64 {
         let mounted = |share: &Arc<Share>| self.showings_of(&share.id()).iter().any(|s| s.mode == Mode::Mount);
@@ -300,16 +321,17 @@ impl Core {
         self.store.chunk_bytes().saturating_sub(needed)
     }
 
-    /// Ends everything: showings first, then commits, the network, fetches; what is here is durable at the end. Says what
-    /// could not be hidden.
-    pub(crate) fn close(&self, deadline: Instant) -> Vec<String> {
+    /// Ends everything: showings first, then commits, the network, fetches; what is here is durable at the end.
+    pub(crate) fn close(&self, deadline: Instant) -> LastWords {
         self.stop.send_replace(true);
-        let mut left = Vec::new();
+        let mut words = LastWords::default();
         let showings = std::mem::take(&mut *self.showings.lock());
         for showing in showings {
             showing.settle(deadline);
-            if let Err(error) = showing.stop() {
-                left.push(error.to_string());
+            match showing.leave() {
+                Ok(None) => {}
+                Ok(Some(note)) => words.notes.push(note),
+                Err(error) => words.failures.push(error.to_string()),
             }
         }
         self.committer.stop();
@@ -335,11 +357,11 @@ impl Core {
         for share in self.shares() {
             if let Err(error) = share.close() {
                 tracing::error!(share = %share.id(), %error, "not everything could be made durable");
-                left.push(error.to_string());
+                words.failures.push(error.to_string());
             }
         }
         self.closed.send_replace(true);
-        left
+        words
     }
 }
 
@@ -382,9 +404,19 @@ fn take_over(config: &EngineConfig, presenters: &[Arc<dyn Presenter>]) -> Result
                 }
             }
         }
-        // The end of a process that is not our child has no event.
-        std::thread::sleep(Duration::from_millis(20));
+        await_end(pid, deadline);
     }
+}
+
+/// Waits until all threads of a process have ended (pidfd_open(2)), or for a deadline.
+fn await_end(pid: u32, deadline: Instant) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    // That there is no such process any more is what was waited for.
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    let rest = deadline.saturating_duration_since(Instant::now());
+    let rest = Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: rest.subsec_nanos().into() };
+    // A signal ends it early: then it is looked at again.
+    let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&rest));
 }
 
 /// Whether a process was killed, though some of its threads may not have ended (proc_pid_stat(5)).
@@ -418,6 +450,10 @@ impl Events for CoreEvents {
         if let Some(core) = self.core.upgrade() {
             core.progressed_now();
         }
+    }
+
+    fn make_room(&self) -> bool {
+        self.core.upgrade().is_some_and(|core| core.make_room())
     }
 
     fn later(&self, share: &Share, when: Instant) {
@@ -454,7 +490,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let open = || Core::open(config(dir.path().join("state")), Vec::new(), &runtime).unwrap();
-        let close = |core: &Core| assert!(core.close(Instant::now() + Duration::from_secs(10)).is_empty());
+        let close =
+            |core: &Core| assert_eq!(core.close(Instant::now() + Duration::from_secs(10)), LastWords::default());
         let core = open();
         let share = core.create_share().unwrap();
         assert_eq!(share.holding().missing_files, 0);

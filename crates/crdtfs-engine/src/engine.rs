@@ -63,6 +63,15 @@ pub enum EngineError {
     Threads(std::io::Error),
 }
 
+/// What an engine that ends has to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastWords {
+    /// What the user may want to know, though everything is safe: whole sentences.
+    pub notes: Vec<String>,
+    /// What could not be made durable, or is still there.
+    pub failures: Vec<String>,
+}
+
 /// A running engine. Dropping it without [`Engine::shutdown`] is like a crash: nothing durable is lost.
 pub struct Engine {
     core: Arc<Core>,
@@ -118,11 +127,11 @@ impl Engine {
         }
     }
 
-    /// Hides everything that is shown, flushes, ends the network, within `limit`. The adapters' last words: what could not
-    /// be hidden ("device busy") is let go.
-    pub fn shutdown(self, limit: Duration) -> Vec<String> {
+    /// Hides everything that is shown, flushes, ends the network, within `limit`. What is busy is let go of once everything
+    /// in it is safe.
+    pub fn shutdown(self, limit: Duration) -> LastWords {
         let deadline = Instant::now() + limit;
-        let left = self.core.close(deadline);
+        let words = self.core.close(deadline);
         self.end_server.send_replace(true);
         let server = self.server;
         self.runtime.block_on(async move {
@@ -131,6 +140,6 @@ impl Engine {
             drop(tokio::time::timeout(rest, server).await);
         });
         self.runtime.shutdown_timeout(Duration::from_secs(1));
-        left
+        words
     }
 }

@@ -45,6 +45,6 @@ mod wants;
 
 pub use clock::Clock;
 pub use crdtfs_net::Network;
-pub use engine::{Engine, EngineConfig, EngineError};
+pub use engine::{Engine, EngineConfig, EngineError, LastWords};
 pub use retention::{DEFAULT_RETENTION, HistoryOptions};
 pub use share::ShareError;

@@ -144,6 +144,12 @@ pub trait Presented: Send + Sync {
     /// ("device busy") and leaves it shown.
     fn stop(&self) -> Result<(), PresentError>;
 
+    /// As [`Presented::stop`], for the engine's end: what is busy is let go of all the same, once everything that was written is
+    /// safe. A sentence for the user if it came to that.
+    fn leave(&self) -> Result<Option<String>, PresentError> {
+        self.stop().map(|()| None)
+    }
+
     /// Whether it has ended without being asked (unmounted by hand, the folder is gone); the reason.
     fn ended(&self) -> Option<String>;
 }

@@ -152,7 +152,11 @@ impl PutBack<'_> {
         let dir = match self.share.child(parent, name) {
             Some(node) if node.kind == Kind::Dir => node.inode,
             Some(_) => return Err(OpError::NotDir),
-            None => self.create(parent, name, new_dir())?,
+            None => {
+                let ms = self.share.history_options.clock.now_ms();
+                let nanos = u32::try_from(ms.rem_euclid(1_000) * 1_000_000).expect("below a second");
+                self.create(parent, name, new_dir(Time { secs: ms.div_euclid(1_000), nanos }))?
+            }
         };
         self.dirs.insert(path.to_vec(), dir);
         Ok(dir)
@@ -227,12 +231,12 @@ fn as_new(was: &Node) -> NewNode {
 }
 
 /// A directory above what is restored that is there no more.
-fn new_dir() -> NewNode {
+fn new_dir(now: Time) -> NewNode {
     NewNode {
         kind: Kind::Dir,
         mode: 0o755,
         owner: None,
-        mtime: Time::default(),
+        mtime: now,
         xattrs: Default::default(),
         content: ContentRef::empty(),
         target: Vec::new(),

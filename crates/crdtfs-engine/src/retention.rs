@@ -239,7 +239,7 @@ mod tests {
 
         fn end(self) -> Runtime {
             let left = self.core.close(std::time::Instant::now() + Duration::from_secs(10));
-            assert!(left.is_empty(), "{left:?}");
+            assert_eq!(left, crate::engine::LastWords::default());
             self.runtime
         }
 
@@ -325,6 +325,27 @@ mod tests {
         world.pass(11);
         world.collect();
         assert!(!world.has(&one) && world.has(&two));
+        world.end();
+    }
+
+    #[test]
+    fn room_is_made_of_old_versions_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = World::new(&dir.path().join("state"));
+        let [one, two] = [1, 2].map(|seed| world.put(seed));
+        let file = world.create(one);
+        world.edit(file, two);
+        // How much room there is on the machine's disk is not for this test to say; what goes is.
+        world.core.make_room();
+        assert!(!world.has(&one) && world.has(&two), "at once, though both came just now");
+        let removals = world.core.removals();
+        *world.core.futile.lock() = Some(removals);
+        let three = world.put(3);
+        assert!(!world.core.make_room(), "nothing was replaced since it was tried in vain");
+        world.edit(file, three);
+        assert!(world.core.removals() > removals);
+        world.core.make_room();
+        assert!(!world.has(&two) && world.has(&three));
         world.end();
     }
 

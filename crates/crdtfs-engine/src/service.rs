@@ -17,7 +17,12 @@ impl Service for EngineService {
         let core = self.0.clone();
         Box::pin(async move {
             match request {
-                Request::Ping(_) => Ok(Reply::Pong(core.pong())),
+                Request::Ping(ping) => {
+                    if ping.shown {
+                        core.resumed().await;
+                    }
+                    Ok(Reply::Pong(core.pong()))
+                }
                 Request::Show(show) => core.show(show, talk).await,
                 Request::Hide(hide) => core.hide(hide).await,
                 Request::Invite(invite) => blocking(move || core.invite(&invite)).await,

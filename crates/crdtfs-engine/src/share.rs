@@ -77,6 +77,8 @@ pub(crate) trait Events: Send + Sync {
     fn progressed(&self);
     /// The share has something to do then: [`Share::take_turn`].
     fn later(&self, share: &Share, when: Instant);
+    /// Something did not fit: drops what can be done without. True if that gave room.
+    fn make_room(&self) -> bool;
 }
 
 /// What a share is opened with.

@@ -69,6 +69,10 @@ impl Content for Watched {
         self.noted(self.inner().put(bytes))
     }
 
+    fn make_room(&self) -> bool {
+        self.share.events.make_room()
+    }
+
     fn discard(&self, file: Arc<dyn WriteFile>) {
         self.inner().discard(file);
     }

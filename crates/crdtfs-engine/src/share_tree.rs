@@ -35,8 +35,10 @@ impl Tree for Share {
     }
 
     fn apply(&self, by: Adapter, op: Op) -> Result<Applied, OpError> {
-        if needs_room(&op) && self.space.is_low() {
-            return Err(OpError::NoSpace);
+        while needs_room(&op) && self.space.is_low() {
+            if !self.events.make_room() {
+                return Err(OpError::NoSpace);
+            }
         }
         let mut replica = self.replica.write();
         let applied = replica.apply(&op, self.history_options.clock.now_ms());
@@ -70,10 +72,13 @@ impl Tree for Share {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.make_durable().map_err(|error| {
+        loop {
+            let Err(error) = self.make_durable() else { return Ok(()) };
             let kind = error.io_kind();
-            io::Error::new(kind, error.to_string())
-        })
+            if kind != io::ErrorKind::StorageFull || !self.events.make_room() {
+                return Err(io::Error::new(kind, error.to_string()));
+            }
+        }
     }
 
     fn subscribe(&self, by: Adapter) -> Receiver<Arc<Delta>> {

@@ -96,13 +96,23 @@ impl Showing {
 
     /// Ends it on request.
     pub(crate) fn stop(&self) -> Result<(), PresentError> {
+        self.end(|presented| presented.stop())
+    }
+
+    /// Ends it with the engine: [`Presented::leave`].
+    pub(crate) fn leave(&self) -> Result<Option<String>, PresentError> {
+        self.end(|presented| presented.leave())
+    }
+
+    fn end<T: Default>(&self, end: impl FnOnce(&dyn Presented) -> Result<T, PresentError>) -> Result<T, PresentError> {
         let presented = self.presented();
+        let mut said = T::default();
         if let Some(presented) = presented {
-            presented.stop()?;
+            said = end(&*presented)?;
             *self.presented.lock() = None;
         }
         self.state.send_replace(State::Ended(None));
-        Ok(())
+        Ok(said)
     }
 
     /// Notices that it ended by itself (unmounted by hand); true if it did so since the last look.

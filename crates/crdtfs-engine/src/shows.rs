@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crdtfs_control::request::{Hide, Show};
 use crdtfs_control::{DirText, Failure, FailureKind, Item, Reply, Talk, reply};
@@ -64,6 +65,8 @@ impl Core {
         .await?;
         let presenter = self.presenter(mode)?;
         if let Some(showing) = self.alive_at(&dir) {
+            // A ticket for what is shown here has a message of its own.
+            asked.ticket.as_deref().map(|text| self.read_ticket(text)).transpose()?;
             return already(&showing, mode, asked.ticket.is_some()).map(|()| (showing, reply::How::Already));
         }
         self.refuse_nested(&dir)?;
@@ -115,6 +118,8 @@ impl Core {
         // The adapter's threads take it over: what they log is about this share.
         let _span = tracing::info_span!("show", share = %share.id(), dir = %dir.display()).entered();
         let (state_name, state) = share.dir().adapter_dir(mode, &dir).map_err(|e| Failure::failed(e.to_string()))?;
+        // What failed or ended here before has a successor now.
+        self.showings.lock().retain(|other| other.dir != dir || other.is_alive());
         let showing = Showing::new(share.clone(), dir.clone(), mode, options.clone());
         self.showings.lock().push(showing.clone());
         self.rethink_keeping(&share);
@@ -142,11 +147,12 @@ impl Core {
             Err(error) => {
                 let failure = present_failure(&error);
                 showing.failed(failure.message.clone());
-                self.showings.lock().retain(|other| !Arc::ptr_eq(other, &showing));
-                self.remember(
-                    &share,
-                    ShownDir { mode, dir, options: options.clone(), active: false, state: state_name },
-                )?;
+                // What was to be shown still is, and is tried again; a failure adds nothing to it.
+                let active = self.is_to_be_shown(&share, &dir)?;
+                if !active {
+                    self.showings.lock().retain(|other| !Arc::ptr_eq(other, &showing));
+                }
+                self.remember(&share, ShownDir { mode, dir, options: options.clone(), active, state: state_name })?;
                 self.rethink_keeping(&share);
                 return Err(failure);
             }
@@ -154,6 +160,12 @@ impl Core {
         self.remember(&share, ShownDir { mode, dir, options: options.clone(), active: true, state: state_name })?;
         self.showing_progressed(&share.id());
         Ok(showing)
+    }
+
+    /// Whether the user has a directory show the share, also while it cannot.
+    fn is_to_be_shown(&self, share: &Share, dir: &Path) -> Result<bool, Failure> {
+        let shown = share.dir().shown().map_err(|e| Failure::failed(e.to_string()))?;
+        Ok(shown.iter().any(|shown| shown.dir == dir && shown.active))
     }
 
     /// Keeps what is known of a directory of a share.
@@ -183,6 +195,9 @@ impl Core {
                 showing.stop().map_err(|e| present_failure(&e))?;
                 core.forget_showing(&showing);
             }
+            // What was tried again and again is not any more, and nothing waits that was done there.
+            core.showings.lock().retain(|other| other.dir != found.shown.dir);
+            found.share.commit_all();
             core.remember(&found.share, ShownDir { active: false, ..found.shown.clone() })?;
             let dir = DirText::from(&found.shown.dir);
             Ok(Reply::Hidden(reply::Hidden { share: found.share.id().to_string(), dir }))
@@ -196,29 +211,92 @@ impl Core {
         self.rethink_keeping(&showing.share);
     }
 
+    /// Returns when all that was shown when the engine before ended is shown again, or it is known why it cannot be.
+    pub(crate) async fn resumed(&self) {
+        let mut progress = self.progress();
+        while !self.resuming.lock().is_empty() {
+            // The sender lives as long as the engine.
+            let _ = progress.changed().await;
+        }
+    }
+
     /// Shows again what was shown when the engine ended, each on a thread of its own; what fails is said in `status`.
     pub(crate) fn resume_all(self: &Arc<Self>) {
         for share in self.shares() {
             let shown = share.dir().shown().unwrap_or_else(|error| {
                 tracing::error!(share = %share.id(), %error, "not resumed");
+                self.resuming.lock().retain(|(of, _)| *of != share.id());
                 Vec::new()
             });
             for shown in shown.into_iter().filter(|shown| shown.active) {
-                let (core, share) = (self.clone(), share.clone());
+                let (core, resumed, dir) = (self.clone(), share.clone(), shown.dir.clone());
                 // Mounts may take their time; the first request must not wait for all of them.
-                let resume = move || core.resume(share, &shown);
+                let resume = move || {
+                    core.resume_one(resumed.clone(), &shown);
+                    core.has_resumed(&resumed, &shown.dir);
+                };
                 if let Err(error) = std::thread::Builder::new().name("crdtfs-resume".into()).spawn(resume) {
                     tracing::error!(%error, "cannot start a thread to resume what was shown");
+                    self.has_resumed(&share, &dir);
                 }
             }
         }
     }
 
-    fn resume(self: &Arc<Self>, share: Arc<Share>, shown: &ShownDir) {
-        let id = share.id();
-        self.resume_one(share, shown);
-        self.resuming.lock().retain(|(of, dir)| (of, dir) != (&id, &shown.dir));
-        self.showing_progressed(&id);
+    fn has_resumed(&self, share: &Share, dir: &Path) {
+        self.resuming.lock().retain(|(of, resuming)| (*of, resuming.as_path()) != (share.id(), dir));
+        self.showing_progressed(&share.id());
+    }
+
+    /// Tries again, on a thread, what could not be shown: the disk that it lies on may be there by now.
+    pub(crate) fn retry_failed(self: &Arc<Self>) {
+        let failed = |showing: &&Arc<Showing>| matches!(showing.state(), State::Failed(_));
+        let failed: Vec<Arc<Showing>> = self.showings.lock().iter().filter(failed).cloned().collect();
+        if failed.is_empty() || self.retrying.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let core = self.clone();
+        let retry = move || {
+            failed.iter().for_each(|showing| core.retry(showing));
+            core.retrying.store(false, Ordering::Release);
+        };
+        if let Err(error) = std::thread::Builder::new().name("crdtfs-resume".into()).spawn(retry) {
+            tracing::warn!(%error, "cannot start a thread to show what could not be shown");
+            self.retrying.store(false, Ordering::Release);
+        }
+    }
+
+    fn retry(self: &Arc<Self>, failed: &Arc<Showing>) {
+        let _one_at_a_time = self.changing.blocking_lock();
+        let stopping = *self.stop().borrow();
+        // Somebody may have hidden it, or shown it, meanwhile. A directory that is gone is not made anew: what belongs there is
+        // somewhere else.
+        let listed = self.showings.lock().iter().any(|showing| Arc::ptr_eq(showing, failed));
+        if stopping || !listed || !failed.dir.exists() {
+            return;
+        }
+        let outcome = self.presenter(failed.mode).and_then(|presenter| {
+            presenter.prepare(&failed.dir, &failed.options, true).map_err(|e| present_failure(&e))?;
+            self.present(&presenter, failed.share.clone(), failed.dir.clone(), &failed.options)
+        });
+        match outcome {
+            Ok(_) => tracing::info!(dir = %failed.dir.display(), "shown, now that it can be"),
+            Err(failure) => {
+                tracing::debug!(dir = %failed.dir.display(), error = %failure.message, "still cannot be shown");
+                self.keep_failed(failed.share.clone(), failed, failure.message);
+            }
+        }
+    }
+
+    /// What could not be shown stays on the list, with the reason.
+    fn keep_failed(&self, share: Arc<Share>, like: &Showing, why: String) {
+        let showing = Showing::new(share.clone(), like.dir.clone(), like.mode, like.options.clone());
+        showing.failed(why);
+        let mut showings = self.showings.lock();
+        showings.retain(|other| other.dir != like.dir || other.is_alive());
+        showings.push(showing);
+        drop(showings);
+        self.showing_progressed(&share.id());
     }
 
     fn resume_one(self: &Arc<Self>, share: Arc<Share>, shown: &ShownDir) {
@@ -232,11 +310,9 @@ impl Core {
         });
         if let Err(failure) = outcome {
             tracing::error!(dir = %shown.dir.display(), error = %failure.message, "cannot show the share again");
-            let showing = Showing::new(share.clone(), shown.dir.clone(), shown.mode, shown.options.clone());
-            showing.failed(failure.message);
-            self.showings.lock().push(showing);
-            self.showing_progressed(&share.id());
-            // Not given up: the next engine tries again.
+            let like = Showing::new(share.clone(), shown.dir.clone(), shown.mode, shown.options.clone());
+            self.keep_failed(share.clone(), &like, failure.message);
+            // Not given up: it is tried again, by the next engine, too.
             if let Err(failure) = self.remember(&share, shown.clone()) {
                 tracing::error!(error = %failure.message, "cannot remember what is to be shown");
             }

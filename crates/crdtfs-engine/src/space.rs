@@ -39,6 +39,12 @@ impl Space {
         free
     }
 
+    /// As [`Space::free`], of now.
+    pub(crate) fn free_now(&self) -> u64 {
+        *self.looked.lock() = None;
+        self.free()
+    }
+
     /// Bytes that what is fetched may take: what is free but for the reserve.
     pub(crate) fn room(&self) -> u64 {
         self.free().saturating_sub(RESERVE)

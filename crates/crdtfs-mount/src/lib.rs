@@ -7,6 +7,7 @@
 //! Not used: kernel passthrough for files that are only read. While one handle of an inode passes through, the kernel
 //! refuses every other open of it that does not pass through to the same file, so a writer would be refused too.
 
+mod busy;
 mod convert;
 mod errno;
 mod mountpoint;

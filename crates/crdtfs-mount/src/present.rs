@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
+use crate::busy::users_of;
 use crate::mountpoint::{self, FS_TYPE, Flags, mounted_at, shown};
 use crate::notify::{Forgetting, Syncing};
 use crate::pool::Pool;
@@ -282,9 +283,9 @@ impl Mounted {
         }
     }
 
-    /// Ends the threads, once nothing is mounted any more.
-    fn end(&self) {
-        let ended = self.ending.wait(LET_GO);
+    /// Ends the threads, once nothing is mounted any more; `lazily` says that somebody may still have files open.
+    fn end(&self, lazily: bool) {
+        let ended = self.ending.wait(if lazily { Duration::ZERO } else { LET_GO });
         if ended {
             if let Some(session) = self.session.lock().take() {
                 // A panic was printed by the thread itself.
@@ -293,7 +294,7 @@ impl Mounted {
             for pool in &self.pools {
                 pool.stop(LET_GO);
             }
-        } else {
+        } else if !lazily {
             // Another mount namespace has a copy of the mount; the session ends with that.
             warn!(dir = %self.dir.display(), "the mount lives on in another mount namespace");
         }
@@ -346,18 +347,37 @@ impl Presented for Mounted {
         if let Err(error) = self.unmount() {
             if Errno::from_io_error(&error) == Some(Errno::BUSY) {
                 return Err(PresentError::Directory(format!(
-                    "{} is busy: a process has a file open there or works in it; end it (`fuser -vm {}` lists them) and \
-                     unmount again",
+                    "{} is busy: {}; end that and unmount again",
                     shown(&self.dir),
-                    shown(&self.dir)
+                    users_of(&self.dir)
                 )));
             }
             return Err(io_error("cannot unmount", &self.dir)(error));
         }
-        self.end();
+        self.end(false);
         *stopped = true;
         info!(dir = %self.dir.display(), "unmounted");
         Ok(())
+    }
+
+    fn leave(&self) -> Result<Option<String>, PresentError> {
+        let Err(busy) = self.stop() else { return Ok(None) };
+        let users = users_of(&self.dir);
+        if mountpoint::unmount(&self.dir, true).is_err() {
+            return Err(busy);
+        }
+        let mut stopped = self.stopped.lock();
+        // Nobody opens anything any more, but who has a file open may have written meanwhile.
+        let safe = self.vfs.settle(Instant::now() + FLUSH);
+        self.end(true);
+        *stopped = true;
+        if !safe {
+            return Err(PresentError::Directory(format!(
+                "not all that was written to {} could be kept, and {users}",
+                shown(&self.dir)
+            )));
+        }
+        Ok(Some(format!("{} was unmounted while in use, with all that was written: {users}", shown(&self.dir))))
     }
 
     fn ended(&self) -> Option<String> {
@@ -375,7 +395,7 @@ impl Drop for Mounted {
             if let Err(error) = mountpoint::unmount(&self.dir, true) {
                 warn!(dir = %self.dir.display(), %error, "cannot unmount");
             }
-            self.end();
+            self.end(true);
         }
     }
 }

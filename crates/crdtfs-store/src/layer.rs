@@ -1,6 +1,6 @@
 //! The bytes of a write file: in memory, in one plain file, or laid over others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -98,6 +98,16 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
+    /// Its generation and those of the layers that it lies on.
+    pub(crate) fn generations(&self) -> BTreeSet<u32> {
+        let (mut generations, mut at) = (BTreeSet::from([self.generation]), self);
+        while let Body::Overlay { base: Some(Base::Frozen(below)), .. } = &at.body {
+            generations.insert(below.generation);
+            at = below;
+        }
+        generations
+    }
+
     /// As `pread`.
     pub(crate) fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let n = self.size.saturating_sub(offset).min(buf.len() as u64) as usize;

@@ -714,6 +714,47 @@ fn sparse_contents_stay_sparse() {
 }
 
 #[test]
+fn what_a_file_was_is_no_burden_to_what_it_is() {
+    let device = device(Peer::nobody());
+    let file = device.share.write_file(None).unwrap();
+    let left = || {
+        let dirs = fs::read_dir(device.dir.path().join("store/write")).unwrap();
+        let files = dirs.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>()
+    };
+    for n in 0..6 {
+        let bytes = noise(2 << 20, n);
+        file.set_len(0).unwrap();
+        file.write_at(&bytes, 0).unwrap();
+        if n % 2 == 0 {
+            file.sync(b"note").unwrap();
+        }
+        let content = device.share.seal(&*file).unwrap();
+        assert_eq!(read(&device.share, &content).unwrap(), bytes);
+        let store = device.share.store();
+        (0..2).for_each(|_| _ = store.gc(&mut || vec![content]).unwrap());
+        assert!(left() <= 5 << 20, "{} bytes after {n}", left());
+    }
+    // What the journal speaks of is what comes back, whatever was written and sealed since.
+    let bytes = noise(2 << 20, 100);
+    file.set_len(0).unwrap();
+    file.write_at(&bytes, 0).unwrap();
+    file.sync(b"last").unwrap();
+    device.share.seal(&*file).unwrap();
+    file.write_at(b"more", 0).unwrap();
+    file.sync(b"edited").unwrap();
+    let image = tempfile::tempdir().unwrap();
+    copy_tree(device.dir.path(), image.path());
+    let next = share_on(image.path(), Peer::nobody());
+    let recovered = next.recover().unwrap();
+    let (note, again) = &recovered[0];
+    assert_eq!(note, b"edited");
+    let mut got = vec![0; bytes.len()];
+    again.read_at(&mut got, 0).unwrap();
+    assert_eq!(got, [b"more", &bytes[4..]].concat());
+}
+
+#[test]
 fn collection_spares_what_is_open_and_removes_dead_objects() {
     let device = device(Peer::nobody());
     let contents: HashMap<u64, ContentRef> =

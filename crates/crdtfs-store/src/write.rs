@@ -8,6 +8,7 @@
 //! byte is copied. A file that was given out ([`WriteFile::backing`]) can be written behind our back and is cloned or
 //! copied first.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -57,6 +58,12 @@ struct State {
     logged: Option<(u32, u64, Vec<u8>)>,
     cut: Option<u64>,
     written: Extents,
+    /// Generations below the top whose files may be there.
+    below: BTreeSet<u32>,
+    /// Generations that the journal needs.
+    journaled: BTreeSet<u32>,
+    /// The generation that is being sealed.
+    in_seal: Option<u32>,
     /// Nothing was synced that is not sealed.
     discarded: bool,
 }
@@ -86,6 +93,9 @@ impl Handle {
     ) -> Self {
         let state = State {
             next: top.generation + 1,
+            below: (1..top.generation).collect(),
+            journaled: top.generations(),
+            in_seal: None,
             top,
             version: 0,
             pin: sealed.map(|(_, content)| Pin::new(&window.store.inner, &content)),
@@ -149,10 +159,25 @@ impl Handle {
         Ok(())
     }
 
+    /// Removes the files of layers that neither what is on top nor the journal needs any more: what was sealed of them is the
+    /// store's, which could not give their room back while they are links to it.
+    fn drop_layers(&self, state: &mut State) {
+        let mut needed = state.top.generations();
+        needed.extend(state.in_seal);
+        if state.journal.is_some() {
+            needed.extend(&state.journaled);
+        }
+        let unneeded: Vec<u32> = state.below.difference(&needed).copied().collect();
+        for generation in unneeded {
+            // One that cannot be removed goes with the whole write file.
+            let _ = fs::remove_file(self.layer_path(generation));
+            state.below.remove(&generation);
+        }
+    }
+
     /// Hashes, chunks and keeps what is there now.
     pub(crate) fn seal(&self) -> io::Result<ContentRef> {
         let _one = self.sealing.lock();
-        let inner = &self.window.store.inner;
         let (frozen, version, earlier) = {
             let mut state = self.state.write();
             state.refresh_size();
@@ -169,14 +194,33 @@ impl Handle {
                 self.state.write().seal(&self.window, version, content);
                 return Ok(content);
             }
-            (self.freeze(&mut state)?, state.version, earlier)
+            let frozen = self.freeze(&mut state)?;
+            state.in_seal = Some(frozen.generation);
+            (frozen, state.version, earlier)
         };
+        let content = self.keep(&frozen, earlier.as_ref());
+        let mut state = self.state.write();
+        state.in_seal = None;
+        let content = content?;
+        state.seal(&self.window, version, content);
+        // What was frozen can be read from the store from now on.
+        if let Body::Overlay { base: Some(base @ Base::Frozen(_)), .. } = &mut state.top.body {
+            *base = Base::Content(reader(&self.window, &content).into());
+            state.logged = None;
+        }
+        self.drop_layers(&mut state);
+        Ok(content)
+    }
+
+    /// Chunks what was frozen, and gives it to the store.
+    fn keep(&self, frozen: &Layer, earlier: Option<&ContentRef>) -> io::Result<ContentRef> {
+        let inner = &self.window.store.inner;
         let adopted = matches!(frozen.body, Body::Plain(_)) && frozen.size >= OBJECT_FROM;
         let mut read = |buf: &mut [u8], offset: u64| frozen.read_at(buf, offset);
         let mut each = |_, hash: &Hash, chunk: &[u8]| {
             if adopted { Ok(()) } else { Ok(inner.put(hash, chunk, Codec::Raw)?) }
         };
-        let (base, in_place) = self.base_chunks(&frozen, earlier.as_ref());
+        let (base, in_place) = self.base_chunks(frozen, earlier);
         let same = |range| frozen.shows_base(range);
         let known = match &base[..] {
             [] => Known::Nothing,
@@ -188,13 +232,6 @@ impl Handle {
         if let (true, Body::Plain(file)) = (adopted, &frozen.body) {
             let path = self.layer_path(frozen.generation);
             inner.adopt_object(&path, file.clone(), &content, &spans(&chunked))?;
-        }
-        let mut state = self.state.write();
-        state.seal(&self.window, version, content);
-        // What was frozen can be read from the store from now on.
-        if let Body::Overlay { base: Some(base @ Base::Frozen(_)), .. } = &mut state.top.body {
-            *base = Base::Content(reader(&self.window, &content).into());
-            state.logged = None;
         }
         Ok(content)
     }
@@ -231,12 +268,14 @@ impl Handle {
             let copy = self.create(state.next)?;
             copy_file(file, &copy, size).inspect_err(|_| _ = fs::remove_file(&path))?;
             let frozen = Layer { generation: state.next, body: Body::Plain(copy), size };
+            state.below.insert(state.next);
             state.next += 1;
             return Ok(Arc::new(frozen));
         }
         let empty = Layer { generation: state.next, body: Body::Memory(Vec::new()), size };
         state.next += 1;
         let frozen = Arc::new(std::mem::replace(&mut state.top, empty));
+        state.below.insert(frozen.generation);
         state.top.body = over(Base::Frozen(frozen.clone()), size);
         state.logged = None;
         Ok(frozen)
@@ -286,6 +325,8 @@ impl Handle {
         state.logged = Some((generation, size, note.to_vec()));
         state.cut = None;
         state.written = Extents::default();
+        state.journaled = state.top.generations();
+        self.drop_layers(state);
         Ok(())
     }
 

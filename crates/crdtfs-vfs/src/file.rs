@@ -242,14 +242,20 @@ impl Vfs {
             return Ok(());
         }
         const STEP: i64 = 4 << 20;
-        const KEPT_FREE: i64 = 1 << 20;
-        let Ok(stat) = rustix::fs::statvfs(&self.options.state) else { return Ok(()) };
-        let available = i64::try_from(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
-        let left = available - self.memory.load(Ordering::Relaxed) as i64 - KEPT_FREE;
-        if left < bytes {
-            self.allowance.store(0, Ordering::Relaxed);
-            return Err(Error::NoSpace);
-        }
+        // As much as the engine keeps for its log and its index: with less even old versions could not be dropped.
+        const KEPT_FREE: i64 = 4 << 20;
+        let left = loop {
+            let Ok(stat) = rustix::fs::statvfs(&self.options.state) else { return Ok(()) };
+            let available = i64::try_from(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
+            let left = available - self.memory.load(Ordering::Relaxed) as i64 - KEPT_FREE;
+            if left >= bytes {
+                break left;
+            }
+            if !self.content.make_room() {
+                self.allowance.store(0, Ordering::Relaxed);
+                return Err(Error::NoSpace);
+            }
+        };
         self.allowance.store((left / 2).min(STEP) - bytes.min(STEP), Ordering::Relaxed);
         Ok(())
     }

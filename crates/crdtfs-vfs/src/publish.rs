@@ -24,7 +24,7 @@ use crate::attr::now;
 use crate::error::{Error, Result};
 use crate::inodes::Inode;
 use crate::names::is_missing;
-use crate::version::{Body, Data, Version};
+use crate::version::{Body, Data, Version, with_room};
 use crate::vfs::Vfs;
 
 /// Unpublished bytes in memory beyond which writers publish themselves.
@@ -210,13 +210,21 @@ impl Vfs {
     fn report(&self, inode: InodeId, version: &Version, error: &Error) {
         let (via, synced) = {
             let body = version.body.lock();
+            // It was removed while its bytes were being sealed: there is nothing to be published any more.
+            if body.dead {
+                return;
+            }
             (body.via.clone(), body.noted)
         };
         let path = self.path(inode, via.as_ref());
         warn!(path, %error, "cannot publish; trying again");
         let safe = if synced { "others do not see it" } else { "others do not see it, and a crash loses it" };
         let message = format!("what was written is not published yet ({safe}): {error}; trying again");
-        self.problems.lock().insert(inode, (path, message));
+        let mut problems = self.problems.lock();
+        // Looked at again: who removes the file takes the problem away after this.
+        if !version.body.lock().dead {
+            problems.insert(inode, (path, message));
+        }
     }
 
     /// Publishes what a version holds, if it is not published.
@@ -273,8 +281,8 @@ impl Vfs {
                 (bytes, snapshot)
             };
             snapshot.content = match &file {
-                Some(file) => self.content.seal(&**file)?,
-                None => self.content.put(&bytes)?,
+                Some(file) => with_room(&*self.content, || self.content.seal(&**file))?,
+                None => with_room(&*self.content, || self.content.put(&bytes))?,
             };
             return Ok(Some(snapshot));
         }

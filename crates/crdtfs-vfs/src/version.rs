@@ -266,10 +266,10 @@ impl Version {
                     let file = file.clone();
                     if offset.is_none() {
                         // Appends go one after the other, so that none overwrites another.
-                        write_all(&*file, bytes, at)?;
+                        write_all(content, &*file, bytes, at)?;
                     } else {
                         drop(body);
-                        write_all(&*file, bytes, at)?;
+                        write_all(content, &*file, bytes, at)?;
                         body = self.body.lock();
                     }
                     return Ok(body.change());
@@ -313,7 +313,7 @@ impl Version {
             match &mut body.data {
                 Data::Clean => continue,
                 Data::Memory(bytes) => allocate_in_memory(bytes, mode, offset, len)?,
-                Data::File(file) => file.allocate(mode, offset, len)?,
+                Data::File(file) => with_room(content, || file.allocate(mode, offset, len))?,
             }
             return Ok(body.change());
         }
@@ -357,7 +357,7 @@ impl Version {
         };
         // Without the lock: this may wait for a fetch, and `stat` must not.
         let data = if base.size > MEMORY_MAX {
-            Data::File(content.write_file(Some(&base))?)
+            Data::File(with_room(content, || content.write_file(Some(&base)))?)
         } else {
             let mut bytes = vec![0; base.size as usize];
             let read = self.read(content, &mut bytes, 0)?;
@@ -387,8 +387,8 @@ impl Version {
 impl Body {
     fn spill(&mut self, content: &dyn Content) -> io::Result<()> {
         if let Data::Memory(bytes) = &self.data {
-            let file = content.write_file(None)?;
-            write_all(&*file, bytes, 0)?;
+            let file = with_room(content, || content.write_file(None))?;
+            write_all(content, &*file, bytes, 0)?;
             self.data = Data::File(file);
         }
         Ok(())
@@ -421,10 +421,20 @@ fn copy_out(bytes: &[u8], buf: &mut [u8], offset: u64) -> usize {
     len
 }
 
-fn write_all(file: &dyn WriteFile, bytes: &[u8], offset: u64) -> io::Result<()> {
+/// Does what may not fit, and again as long as room can be made for it.
+pub(crate) fn with_room<T>(content: &dyn Content, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match act() {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && content.make_room() => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn write_all(content: &dyn Content, file: &dyn WriteFile, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
-        match file.write_at(&bytes[done..], offset + done as u64)? {
+        match with_room(content, || file.write_at(&bytes[done..], offset + done as u64))? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             written => done += written,
         }

@@ -20,7 +20,7 @@ pub(crate) fn run(app: &mut App, _: &Args) -> Result<u8> {
     let mut bar = Bar::new(app.out.bars(), "starting the engine");
     let (mut client, new) = background::connect_or_start(&app.settings)?;
     background::check_network(&mut client, &app.settings)?;
-    let pong = client.call(Ping::default())?;
+    let pong = client.call(Ping { shown: true })?;
     bar.clear();
     if app.settings.json {
         app.out.json(&pong)?;

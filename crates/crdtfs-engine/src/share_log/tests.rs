@@ -34,6 +34,9 @@ impl Events for Told {
     }
     fn progressed(&self) {}
     fn later(&self, _: &Share, _: Instant) {}
+    fn make_room(&self) -> bool {
+        false
+    }
 }
 
 struct NoSource;

@@ -1,0 +1,83 @@
+//! Saving in a mount: others see the new state, and nothing of the temporary names by which it came to be.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use crdtfs_tests::{Lab, Mode, bytes, needs, until};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Names in a directory.
+fn names(dir: &Path) -> BTreeSet<String> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// The versions of a save: each as one program makes it.
+fn save(dir: &Path, n: u64) {
+    let (at, text) = (|name: &str| dir.join(name), format!("version {n}\n"));
+    match n % 4 {
+        // A temporary file that is renamed over the old one.
+        0 => {
+            fs::write(at(".goutputstream-A1B2C3"), &text).unwrap();
+            fs::rename(at(".goutputstream-A1B2C3"), at("f")).unwrap();
+        }
+        1 => {
+            fs::write(at("sedA1b2C3"), &text).unwrap();
+            fs::rename(at("sedA1b2C3"), at("f")).unwrap();
+        }
+        // The old one is moved aside, under the eyes of a swap file and a try of what can be done here.
+        2 => {
+            fs::write(at(".f.swp"), bytes(1, 4096)).unwrap();
+            fs::write(at("4913"), "").unwrap();
+            fs::remove_file(at("4913")).unwrap();
+            fs::rename(at("f"), at("f~")).unwrap();
+            fs::write(at("f"), &text).unwrap();
+            fs::remove_file(at("f~")).unwrap();
+            fs::remove_file(at(".f.swp")).unwrap();
+        }
+        _ => {
+            symlink("me@here.1:1", at(".#f")).unwrap();
+            fs::write(at("f.tmp"), &text).unwrap();
+            fs::rename(at("f.tmp"), at("f")).unwrap();
+            fs::remove_file(at(".#f")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn others_see_saves_and_no_temporary_names() {
+    needs!("others_see_saves_and_no_temporary_names", Fuse);
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    let (one, other) = (a.dir("s"), b.dir("s"));
+    a.show(Mode::Mount, None, &one);
+    let ticket = a.invite(&one, &[]);
+    b.show(Mode::Mount, Some(&ticket), &other);
+    fs::write(one.join("f"), "version 0\n").unwrap();
+    a.wait(&one, "all");
+    for n in 1..13 {
+        save(&one, n);
+        let wanted = format!("version {n}\n");
+        // All that the other shows on the way is looked at.
+        until("the save is there", LIMIT, || {
+            assert_eq!(names(&other), BTreeSet::from(["f".to_owned()]), "while version {n} is saved");
+            let got = fs::read_to_string(other.join("f")).map_err(|error| error.to_string())?;
+            if got == wanted { Ok(()) } else { Err(got) }
+        });
+    }
+    let versions: Vec<String> = b.ok(&["log", other.join("f").to_str().unwrap()]).lines().map(str::to_owned).collect();
+    assert!(versions.len() >= 13, "{versions:#?}");
+
+    // What stays under a temporary name is no save: it comes all the same, and a `wait` does not wait for it.
+    fs::write(one.join("kept.tmp"), "a file like any other\n").unwrap();
+    until("it is there", LIMIT, || fs::read(other.join("kept.tmp")).map_err(|error| error.to_string()));
+    fs::write(one.join("another.tmp"), "at once\n").unwrap();
+    a.wait(&one, "all");
+    assert_eq!(fs::read_to_string(other.join("another.tmp")).unwrap(), "at once\n");
+    a.stop();
+    b.stop();
+}
