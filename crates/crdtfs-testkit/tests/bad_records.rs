@@ -8,7 +8,7 @@ use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{InodeId, PlaceId, RecordId};
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Kind, Time, Xattrs};
-use crdtfs_core::record::{Birth, Content, Pin, Place, PlaceState, Record};
+use crdtfs_core::record::{Birth, Content, Pin, Place, PlaceState, Record, RecordError};
 use crdtfs_core::view::{ProblemKind, View};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -92,6 +92,51 @@ fn a_missing_parent_puts_the_entry_into_the_root() {
 fn a_directory_in_itself_stands_in_the_root() {
     let view = View::from_records(&dir(1, inode(1), "d"));
     assert_eq!(ls(&view, InodeId::ROOT), ["d"]);
+    assert_eq!(problems(&view), [ProblemKind::InItself]);
+}
+
+#[test]
+fn a_file_in_itself_stands_in_the_root() {
+    let view = View::from_records(&file(1, inode(1), "f"));
+    assert_eq!(ls(&view, InodeId::ROOT), ["f"]);
+    assert_eq!(problems(&view), [ProblemKind::InItself]);
+}
+
+#[test]
+fn what_is_wrong_with_a_record_is_said_in_words() {
+    let records = dir(1, inode(1), "d");
+    let told: Vec<_> = View::from_records(&records).problems().iter().map(ToString::to_string).collect();
+    let expected = format!(
+        "the record {} puts a directory into itself: it stands where it was before, or in the root",
+        records[0].0
+    );
+    assert_eq!(told, [expected]);
+}
+
+#[test]
+fn a_birth_of_what_is_no_version_says_nothing() {
+    let mut records = file(1, InodeId::ROOT, "f");
+    let version = records[0].0;
+    records.push(named(Record::Birth(Birth { origin: inode(1), version })));
+    let view = View::from_records(&records);
+    assert_eq!(ls(&view, InodeId::ROOT), ["f"]);
+    assert_eq!(problems(&view), [ProblemKind::BadReference]);
+}
+
+/// An encoded record with the name `x!` made into another of two bytes.
+fn with_name(name: [u8; 2]) -> Vec<u8> {
+    let mut bytes = Record::Place(place(1, InodeId::ROOT, "x!", Kind::File)).encode();
+    let at = bytes.windows(2).position(|pair| pair == b"x!").unwrap();
+    bytes[at..at + 2].copy_from_slice(&name);
+    bytes
+}
+
+#[test]
+fn a_record_with_an_illegal_name_is_none() {
+    assert!(Record::decode(&with_name(*b"ok")).is_ok());
+    for name in [*b"..", *b"a/", *b"/a", *b"a\0", [0, 0]] {
+        assert!(matches!(Record::decode(&with_name(name)), Err(RecordError::Malformed(_))), "{name:?}");
+    }
 }
 
 #[test]

@@ -159,10 +159,11 @@ impl View {
             left.find(|place| Some(*place) == via).or(first)
         };
         let unseen: Vec<_> = heads.iter().copied().filter(|head| at(self.version_of(*head), None).is_some()).collect();
-        // Where it was written, which is not for a chmod to change.
+        // Of the heads that carry the version which ranks highest: that one of them is chmodded turns nothing round.
         let versions: Vec<_> = unseen.iter().map(|head| self.version_of(*head)).collect();
         let Some(top) = self.rank(&versions).first().copied() else { return NodeEval::Nothing };
-        let via = self.content_rec(top).map(|rec| self.places[rec.via.at()].class);
+        let carrier = self.rank(&unseen).into_iter().find(|head| self.version_of(*head) == top);
+        let via = carrier.and_then(|head| self.content_rec(head)).map(|rec| self.places[rec.via.at()].class);
         match at(top, via) {
             Some(place) => self.eval_many(class, &unseen, Some(place), merges),
             None => NodeEval::Nothing,
@@ -392,6 +393,16 @@ impl View {
             NodeEval::One(rec) => vec![*rec],
             NodeEval::Many(many) => many.heads.clone(),
         }
+    }
+
+    /// The versions that the shown bytes of a node are made of; of what has no bytes, those that its heads carry.
+    pub(super) fn shown_versions(&self, node: NodeIx) -> Vec<RecIx> {
+        let heads = self.shown_heads(node);
+        let versions = if heads.len() > 1 { self.versions(node, &heads) } else { Vec::new() };
+        if versions.is_empty() {
+            return heads.into_iter().map(|head| self.version_of(head)).collect();
+        }
+        versions.into_iter().flat_map(|version| version.stamps).collect()
     }
 
     /// The head of a shown node that ranks highest.

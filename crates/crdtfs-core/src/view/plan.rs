@@ -356,7 +356,7 @@ impl Planner<'_> {
         self.name_entry(from_dir, from);
         self.name_entry(to_dir, to);
         if let Some(target) = target.as_ref().filter(|_| mode == RenameMode::Replace)
-            && self.save_by_rename(source.inode, target.inode, from_dir, to_dir)
+            && self.save_by_rename(source.inode, target.inode, from_dir, (to_dir, to))
         {
             return Ok(());
         }

@@ -1,6 +1,7 @@
 //! Reading the view.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -72,6 +73,28 @@ pub enum ProblemKind {
     /// It replaces a record of something else, without effect.
     #[n(9)]
     ForeignReplaces,
+    /// A directory in itself: it stands where it was before, or in the root.
+    #[n(10)]
+    InItself,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            ProblemKind::MissingRecord => "refers to a record that is not here, and waits for it",
+            ProblemKind::OfTheRoot => "speaks of the root, of which no record may",
+            ProblemKind::BadReference => "refers to a record of a kind that it cannot refer to",
+            ProblemKind::MissingParent => "is of an entry in a directory that is not known: it stands in the root",
+            ProblemKind::BelowAFile => "is of an entry below what is no directory: it stands in the root",
+            ProblemKind::KindsDiffer => "says another kind of an inode than the record that counts",
+            ProblemKind::PlaceOfAnother => "gives a name of another inode away, without effect",
+            ProblemKind::NoPlace => "is of an inode without a name: it is not shown",
+            ProblemKind::NoContent => "is of an inode without content: it is not shown",
+            ProblemKind::ForeignReplaces => "replaces a record of something else, without effect",
+            ProblemKind::InItself => "puts a directory into itself: it stands where it was before, or in the root",
+        };
+        write!(f, "the record {} {what}", self.record)
+    }
 }
 
 impl View {
@@ -389,6 +412,8 @@ impl View {
             Some(ProblemKind::PlaceOfAnother)
         } else if self.nodes[rec.node.at()].kind != Some(rec.kind) {
             Some(ProblemKind::KindsDiffer)
+        } else if rec.parent == rec.node {
+            Some(ProblemKind::InItself)
         } else if parent.kind.is_none() {
             Some(ProblemKind::MissingParent)
         } else if parent.kind != Some(Kind::Dir) {

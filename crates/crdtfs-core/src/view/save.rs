@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::View;
-use super::arena::{NodeEval, NodeIx, PlaceIx, RecIx};
+use super::arena::{Claimant, NodeEval, NodeIx, PlaceIx, RecIx};
 use super::plan::Planner;
 use super::record_of::NewPosition;
 use crate::id::{InodeId, RecordId};
@@ -224,7 +224,7 @@ impl Planner<'_> {
         source: InodeId,
         target: InodeId,
         from_dir: NodeIx,
-        to_dir: NodeIx,
+        (to_dir, to): (NodeIx, &Name),
     ) -> bool {
         if from_dir != to_dir || !self.is_save_under_way(source, to_dir) || !self.is_file_of_one_name(target) {
             return false;
@@ -235,7 +235,10 @@ impl Planner<'_> {
         self.view.update();
         let places = (self.view.shown_places(new), self.view.shown_places(old));
         let ([new_place], [old_place]) = (&places.0[..], &places.1[..]) else { return false };
-        self.pin_suffixed(old);
+        if self.view.suffix_names.contains_key(&Claimant::Place(*old_place)) {
+            let dir = self.view.nodes[self.view.home(to_dir).at()].id;
+            self.pin(*old_place, dir, to);
+        }
         self.replace_content(old, *old_place, new, *new_place);
         self.revive_dir(self.view.home(to_dir));
         true

@@ -109,8 +109,7 @@ impl View {
     /// what has none; of several the one that ranks highest. That they are one, or become one for good, changes nothing.
     fn version_of_group(&self, group: &[PlaceIx]) -> RecIx {
         let nodes: BTreeSet<_> = group.iter().filter_map(|place| self.node_of(*place)).collect();
-        let heads = nodes.iter().flat_map(|node| self.shown_heads(*node));
-        let versions: Vec<_> = heads.map(|head| self.version_of(head)).collect();
+        let versions: Vec<_> = nodes.iter().flat_map(|node| self.shown_versions(*node)).collect();
         let top = || self.places[group[0].at()].eval.as_ref().expect("a standing claim").top;
         self.rank(&versions).first().copied().unwrap_or_else(top)
     }

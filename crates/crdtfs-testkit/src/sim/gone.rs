@@ -67,7 +67,8 @@ impl World {
         let log = &self.sites[0].device.log;
         log.iter().filter(|(id, _)| !known.contains(id)).any(|(_, record)| match record {
             Record::Place(place) => !matches!(place.state, PlaceState::Deleted { .. }) && files.contains(&place.inode),
-            Record::Birth(_) => files.contains(&InodeId(record.subject())),
+            // Where each of two versions became a file of its own on one side, their file has none left, and shows one again.
+            Record::Birth(birth) => files.contains(&birth.origin) || files.contains(&InodeId(record.subject())),
             _ => false,
         })
     }

@@ -128,6 +128,18 @@ fn records_that_reach_for_the_root_or_carry_dirt_are_refused() {
 }
 
 #[test]
+fn records_that_cannot_be_read_are_refused() {
+    let mut a = Device::creator(1);
+    let b = a.invite(2, Role::Write);
+    for bytes in [vec![], vec![0, 0], vec![crate::record::VERSION, 0, 0xff], vec![crate::record::VERSION, 3, 0xa0]] {
+        let family = crate::record::Family::Place;
+        let filed = Filed { family, subject: [4; 16], id: RecordId::of(&bytes), bytes };
+        let refused = unchanged(&mut a, forge(&b, |draft| draft.records = vec![filed]));
+        assert!(matches!(refused, Refused::Envelope(_)), "{refused}");
+    }
+}
+
+#[test]
 fn a_record_of_a_later_format_is_kept_and_passed_on() {
     let mut a = Device::creator(1);
     let mut b = a.invite(2, Role::Write);
