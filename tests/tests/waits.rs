@@ -86,3 +86,41 @@ fn what_is_written_while_there_is_no_room() {
     a.stop();
     b.stop();
 }
+
+/// What is read elsewhere while it is written over is one version or the other, or an error: the bytes of the old one are
+/// nowhere, and nobody waits for them once the new one is known.
+#[test]
+fn a_file_that_is_read_elsewhere_while_it_is_written_over() {
+    needs!("a_file_that_is_read_elsewhere_while_it_is_written_over", Fuse);
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
+    let (one, other) = (a.dir("s"), b.dir("s"));
+    b.show(Mode::Watch, None, &other);
+    let ticket = b.invite(&other, &[]);
+    a.show_with(Mode::Mount, Some(&ticket), &one, &["--on-demand"]);
+    let (old, new) = (bytes(1, 5 << 20), bytes(2, 6 << 20));
+    fs::write(other.join("f"), &old).unwrap();
+    let size = |size: usize| match fs::metadata(one.join("f")) {
+        Ok(meta) if meta.len() == size as u64 => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    until("the old version is known", LIMIT, || size(old.len()));
+    let mut file = OpenOptions::new().write(true).open(other.join("f")).unwrap();
+    file.write_all(&new).unwrap();
+    let path = one.join("f");
+    let reader = std::thread::spawn(move || fs::read(path));
+    drop(file);
+    until("the new version is known", LIMIT, || size(new.len()));
+    until(
+        "the read ends",
+        Duration::from_secs(15),
+        || if reader.is_finished() { Ok(()) } else { Err("it waits".into()) },
+    );
+    if let Ok(read) = reader.join().unwrap() {
+        assert!(read == old || read == new, "{} bytes of neither version", read.len());
+    }
+    assert!(fs::read(one.join("f")).unwrap() == new);
+    a.check();
+    a.stop();
+    b.stop();
+}

@@ -24,6 +24,7 @@ mod past;
 pub mod present;
 mod put_back;
 pub mod registry;
+mod replaced;
 mod report;
 mod restore;
 mod retention;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::core::Core;
+use crate::replaced::{Gone, Waiting, content_of};
 use crate::space::Space;
 
 /// Chunks that wait to be kept: with 1 MiB each the most memory that one fetch takes.
@@ -22,6 +24,9 @@ const QUEUE: usize = 32;
 
 /// Threads of one fetch that keep chunks: hashing and writing use both cores.
 const KEEPERS: usize = 2;
+
+/// How long a read waits for what nobody had a moment ago.
+const GONE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Versions of a file among which one is looked for that is like the one that is fetched.
 const VERSIONS: usize = 4;
@@ -33,6 +38,7 @@ pub(crate) struct NetSource {
     space: Arc<Space>,
     runtime: Handle,
     landed: Arc<Landed>,
+    gone: Gone,
 }
 
 /// Chunks that came and wait to be kept. The store does not have them yet and nobody asks for them any more: another fetch
@@ -42,7 +48,7 @@ struct Landed(Mutex<HashMap<Hash, Bytes>>);
 
 impl NetSource {
     pub(crate) fn new(core: Weak<Core>, share: ShareId, space: Arc<Space>, runtime: Handle) -> Self {
-        Self { core, share, space, runtime, landed: Arc::default() }
+        Self { core, share, space, runtime, landed: Arc::default(), gone: Gone::default() }
     }
 }
 
@@ -52,21 +58,34 @@ impl ChunkSource for NetSource {
         let (sender, receiver) = sync_channel::<(usize, Bytes)>(QUEUE);
         let asked = self.give_landed(core.store(), want, sink)?;
         let wants = asked.iter().map(|at| as_net(&want[*at])).collect();
-        let (urgency, patience) = translate(urgency);
+        let read = asked.first().filter(|_| urgency == Urgency::Read).map(|at| content_of(&want[*at]));
+        let (urgency, mut patience) = translate(urgency);
+        if read.is_some_and(|content| self.gone.is_recent(&content)) {
+            patience = GONE_PATIENCE;
+        }
         // A share that is being opened while the engine starts fetches once the network is there: members that connect are
         // the reason to try again.
         let Some(node) = core.node_if_started().cloned() else { return Err(starting()) };
         let share = self.share;
+        let waiting = read.map(|content| Waiting::new(&core, share, content));
         drop(core);
         let hashes: Arc<[(usize, Hash)]> = asked.iter().map(|at| (*at, want[*at].chunk.hash)).collect();
         let (landed, arriving) = (self.landed.clone(), hashes.clone());
         let fetched = self.runtime.spawn(async move {
+            let came = Arc::new(AtomicUsize::new(0));
+            let counted = came.clone();
             let sink = move |index: usize, bytes: Bytes| {
+                counted.fetch_add(1, Ordering::Relaxed);
                 let (at, hash) = arriving[index];
                 landed.0.lock().insert(hash, bytes.clone());
                 send(&sender, at, bytes).inspect_err(|_| _ = landed.0.lock().remove(&hash))
             };
-            node.fetch(share, wants, urgency, patience, sink).await
+            let fetching = node.fetch(share, wants, urgency, patience, sink);
+            let Some(waiting) = waiting else { return fetching.await.map_err(|error| as_io(&error)) };
+            tokio::select! {
+                fetched = fetching => fetched.map_err(|error| as_io(&error)),
+                () = waiting.until_replaced(&came) => Err(replaced()),
+            }
         });
         let sink = &Reserving { sink, space: &self.space };
         let kept = Kept { sink, want, landed: &self.landed };
@@ -80,7 +99,13 @@ impl ChunkSource for NetSource {
         }
         outcome?;
         match self.runtime.block_on(fetched) {
-            Ok(fetched) => fetched.map_err(|error| as_io(&error)),
+            Ok(Err(error)) => {
+                if let Some(content) = read.filter(|_| error.kind() == io::ErrorKind::HostUnreachable) {
+                    self.gone.note(&content);
+                }
+                Err(error)
+            }
+            Ok(Ok(())) => Ok(()),
             Err(_) => Err(closed()),
         }
     }
@@ -201,6 +226,13 @@ fn keep_some(queue: &Queue, sink: &dyn ChunkSink) -> io::Result<()> {
 
 fn starting() -> io::Error {
     io::Error::new(io::ErrorKind::HostUnreachable, "the network is not up yet")
+}
+
+fn replaced() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::HostUnreachable,
+        "it was replaced by a newer version before anybody else had it; open it again",
+    )
 }
 
 fn closed() -> io::Error {
