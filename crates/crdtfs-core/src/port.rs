@@ -97,8 +97,40 @@ pub trait WriteFile: Any + Send + Sync {
 /// A write file of an earlier run, with its last note.
 pub type RecoveredFile = (Vec<u8>, Arc<dyn WriteFile>);
 
+/// While it is there, what was put since it was made is kept, though no version is of it yet ([`Content::hold`]).
+#[derive(Clone, Default)]
+pub struct Hold(#[expect(dead_code, reason = "it only has to be there")] Option<Arc<dyn Any + Send + Sync>>);
+
+impl Hold {
+    /// Holds until the last clone is dropped, and `lease` with it.
+    pub fn new(lease: impl Any + Send + Sync) -> Self {
+        Self(Some(Arc::new(lease)))
+    }
+}
+
+/// All are alike: what has one is compared by the rest of it.
+impl PartialEq for Hold {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Hold {}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hold")
+    }
+}
+
 /// The bytes of one share.
 pub trait Content: Send + Sync + 'static {
+    /// Has what is put and sealed from now on be kept until the value is dropped. To be held until an operation names it:
+    /// what nothing names may be collected at any time.
+    fn hold(&self) -> Hold {
+        Hold::default()
+    }
+
     /// Opens a content; returns at once, reads may block.
     fn open(&self, content: &ContentRef) -> io::Result<Arc<dyn Reader>>;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::InodeId;
-use crdtfs_core::port::{Content, FileOpener, FolderContent, Reader, WriteFile};
+use crdtfs_core::port::{Content, FileOpener, FolderContent, Hold, Reader, WriteFile};
 
 use crate::share::Share;
 
@@ -67,6 +67,10 @@ impl Content for Watched {
 
     fn put(&self, bytes: &[u8]) -> io::Result<ContentRef> {
         self.noted(self.inner().put(bytes))
+    }
+
+    fn hold(&self) -> Hold {
+        Hold::new(self.share.store().lease())
     }
 
     fn make_room(&self) -> bool {

@@ -170,12 +170,13 @@ impl Bench {
             return Err(NotRead::Busy);
         }
         self.keys.hold(job.key, job.dir.clone(), name.clone());
+        let hold = self.content.hold();
         let read = self.content.index_file(job.key, &file).map_err(io);
         let xattrs = disk::xattrs(&file).map_err(io);
         let same = self.root.stamp_of(&file).map_err(io).is_ok_and(|s| s == job.stamp);
         match (read, xattrs) {
             (Ok(content), Ok(xattrs)) if same && content.size == job.stamp.size => {
-                Ok(Indexed { key: job.key, content, xattrs: xattrs.map(Arc::new), stamp: job.stamp })
+                Ok(Indexed { key: job.key, content, xattrs: xattrs.map(Arc::new), stamp: job.stamp, hold })
             }
             (read, xattrs) => {
                 self.forget(job.key);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::InodeId;
 use crdtfs_core::node::{Kind, Xattrs};
+use crdtfs_core::port::Hold;
 
 use crate::disk::{Ident, Stamp};
 use crate::observe::{Found, Observation};
@@ -23,6 +24,8 @@ pub(crate) struct Indexed {
     pub(crate) xattrs: Option<Arc<Xattrs>>,
     /// The state.
     pub(crate) stamp: Stamp,
+    /// Keeps what the store has of it until it is published.
+    pub(crate) hold: Hold,
 }
 
 /// A file or directory that stayed what it is and has another state.

@@ -1,13 +1,13 @@
 //! Collecting what nothing needs, and giving the room back.
 //!
-//! What was put after the collection before the last is never collected, whether it is live or not: its change may not
-//! have been made yet. So between two collections there has to be more time than between a seal and its change. What is
-//! put and is here already counts as put, too. What was sealed is held by its write file as long as that is there.
+//! Who puts something and is about to make a change that names it takes a [`Lease`] first: what was put, or was put and
+//! here already, while a lease lasts is not collected until it ends. Besides, what came after the collection before the last
+//! is never collected, whether it is live or not. What was sealed is held by its write file as long as that is there.
 //!
 //! [`Store::reclaim`] is for a full disk: it needs no room itself. What it drops from packs is marked there as a place that
 //! holds nothing, and the room is given back by a hole in the file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::hash::BuildHasherDefault;
 use std::io;
@@ -40,13 +40,28 @@ pub(crate) struct Marks {
     position: Position,
     id: u32,
     pins: HashMap<Hash, (ContentRef, usize)>,
-    /// What was put since, and the time before, and was here already.
+    /// What was put since, and the time before, and was here already; what was while the leases lasted.
     touched: [KeySet; 2],
+    /// Up to where things had been put when each lease began, in the order in which they did.
+    leases: BTreeMap<u64, (Position, u32)>,
+    last_lease: u64,
 }
 
 impl Marks {
     fn is_touched(&self, key: &Key) -> bool {
         self.touched.iter().any(|touched| touched.contains(key))
+    }
+}
+
+/// Keeps what is put, by anybody, from being collected until it is dropped.
+pub struct Lease {
+    inner: Arc<Inner>,
+    number: u64,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.inner.marks.lock().leases.remove(&self.number);
     }
 }
 
@@ -72,8 +87,19 @@ impl Drop for Pin {
 type KeySet = HashSet<Key, BuildHasherDefault<Taken>>;
 
 impl Store {
+    /// Has what is put from now on stay until the lease is dropped, though nothing names it yet.
+    pub fn lease(&self) -> Lease {
+        let inner = &self.inner;
+        let mut marks = inner.marks.lock();
+        marks.last_lease += 1;
+        let (number, now) = (marks.last_lease, (inner.packs.position(), inner.ids.load(Ordering::Relaxed)));
+        marks.leases.insert(number, now);
+        drop(marks);
+        Lease { inner: inner.clone(), number }
+    }
+
     /// Drops what no content in `live` needs, nor an open reader or write file. Things put since the last collection (the
-    /// first: since the start) stay. `live` is asked once, after the line is drawn.
+    /// first: since the start), or during a lease that lasts, stay. `live` is asked once, after the line is drawn.
     pub fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<GcReport, StoreError> {
         self.inner.gc(live).map(|(report, _)| report)
     }
@@ -139,10 +165,16 @@ impl Inner {
     fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<(GcReport, Vec<Position>), StoreError> {
         let (old, old_id) = {
             let mut marks = self.marks.lock();
-            marks.touched[1] = std::mem::take(&mut marks.touched[0]);
+            let touched = std::mem::take(&mut marks.touched[0]);
+            let leased = marks.leases.values().next().copied();
+            if leased.is_some() {
+                marks.touched[1].extend(touched);
+            } else {
+                marks.touched[1] = touched;
+            }
             let before = (marks.position, marks.id);
             (marks.position, marks.id) = (self.packs.position(), self.ids.load(Ordering::Relaxed));
-            before
+            leased.map_or(before, |leased| (before.0.min(leased.0), before.1.min(leased.1)))
         };
         let mut contents = live();
         contents.extend(self.marks.lock().pins.values().map(|(content, _)| *content));

@@ -49,6 +49,36 @@ fn reclaiming_gives_room_back_without_needing_any() {
 }
 
 #[test]
+fn what_is_put_during_a_lease_stays_until_it_ends() {
+    let device = device(Peer::nobody());
+    let store = device.share.store();
+    let again = store.put_bytes(&noise(50_000, 1)).unwrap();
+    let lease = store.lease();
+    let small = store.put_bytes(&noise(50_000, 2)).unwrap();
+    store.put_bytes(&noise(50_000, 1)).unwrap();
+    let file = device.share.write_file(None).unwrap();
+    file.write_at(&noise(2 << 20, 3), 0).unwrap();
+    let large = device.share.seal(&*file).unwrap();
+    device.share.discard(file);
+    for _ in 0..4 {
+        store.reclaim(&mut Vec::new).unwrap();
+    }
+    assert!([again, small, large].iter().all(|content| store.is_local(content)));
+    // One that began later holds nothing of it.
+    let later = store.lease();
+    drop(lease);
+    for _ in 0..3 {
+        store.reclaim(&mut Vec::new).unwrap();
+    }
+    assert!(![small, large].iter().any(|content| store.is_local(content)));
+    drop(later);
+    for _ in 0..2 {
+        store.reclaim(&mut Vec::new).unwrap();
+    }
+    assert!(!store.is_local(&again));
+}
+
+#[test]
 fn what_is_put_again_counts_as_new() {
     let device = device(Peer::nobody());
     let store = device.share.store();

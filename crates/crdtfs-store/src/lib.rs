@@ -54,7 +54,7 @@ mod write;
 
 pub use check::{Problem, Report};
 pub use error::StoreError;
-pub use gc::GcReport;
+pub use gc::{GcReport, Lease};
 pub use log::{Log, LogEntry, Recovered};
 pub use share::ShareContent;
 pub use source::{ChunkSink, ChunkSource, Urgency, Want};

@@ -232,6 +232,8 @@ impl Vfs {
         let _one = version.publishing.lock();
         let inode = &self.home(inode);
         let began = Instant::now();
+        // Until the tree has what was sealed, nothing else says that it is needed.
+        let _held = self.content.hold();
         if let Some(snapshot) = self.snapshot(version)? {
             let basis = {
                 let _applying = inode.applying.lock();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::Kind;
+use crdtfs_core::port::Hold;
 use parking_lot::Mutex;
 
 use super::problems::Of;
@@ -343,6 +344,7 @@ impl Worker {
     fn settle_indexed(&mut self, obs: &Observation) {
         let synced = self.synced.read();
         let (mut released, mut forgotten) = (Vec::new(), Vec::new());
+        let never = self.read_only || !self.ports.tree.writable();
         self.indexed.retain(|ident, indexed| {
             if synced.by_key(indexed.key).is_some() {
                 released.push(indexed.key);
@@ -352,6 +354,10 @@ impl Worker {
             let same = known.is_some_and(|n| n.stamp == indexed.stamp && n.content.hash == indexed.content.hash);
             if same {
                 forgotten.push(indexed.key);
+            }
+            if never {
+                // Nothing is going to name it.
+                indexed.hold = Hold::default();
             }
             !same
         });
