@@ -191,6 +191,16 @@ fn what_an_exfat_cannot_hold() {
     assert_eq!(after.0[Path::new("run.sh")].mode, 0o750);
     assert_eq!(after.0[Path::new("link")], before.0[Path::new("link")]);
 
+    // Removed while it is open, it is removed: what the filesystem makes of it is nobody's file.
+    fs::write(two.other.join("open"), "open").unwrap();
+    two.settle();
+    assert!(two.theirs().has("open"));
+    let open = fs::File::open(two.other.join("open")).unwrap();
+    fs::remove_file(two.other.join("open")).unwrap();
+    two.settle();
+    assert_eq!(two.theirs().names(), before.names());
+    drop(open);
+
     // What is deleted here is what is deleted there.
     fs::remove_file(two.holder("aux")).unwrap();
     fs::remove_file(two.other.join("README")).unwrap();

@@ -1,4 +1,4 @@
-//! Saving in a mount: others see the new state, and nothing of the temporary names by which it came to be.
+//! Saving in a mount or a folder: others see the new state, and nothing of the temporary names by which it came to be.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -51,10 +51,20 @@ fn save(dir: &Path, n: u64) {
 #[test]
 fn others_see_saves_and_no_temporary_names() {
     needs!("others_see_saves_and_no_temporary_names", Fuse);
+    saves_are_seen(Mode::Mount);
+}
+
+#[test]
+fn others_see_the_saves_of_a_folder_and_no_temporary_names() {
+    needs!("others_see_the_saves_of_a_folder_and_no_temporary_names", Fuse);
+    saves_are_seen(Mode::Watch);
+}
+
+fn saves_are_seen(mode: Mode) {
     let lab = Lab::new();
     let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
     let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Mount, None, &one);
+    a.show(mode, None, &one);
     let ticket = a.invite(&one, &[]);
     b.show(Mode::Mount, Some(&ticket), &other);
     fs::write(one.join("f"), "version 0\n").unwrap();

@@ -41,6 +41,10 @@ const SHARE: &str = "fuse.crdtfs";
 /// of birth. Those in user space do, unless they keep such times.
 const NUMBERED_ANEW: &[&str] = &["9p", "exfat", "msdos", "vfat"];
 
+/// Filesystems that keep what is removed while it is open under names that begin so, by the beginning of their type
+/// (fuse(8), `hard_remove`; nfs(5), "sillyrename").
+const REMOVED: &[(&str, &[u8])] = &[("fuse", b".fuse_hidden"), ("nfs", b".nfs")];
+
 /// What a filesystem can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Abilities {
@@ -56,12 +60,22 @@ pub(crate) struct Abilities {
     pub(crate) symlinks: bool,
     /// A file can have several names.
     pub(crate) links: bool,
+    /// How the names begin under which it keeps what was removed and is open still.
+    pub(crate) removed: Option<&'static [u8]>,
 }
 
 impl Default for Abilities {
     /// All that a folder wants.
     fn default() -> Self {
-        Self { names: Platform::default(), exchanges: true, numbers: true, modes: true, symlinks: true, links: true }
+        Self {
+            names: Platform::default(),
+            exchanges: true,
+            numbers: true,
+            modes: true,
+            symlinks: true,
+            links: true,
+            removed: None,
+        }
     }
 }
 
@@ -86,7 +100,13 @@ impl Abilities {
         remove_tried(&dir)?;
         let kind = kind_of(root.path()).ok().flatten().unwrap_or_default();
         let anew = NUMBERED_ANEW.contains(&&*kind) || (kind.starts_with("fuse") && !born);
-        Ok(Self { names, exchanges, numbers: !anew, modes, symlinks, links })
+        let removed = REMOVED.iter().find(|(of, _)| kind.starts_with(of)).map(|(_, names)| *names);
+        Ok(Self { names, exchanges, numbers: !anew, modes, symlinks, links, removed })
+    }
+
+    /// Whether a name is one that the filesystem gave to what is no entry any more.
+    pub(crate) fn is_removed(self, name: &Name) -> bool {
+        self.removed.is_some_and(|start| name.as_bytes().starts_with(start))
     }
 
     fn try_exchange(dir: &Dir, one: &Name) -> bool {

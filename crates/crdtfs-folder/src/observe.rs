@@ -331,6 +331,9 @@ impl Observer<'_> {
             }
             return None;
         }
+        if self.root.abilities().is_removed(&name) {
+            return None;
+        }
         let mut target = Vec::new();
         let mut meta = dir.stat(&name);
         if let Ok(Some(Meta { kind: Kind::Symlink, .. })) = meta {

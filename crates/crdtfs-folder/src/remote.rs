@@ -179,6 +179,11 @@ fn unshown(inputs: &Inputs<'_>, place: &Place, node: &Node, dir: Option<&[Name]>
     if is_temporary(&place.1) || is_parked(&place.1) {
         return Some("its name is one that crdtfs uses for temporary files; rename it on the device that has it");
     }
+    if inputs.abilities.is_removed(&place.1) {
+        return Some(
+            "its name is one that this folder's filesystem gives to removed files; rename it on another device",
+        );
+    }
     if node.kind == Kind::Symlink && !inputs.abilities.symlinks {
         return Some(
             "a symbolic link, which this folder's filesystem cannot hold; skipped here, other devices keep it",
