@@ -132,6 +132,28 @@ fn a_copy_of_two_equal_edits_is_one_file_once_it_is_promoted() {
     assert_eq!(a.ls(""), ["g"]);
 }
 
+#[test]
+fn a_deleted_copy_stays_gone_when_its_author_chmods_it_and_its_holder_is_deleted() {
+    for seed in 0..4 {
+        let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+        a.write("f", b"\0base").unwrap();
+        b.sync_from(&a);
+        a.write("f", b"\0one").unwrap();
+        b.write("f", b"\0two").unwrap();
+        let mut c = Device::new("cat", seed);
+        c.sync_from(&a);
+        c.sync_from(&b);
+        let copy = copies(&c, "")[0].clone();
+        let of_ann = c.read(&copy).unwrap() == "\0one";
+        c.unlink(&copy).unwrap();
+        let (author, other) = if of_ann { (&mut a, &mut b) } else { (&mut b, &mut a) };
+        author.chmod("f", 0o600).unwrap();
+        other.unlink("f").unwrap();
+        meet(&mut [&mut a, &mut b, &mut c]);
+        assert!(a.ls("").is_empty(), "{:?}", a.ls(""));
+    }
+}
+
 /// What is said of the one conflict that a device sees: the name of the copy, its device and its version.
 fn conflict(device: &Device) -> (String, String, RecordId) {
     let found = device.view.conflicts();

@@ -113,6 +113,16 @@ impl View {
         }
     }
 
+    /// All versions that were promoted away from an inode class.
+    fn promoted_from(&self, class: NodeIx) -> Vec<RecIx> {
+        let members = self.node_members(class).into_iter();
+        let of = |member: NodeIx| {
+            let extra = self.nodes[member.at()].extra.as_ref();
+            extra.into_iter().flat_map(|extra| &extra.promoted).copied().filter(move |ix| self.is_promoted(member, *ix))
+        };
+        members.flat_map(of).collect()
+    }
+
     /// Whether a birth record of the inode counts.
     fn has_birth(&self, node: NodeIx) -> bool {
         self.nodes[node.at()].places.iter().flat_map(|place| &self.places[place.at()].recs).any(|ix| {
@@ -158,13 +168,14 @@ impl View {
             let first = left.clone().next();
             left.find(|place| Some(*place) == via).or(first)
         };
-        let unseen: Vec<_> = heads.iter().copied().filter(|head| at(self.version_of(*head), None).is_some()).collect();
-        // Of the heads that carry the version which ranks highest: that one of them is chmodded turns nothing round.
-        let versions: Vec<_> = unseen.iter().map(|head| self.version_of(*head)).collect();
-        let Some(top) = self.rank(&versions).first().copied() else { return NodeEval::Nothing };
-        let carrier = self.rank(&unseen).into_iter().find(|head| self.version_of(*head) == top);
-        let via = carrier.and_then(|head| self.content_rec(head)).map(|rec| self.places[rec.via.at()].class);
-        match at(top, via) {
+        // What became a file of its own lives there or nowhere.
+        let promoted = self.promoted_from(class);
+        let left_it = |version: RecIx| promoted.iter().any(|other| self.is_made_of(*other, version, &equals));
+        let is_unseen = |version: RecIx| at(version, None).is_some() && !left_it(version);
+        let unseen: Vec<_> = heads.iter().copied().filter(|head| is_unseen(self.version_of(*head))).collect();
+        let Some(top) = self.rank(&unseen).first().copied() else { return NodeEval::Nothing };
+        let via = self.content_rec(top).map(|rec| self.places[rec.via.at()].class);
+        match at(self.version_of(top), via) {
             Some(place) => self.eval_many(class, &unseen, Some(place), merges),
             None => NodeEval::Nothing,
         }
@@ -239,12 +250,7 @@ impl View {
     fn versions(&self, class: NodeIx, ranked: &[RecIx]) -> Vec<Version> {
         let equals = self.equals(class);
         let stamps: Vec<_> = ranked.iter().map(|head| self.version_of(*head)).collect();
-        let members = self.node_members(class);
-        let promoted: Vec<RecIx> = members
-            .iter()
-            .filter_map(|member| Some((member, self.nodes[member.at()].extra.as_ref()?)))
-            .flat_map(|(member, extra)| extra.promoted.iter().copied().filter(|ix| self.is_promoted(*member, *ix)))
-            .collect();
+        let promoted = self.promoted_from(class);
         let same = |a: RecIx, b: RecIx| a == b || equals.get(&a).is_some_and(|set| set.contains(&b));
         let counts = |stamp: RecIx| {
             !promoted.iter().any(|version| self.is_made_of(*version, stamp, &equals))

@@ -302,7 +302,12 @@ impl Planner<'_> {
             .collect();
         let mut record = self.view.content_record(node, place, &self.device, &settled);
         if let NodeEval::Many(many) = &self.view.nodes[node.at()].eval {
-            let left: Vec<_> = many.copies.iter().flat_map(|copy| copy.heads.iter().copied()).collect();
+            let mut left: Vec<_> = many.copies.iter().flat_map(|copy| copy.heads.iter().copied()).collect();
+            // Other heads of the same bytes: which of them ranks highest is not for this to change.
+            let bytes = |head: RecIx| self.view.bytes_of(&NodeEval::One(head)).map(|bytes| bytes.hash);
+            let first = many.heads.first().and_then(|top| bytes(*top));
+            let others = many.heads.iter().copied().filter(|head| !settled.contains(head));
+            left.extend(others.filter(|head| first.is_some() && bytes(*head) == first));
             if !self.view.lacks(Mutation::SawInRank) {
                 record.saw = self.view.ids(&left);
             }
