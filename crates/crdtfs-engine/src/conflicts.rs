@@ -230,7 +230,11 @@ impl Share {
         for (dir, name, node) in goes {
             removed.extend(self.path_in(dir, &name).map(|path| PathText::from_bytes(&path)));
             let is_dir = node.kind == Kind::Dir;
-            self.apply(by, if is_dir { Op::Rmdir { dir, name } } else { Op::Unlink { dir, name } })?;
+            match self.apply(by, if is_dir { Op::Rmdir { dir, name } } else { Op::Unlink { dir, name } }) {
+                // Two files of one name and the same bytes are one: it went when what it is was taken over.
+                Ok(_) | Err(OpError::NotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         if let Some(own) = own.filter(|own| own.copy.kind != Kind::File || own.holder.kind != Kind::File) {
             let (from_dir, from) = (own.conflict.dir, own.conflict.name);
