@@ -49,10 +49,7 @@ fn what_is_removed_on_a_full_disk_gives_room() {
     for n in 0..300 {
         fs::remove_file(mount.join(format!("small-{n}"))).unwrap();
     }
-    until("there is room again", LIMIT, || {
-        let free = small.free();
-        if free > 70 * MIB { Ok(()) } else { Err(format!("{} MiB are free", free / MIB)) }
-    });
+    // Its room is there for who needs it, at once.
     durable(&mount.join("more"), &more).unwrap();
     assert_eq!(fs::read(mount.join("kept")).unwrap(), bytes(1, 3 << 20));
     a.check();

@@ -40,16 +40,19 @@ pub(crate) struct Marks {
     position: Position,
     id: u32,
     pins: HashMap<Hash, (ContentRef, usize)>,
-    /// What was put since, and the time before, and was here already; what was while the leases lasted.
-    touched: [KeySet; 2],
-    /// Up to where things had been put when each lease began, in the order in which they did.
+    /// What was put and was here already, and when that was last.
+    touched: KeyMap<u64>,
+    /// When each lease began that lasts, and up to where things had been put then.
     leases: BTreeMap<u64, (Position, u32)>,
-    last_lease: u64,
+    /// Counts leases and collections.
+    now: u64,
+    /// When the last collection began.
+    collected: u64,
 }
 
 impl Marks {
     fn is_touched(&self, key: &Key) -> bool {
-        self.touched.iter().any(|touched| touched.contains(key))
+        self.touched.contains_key(key)
     }
 }
 
@@ -91,9 +94,9 @@ impl Store {
     pub fn lease(&self) -> Lease {
         let inner = &self.inner;
         let mut marks = inner.marks.lock();
-        marks.last_lease += 1;
-        let (number, now) = (marks.last_lease, (inner.packs.position(), inner.ids.load(Ordering::Relaxed)));
-        marks.leases.insert(number, now);
+        marks.now += 1;
+        let (number, put) = (marks.now, (inner.packs.position(), inner.ids.load(Ordering::Relaxed)));
+        marks.leases.insert(number, put);
         drop(marks);
         Lease { inner: inner.clone(), number }
     }
@@ -151,30 +154,32 @@ impl Inner {
         let mut marks = self.marks.lock();
         let owned = self.index.read().owns(key);
         if owned {
-            marks.touched[0].insert(*key);
+            let now = marks.now;
+            marks.touched.insert(*key, now);
         }
         owned
     }
 
     /// These stay for now, if they are here.
     pub(crate) fn marks_touched(&self, keys: &[Key]) {
-        self.marks.lock().touched[0].extend(keys);
+        let mut marks = self.marks.lock();
+        let now = marks.now;
+        marks.touched.extend(keys.iter().map(|key| (*key, now)));
     }
 
     /// Collects; what was dropped from packs is given, too.
     fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<(GcReport, Vec<Position>), StoreError> {
         let (old, old_id) = {
             let mut marks = self.marks.lock();
-            let touched = std::mem::take(&mut marks.touched[0]);
-            let leased = marks.leases.values().next().copied();
-            if leased.is_some() {
-                marks.touched[1].extend(touched);
-            } else {
-                marks.touched[1] = touched;
+            let mut since = (marks.collected, marks.position, marks.id);
+            if let Some((began, (position, id))) = marks.leases.first_key_value() {
+                since = (since.0.min(*began), since.1.min(*position), since.2.min(*id));
             }
-            let before = (marks.position, marks.id);
+            marks.touched.retain(|_, when| *when >= since.0);
+            marks.now += 1;
+            marks.collected = marks.now;
             (marks.position, marks.id) = (self.packs.position(), self.ids.load(Ordering::Relaxed));
-            leased.map_or(before, |leased| (before.0.min(leased.0), before.1.min(leased.1)))
+            (since.1, since.2)
         };
         let mut contents = live();
         contents.extend(self.marks.lock().pins.values().map(|(content, _)| *content));
@@ -185,6 +190,7 @@ impl Inner {
         }
         let mut report = GcReport::default();
         self.drop_objects(&contents, &keys, old_id, &mut report)?;
+        self.mark_objects(&mut keys)?;
         self.drop_parts(&contents, &mut report);
         let mut dropped = Vec::new();
         {
@@ -235,6 +241,17 @@ impl Inner {
         })?;
         keys.extend(spans);
         Ok(())
+    }
+
+    /// Adds what objects need that stay, live or not (they are young, or something else counts on them): their manifests lie
+    /// in packs and may be older than they are.
+    fn mark_objects(&self, keys: &mut KeySet) -> Result<(), StoreError> {
+        let object = |container: &Container| match container {
+            Container::Object(content) => Some(**content),
+            _ => None,
+        };
+        let objects: Vec<ContentRef> = self.index.read().containers.values().filter_map(object).collect();
+        objects.iter().try_for_each(|content| self.mark(content, keys))
     }
 
     /// Removes objects of contents that are not live, unless a live content counts on one of their chunks.

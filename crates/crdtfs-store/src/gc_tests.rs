@@ -9,7 +9,7 @@ use crdtfs_core::port::Content;
 
 use crate::share_tests::{Peer, device};
 use crate::store_tests::noise;
-use crate::{Store, StoreOptions};
+use crate::{ChunkList, Store, StoreOptions};
 
 /// What the packs take on disk.
 fn on_disk(dir: &Path) -> u64 {
@@ -76,6 +76,25 @@ fn what_is_put_during_a_lease_stays_until_it_ends() {
         store.reclaim(&mut Vec::new).unwrap();
     }
     assert!(!store.is_local(&again));
+}
+
+#[test]
+fn an_object_that_stays_keeps_its_manifest() {
+    let device = device(Peer::nobody());
+    let store = device.share.store();
+    let file = device.share.write_file(None).unwrap();
+    file.write_at(&noise(2 << 20, 3), 0).unwrap();
+    let content = device.share.seal(&*file).unwrap();
+    device.share.discard(file);
+    store.reclaim(&mut Vec::new).unwrap();
+    // Somebody counts on one of its chunks.
+    let ChunkList::Whole(spans) = store.chunk_list(&content).unwrap() else { panic!("it is all here") };
+    let chunk = store.read_chunk(&spans[0].hash).unwrap().unwrap();
+    store.put_chunk(&chunk).unwrap();
+    store.reclaim(&mut Vec::new).unwrap();
+    assert!(store.is_local(&content), "the object is still there");
+    let found = store.check(false, &mut Vec::new).unwrap();
+    assert_eq!((found.problems, found.incomplete), (vec![], vec![]));
 }
 
 #[test]
