@@ -318,7 +318,7 @@ impl Share {
     pub(crate) fn check(&self) -> Result<Vec<String>, ShareError> {
         let mut findings = self.log().check()?;
         let problems = self.read(|replica| replica.view().problems());
-        findings.extend(problems.iter().map(|problem| format!("{problem:?}")));
+        findings.extend(problems.iter().map(ToString::to_string));
         Ok(findings)
     }
 
