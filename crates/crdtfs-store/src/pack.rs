@@ -291,10 +291,20 @@ impl Packs {
         read_full(file.as_ref(), buf, offset)
     }
 
+    /// Up to where a segment is on disk. Behind that, the one that is being appended to may have a part of what is being
+    /// written, or of what did not fit.
+    fn written(&self, segment: &Segment) -> io::Result<u64> {
+        let active = self.active.lock();
+        match &active.segment {
+            Some(current) if current.id == segment.id => Ok(active.start),
+            _ => segment.file.len(),
+        }
+    }
+
     /// Calls `each` for all entries of a segment that is on disk, from an offset on; passes over what is damaged.
     pub(crate) fn scan(&self, id: u32, from: u64, each: OnEntry<'_>) -> io::Result<Gaps> {
         let segment = self.segment(id)?;
-        let end = segment.file.len()?;
+        let end = self.written(&segment)?;
         let mut found = Gaps { gaps: Vec::new(), end };
         let mut at = from.max(SEGMENT_HEADER);
         let mut gap = None;

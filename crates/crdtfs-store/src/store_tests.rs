@@ -162,6 +162,9 @@ fn a_full_disk_loses_nothing_and_the_store_goes_on() {
     assert!(failed, "the disk was full");
     assert_eq!(store.sync().unwrap_err().kind(), std::io::ErrorKind::StorageFull);
     assert!(put.iter().all(|content| content_bytes(&store, content).is_some()), "what was taken is readable");
+    let (segment, _) = store.inner.packs.position();
+    let scanned = store.inner.packs.scan(segment, 0, &mut |_, _, _| ()).unwrap();
+    assert_eq!(scanned.gaps, [], "the part that reached the disk of what did not fit is no damage");
     let after = open(&storage.after_crash(7), dir.path()).unwrap();
     assert!(content_bytes(&after, &first).is_some());
     drop(after);
