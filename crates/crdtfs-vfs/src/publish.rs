@@ -16,6 +16,7 @@ use crdtfs_core::id::{InodeId, RecordId};
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Basis, Delta, Kind, Node, Shown, Time};
 use crdtfs_core::op::{NewNode, Op};
+use crdtfs_core::record::birth_id;
 use minicbor::{Decode, Encode};
 use parking_lot::{Condvar, Mutex};
 use tracing::{debug, warn};
@@ -154,7 +155,14 @@ struct Snapshot {
     generation: u64,
     mtime: Time,
     basis: Basis,
+    beside: Option<InodeId>,
     via: Option<(InodeId, Name)>,
+}
+
+/// What the next edit from the same handles settles, and where it goes.
+struct Next {
+    basis: Basis,
+    beside: Option<InodeId>,
 }
 
 impl Vfs {
@@ -235,7 +243,7 @@ impl Vfs {
         // Until the tree has what was sealed, nothing else says that it is needed.
         let _held = self.content.hold();
         if let Some(snapshot) = self.snapshot(version)? {
-            let basis = {
+            let next = {
                 let _applying = inode.applying.lock();
                 if version.body.lock().dead {
                     return Ok(());
@@ -243,7 +251,7 @@ impl Vfs {
                 self.publish_attrs(inode)?;
                 self.publish_content(inode, &snapshot)?
             };
-            self.published(inode, version, &snapshot, basis, began)?;
+            self.published(inode, version, &snapshot, next, began)?;
         }
         // What was set since, while the bytes still counted as unpublished.
         self.publish_attrs(inode)?;
@@ -278,6 +286,7 @@ impl Vfs {
                     generation: body.generation,
                     mtime: body.mtime,
                     basis: body.basis.clone(),
+                    beside: body.beside,
                     via: body.via.clone(),
                 };
                 (bytes, snapshot)
@@ -311,20 +320,28 @@ impl Vfs {
         Ok(())
     }
 
-    /// Puts a sealed content into the tree; the basis of the next edit.
-    fn publish_content(&self, inode: &Inode, snapshot: &Snapshot) -> Result<Basis> {
-        let before = self.tree.node(inode.id);
+    /// The conflict copy that what was published before is shown as, if it is one: a handle that stays open writes on there, so
+    /// that no version of its own is left beside its successor.
+    fn copy_of_own(&self, inode: InodeId, snapshot: &Snapshot) -> Option<InodeId> {
+        let [version] = &snapshot.basis[..] else { return None };
+        let copy = snapshot.beside.unwrap_or_else(|| InodeId(birth_id(&inode, version)));
+        self.tree.node(copy).map(|node| node.inode)
+    }
+
+    /// Puts a sealed content into the tree.
+    fn publish_content(&self, inode: &Inode, snapshot: &Snapshot) -> Result<Next> {
+        let beside = self.copy_of_own(inode.id, snapshot);
+        let id = beside.unwrap_or(inode.id);
+        let before = self.tree.node(id);
         let unchanged = before.as_ref().filter(|node| node.content == snapshot.content && node.basis == snapshot.basis);
         let op = match unchanged {
-            Some(_) => {
-                Op::SetAttr { inode: inode.id, mode: None, owner: None, mtime: Some(snapshot.mtime), xattrs: None }
-            }
+            Some(_) => Op::SetAttr { inode: id, mode: None, owner: None, mtime: Some(snapshot.mtime), xattrs: None },
             None => Op::Edit {
-                inode: inode.id,
+                inode: id,
                 via: snapshot
                     .via
                     .clone()
-                    .filter(|(dir, name)| self.tree.child(*dir, name).is_some_and(|node| node.inode == inode.id)),
+                    .filter(|(dir, name)| self.tree.child(*dir, name).is_some_and(|node| node.inode == id)),
                 basis: Some(snapshot.basis.clone()),
                 content: snapshot.content,
                 mtime: snapshot.mtime,
@@ -332,16 +349,18 @@ impl Vfs {
         };
         let delta = match self.apply(op) {
             Ok(applied) => applied.delta,
-            Err(error) if is_missing(error) => return self.rescue(inode, snapshot),
+            Err(error) if is_missing(error) => {
+                return self.rescue(inode, snapshot).map(|basis| Next { basis, beside: None });
+            }
             Err(error) => return Err(error.into()),
         };
         self.side_effects(&delta, &[], &[inode.id]);
-        let after = self.tree.node(inode.id);
-        if after.as_ref().is_none_or(|node| node.content != snapshot.content) {
+        let after = self.tree.node(id);
+        if beside.is_some() || after.as_ref().is_none_or(|node| node.content != snapshot.content) {
             // Merged with, or beside, what came meanwhile: caches have our bytes under a name that shows others.
             self.invalidate_inode(inode.id, true);
         }
-        Ok(self.own_basis(before.as_ref(), after.as_ref(), snapshot, &delta))
+        Ok(Next { basis: self.own_basis(before.as_ref(), after.as_ref(), snapshot, &delta), beside })
     }
 
     /// The versions that the next edit from the same handles settles: the one just published and none that came from
@@ -399,7 +418,7 @@ impl Vfs {
         inode: &Arc<Inode>,
         version: &Arc<Version>,
         snapshot: &Snapshot,
-        basis: Basis,
+        next: Next,
         began: Instant,
     ) -> Result<()> {
         self.problems.lock().remove(&inode.id);
@@ -408,7 +427,7 @@ impl Vfs {
         {
             let mut state = inode.state.lock();
             let mut body = version.body.lock();
-            body.basis = basis;
+            (body.basis, body.beside) = (next.basis, next.beside);
             body.sealed = snapshot.generation;
             body.published = Some((Instant::now(), began.elapsed()));
             body.changed.1 = Instant::now();
@@ -450,7 +469,7 @@ impl Vfs {
 
     fn note(&self, inode: InodeId, body: &Body) -> Vec<u8> {
         let note = Note {
-            inode,
+            inode: body.beside.unwrap_or(inode),
             dir: body.via.as_ref().map(|(dir, _)| *dir),
             name: body.via.as_ref().map(|(_, name)| name.clone()),
             basis: body.basis.to_vec(),

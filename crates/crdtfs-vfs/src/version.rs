@@ -39,6 +39,8 @@ pub(crate) struct Body {
     pub(crate) content: ContentRef,
     /// The versions that an edit settles.
     pub(crate) basis: Basis,
+    /// The conflict copy that what was published became while it was being written: what is written further goes there.
+    pub(crate) beside: Option<InodeId>,
     /// The bytes.
     pub(crate) data: Data,
     reader: Option<Arc<dyn Reader>>,
@@ -153,6 +155,7 @@ impl Version {
             body: Mutex::new(Body {
                 content,
                 basis,
+                beside: None,
                 data: Data::Clean,
                 reader: None,
                 mtime,
