@@ -44,7 +44,8 @@ pub(crate) struct Collecting {
 
 impl Collecting {
     pub(crate) fn new() -> Self {
-        Self { thread: None, began: Instant::now(), removals: 0, rounds: 0 }
+        // What was removed before the engine ended last may still be there.
+        Self { thread: None, began: Instant::now(), removals: u64::MAX, rounds: 0 }
     }
 
     /// Whether a collection on a full disk may free something: something was removed since, or it is not done yet.
@@ -149,6 +150,10 @@ mod tests {
     #[test]
     fn on_a_full_disk_what_was_removed_goes_in_two_rounds() {
         let mut collecting = Collecting::new();
+        assert!(collecting.may_free(0), "what was removed before the start");
+        assert_eq!(collecting.due(true, 0), Some(Why::Full));
+        assert_eq!(collecting.due(true, 0), Some(Why::Full));
+        assert_eq!(collecting.due(true, 0), None);
         assert_eq!(collecting.due(false, 5), None);
         assert_eq!(collecting.due(true, 5), Some(Why::Full));
         assert_eq!(collecting.due(true, 5), Some(Why::Full));
