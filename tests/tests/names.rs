@@ -334,3 +334,88 @@ fn an_exfat_after_a_kill() {
     two.b.stop();
     two.a.stop();
 }
+
+/// Files of one length, made together: on this filesystem nothing but what they hold tells which is which once its numbers
+/// are others. Each holds its own path.
+fn alike(two: &Two, paths: &[String], length: usize) {
+    for path in paths {
+        let path = two.one.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, holding(&two.one, &path, length)).unwrap();
+    }
+}
+
+fn holding(root: &Path, path: &Path, length: usize) -> String {
+    let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+    name.to_owned() + &" ".repeat(length - name.len())
+}
+
+/// Two entries exchanged, files or directories.
+fn exchange(dir: &Path, one: &str, other: &str) {
+    for (from, to) in [(one, "between"), (other, one), ("between", other)] {
+        fs::rename(dir.join(from), dir.join(to)).unwrap();
+    }
+}
+
+/// Renames that are made while no engine runs, between files that look the same: what was done is found out by reading.
+#[test]
+fn renames_of_what_looks_the_same() {
+    needs!("renames_of_what_looks_the_same", Fuse, Loop, Tool("losetup"), Tool("mkfs.exfat"), Tool("mount.exfat-fuse"),);
+    const LARGE: usize = 5 << 20;
+    let lab = Lab::new();
+    let disk = exfat(&lab);
+    let mut two = Two::new(&lab, &disk);
+    let small = ["x", "y", "from", "to", "d1/f", "d2/f", "v1/f", "v1/sub/g", "v2/f", "v2/sub/g", "stays", "also"];
+    two.join();
+    let rounds = [("stopped", false, false), ("killed", true, false), ("stopped and mounted", false, true)];
+    for (round, ..) in rounds {
+        alike(&two, &small.map(|name| format!("{round}/{name}")), 40);
+        alike(&two, &["l1", "l2"].map(|name| format!("{round}/{name}")), LARGE);
+    }
+    two.settle();
+
+    // Read again, they are what they were.
+    let (before, events) = (two.theirs(), two.events());
+    two.b.stop();
+    two.b.show(Mode::Watch, None, &two.other);
+    two.settle();
+    assert_eq!((two.theirs().differences(&before), two.events()), (vec![], events));
+
+    for (round, kill, mount) in rounds {
+        if kill {
+            two.b.kill()
+        } else {
+            two.b.stop()
+        }
+        let dir = two.other.join(round);
+        exchange(&dir, "x", "y");
+        exchange(&dir, "l1", "l2");
+        exchange(&dir, "d1", "d2");
+        fs::rename(dir.join("from"), dir.join("to")).unwrap();
+        fs::remove_dir_all(dir.join("v2")).unwrap();
+        fs::rename(dir.join("v1"), dir.join("v2")).unwrap();
+        if mount {
+            disk.remount();
+        }
+        let done = two.here();
+        two.b.show(Mode::Watch, None, &two.other);
+        two.settle();
+        assert!(two.here() == done, "{round}: what was done here stays: {:#?}", two.theirs().names());
+        for (name, text) in &done {
+            let there = read(two.one.join(name));
+            assert!(there == *text, "{name} is {:?}, not {:?}", there.trim_end(), text.trim_end());
+        }
+        assert_eq!(two.theirs().names(), Tree::read(&two.other).unwrap().names());
+        let now = |name: &str| read(two.one.join(round).join(name)).trim_end().to_owned();
+        for (name, was) in [("x", "y"), ("l2", "l1"), ("d1/f", "d2/f"), ("to", "from"), ("v2/sub/g", "v1/sub/g")] {
+            assert_eq!(now(name), format!("{round}/{was}"));
+        }
+    }
+    let (after, events) = (two.theirs(), two.events());
+    two.restart(&disk);
+    assert_eq!((two.theirs().differences(&after), two.events()), (vec![], events));
+    two.a.check();
+    two.b.check();
+    two.b.stop();
+    two.a.stop();
+}

@@ -50,12 +50,35 @@ impl Ident {
 
     /// Whether it is no file's.
     pub(crate) fn is_void(&self) -> bool {
-        self.born == VOID
+        self.born.secs == VOID.secs
+    }
+
+    /// The same, and what has the file's name may be another one that looks like it.
+    pub(crate) fn doubted(self) -> Self {
+        Self { born: DOUBTED, ..self }
+    }
+
+    /// Whether only its bytes tell what has its name.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.born == DOUBTED
     }
 }
 
 /// A time at which nothing is born.
 const VOID: Time = Time { secs: i64::MIN, nanos: 0 };
+/// Another one.
+const DOUBTED: Time = Time { nanos: 1, ..VOID };
+
+/// Seconds that the coarsest filesystem takes for one when it keeps a time of modification (FAT).
+const GRANULE: i64 = 2;
+
+/// All that tells one file from others where numbers do not last and times are coarse: its length, and when it was modified
+/// as the coarsest filesystem keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Look {
+    size: u64,
+    modified: i64,
+}
 
 /// The state of one file on disk, as far as `stat` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -89,6 +112,11 @@ impl Stamp {
     /// The same, of files that cannot be told by their numbers.
     pub(crate) fn looks_like(&self, other: &Self) -> bool {
         self.size == other.size && self.mtime == other.mtime
+    }
+
+    /// What it looks like.
+    pub(crate) fn look(&self) -> Look {
+        Look { size: self.size, modified: self.mtime.secs.div_euclid(GRANULE) }
     }
 }
 

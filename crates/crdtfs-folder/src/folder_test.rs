@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 use crate::FolderPresenter;
 use crate::crash;
+use crate::state::StateDb;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -93,6 +94,14 @@ impl Side {
         fs::read_to_string(self.path(path)).unwrap_or_else(|e| panic!("{path}: {e}; {:#?}", tree(&self.dir())))
     }
 
+    /// As after another mount of a filesystem whose numbers do not last.
+    pub(crate) fn forget_numbers(&self) {
+        let (db, mut synced, _) = StateDb::open(&self.tmp.path().join("state/folder.redb")).unwrap();
+        synced.forget_numbers();
+        synced.changed.nodes = synced.nodes().map(|(id, _)| *id).collect();
+        db.save(&mut synced).unwrap();
+    }
+
     fn ino(&self, path: &str) -> u64 {
         fs::symlink_metadata(self.path(path)).unwrap().ino()
     }
@@ -101,7 +110,7 @@ impl Side {
         self.shown.as_ref().unwrap().problems().into_iter().map(|p| (p.path, p.message)).collect()
     }
 
-    fn records(&self) -> usize {
+    pub(crate) fn records(&self) -> usize {
         self.share.records().len()
     }
 }

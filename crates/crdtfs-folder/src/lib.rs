@@ -29,6 +29,8 @@ mod ignores;
 mod kept_test;
 mod local;
 mod mailbox;
+#[cfg(test)]
+mod numbers_test;
 mod observe;
 mod plan;
 #[cfg(test)]

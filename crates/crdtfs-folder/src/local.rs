@@ -60,7 +60,8 @@ impl LocalPlan {
 }
 
 /// Whether a file that was found must be read: it is new, or its state is not explained by what leaves the bytes alone
-/// (other permission bits, one link more or less, another name), or it was `written` to, says the watcher.
+/// (other permission bits, one link more or less, another name), or what is known of it is doubted, or it was `written` to,
+/// says the watcher.
 pub(crate) fn must_read(synced: &SyncedTree, place: &Place, found: &Found, written: &HashSet<Place>) -> bool {
     if found.kind != Kind::File {
         return false;
@@ -68,7 +69,7 @@ pub(crate) fn must_read(synced: &SyncedTree, place: &Place, found: &Found, writt
     let Some(node) = synced.node(found.id).filter(|_| found.known) else { return true };
     let (before, now) = (&node.stamp, &found.stamp);
     if before.ident.is_void() {
-        return !before.looks_like(now) || written.contains(place);
+        return before.ident.is_doubted() || !before.looks_like(now) || written.contains(place);
     }
     if !before.same_bytes(now) || written.contains(place) {
         return true;

@@ -486,13 +486,13 @@ impl Observer<'_> {
         self.by_number(place, meta).or_else(|| self.by_name(place, meta, target))
     }
 
-    /// A node of which only an earlier run knew the number: what has its name and looks like it.
+    /// A node of which only an earlier run knew the number: what has its name and looks like it, or will be read anyway.
     fn by_name(&self, place: &Place, meta: &Meta, target: &[u8]) -> Option<InodeId> {
         let id = self.synced.child(place)?;
         let node = self.synced.node(id).filter(|node| node.stamp.ident.is_void() && node.kind == meta.kind)?;
         let looks = match meta.kind {
             Kind::Dir => true,
-            Kind::File => node.stamp.looks_like(&meta.stamp),
+            Kind::File => node.stamp.ident.is_doubted() || node.stamp.looks_like(&meta.stamp),
             _ => *node.target == *target,
         };
         looks.then_some(id)

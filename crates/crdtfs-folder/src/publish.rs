@@ -5,7 +5,7 @@
 //! delete of a file that was edited elsewhere does nothing (the file comes back with the edit); a name that is taken by
 //! something unseen is not taken from it; a file whose entry was removed elsewhere and that was edited here is made anew.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crdtfs_core::id::{InodeId, PlaceId, RecordId};
@@ -108,9 +108,40 @@ impl<'a> Publisher<'a> {
                 Step::Remove { id, at } => self.remove(at, *id),
             }
         }
-        for touched in &plan.touched {
+        let shown = self.shown_already(plan);
+        for touched in plan.touched.iter().filter(|touched| !shown.contains(&touched.at)) {
             self.touch(touched);
         }
+    }
+
+    /// Files of which the last run did not write down that they were put there: only their bytes tell that they are what the
+    /// view has at their names, and no edits of what was there before. They become that.
+    fn shown_already(&mut self, plan: &LocalPlan) -> HashSet<Place> {
+        let mut shown = Vec::new();
+        for touched in &plan.touched {
+            let (id, at) = (self.id(touched.id), self.at(&touched.at));
+            let before = self.state(id).filter(|before| before.stamp.ident.is_void());
+            let (Some(before), Some(bytes)) = (before, &touched.bytes) else { continue };
+            let there = self.tree.child(at.0, &at.1).filter(|there| there.inode != id && there.kind == Kind::File);
+            let Some(there) = there.filter(|there| there.content.hash == bytes.content.hash) else { continue };
+            if before.content.hash != bytes.content.hash {
+                let state = Synced { basis: there.basis, ..state_of(&touched.found, Some(bytes), id) };
+                shown.push((touched.at.clone(), at, there.inode, state));
+            }
+        }
+        for (_, at, ..) in &shown {
+            let mut synced = self.synced.write();
+            if let Some(before) = synced.unplace(at) {
+                let stale = synced.forget_nameless(before);
+                self.stale.extend(stale);
+            }
+        }
+        let mut places = HashSet::new();
+        for (found_at, at, id, state) in shown {
+            self.keep(id, &at, state);
+            places.insert(found_at);
+        }
+        places
     }
 
     fn id(&self, mut id: InodeId) -> InodeId {

@@ -4,15 +4,15 @@
 //! otherwise was done elsewhere. It always describes files as they are, or were, **on disk**; each file carries the version
 //! of the share that its bytes are, so that an edit says what it was made upon.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
-use crdtfs_core::id::{InodeId, RecordId};
+use crdtfs_core::id::{Hash, InodeId, RecordId};
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Kind, Time, Xattrs};
 
-use crate::disk::{Ident, Stamp};
+use crate::disk::{Ident, Look, Stamp};
 
 /// A name in a directory.
 pub(crate) type Place = (InodeId, Name);
@@ -275,9 +275,32 @@ impl SyncedTree {
     pub(crate) fn forget_numbers(&mut self) {
         self.idents.clear();
         for (n, node) in (0..).zip(self.nodes.values_mut()) {
-            node.stamp.ident = Ident::void(n);
+            let void = Ident::void(n);
+            node.stamp.ident = if node.stamp.ident.is_doubted() { void.doubted() } else { void };
         }
         self.end_all_intents();
+    }
+
+    /// Of the files whose numbers say nothing, those that look like another one, known or `found`, are doubted: one may have
+    /// been put in the other's place. Files of the same bytes are not told apart, which harms nobody. A doubt is saved with
+    /// what is published meanwhile: it must outlive the file that it comes from.
+    pub(crate) fn doubt(&mut self, found: &HashSet<Look>) {
+        if !self.nodes.values().any(|node| node.stamp.ident.is_void()) {
+            return;
+        }
+        let mut alike: HashMap<Look, Option<Hash>> = found.iter().map(|look| (*look, None)).collect();
+        for node in self.nodes.values().filter(|node| node.kind == Kind::File && node.stamp.size > 0) {
+            let same = alike.entry(node.stamp.look()).or_insert(Some(node.content.hash));
+            *same = same.filter(|hash| *hash == node.content.hash);
+        }
+        for (id, node) in &mut self.nodes {
+            let ident = node.stamp.ident;
+            let unsure = ident.is_void() && !ident.is_doubted() && node.kind == Kind::File;
+            if unsure && alike.get(&node.stamp.look()) == Some(&None) {
+                node.stamp.ident = ident.doubted();
+                self.changed.nodes.insert(*id);
+            }
+        }
     }
 
     /// What was about to become of a file on disk.

@@ -62,6 +62,11 @@ impl Worker {
             let several = |place: &&Place| synced.child(place).is_some_and(|id| synced.names(id).len() > 1);
             obs.through = self.written.iter().filter(several).cloned().collect();
         }
+        if self.first_scan {
+            let new = obs.places.values().flatten().filter(|found| !found.known && found.kind == Kind::File);
+            let looks = new.map(|found| found.stamp.look()).collect();
+            self.synced.write().doubt(&looks);
+        }
         self.take_up_intents(&mut obs);
         self.hold_back(&mut obs);
         self.report(&obs);
@@ -143,22 +148,24 @@ impl Worker {
         let Ok(root) = self.root.dir(&[]) else { return };
         for name in root.names().unwrap_or_default().into_iter().filter(is_aside) {
             let Ok(Some(Meta { kind, stamp, .. })) = root.stat(&name) else { continue };
+            let left = self.left_by_last_run(&self.synced.read(), &stamp, origin(&name));
+            let here = left.and_then(|id| self.really(id, &root, &name, kind));
             let (known, place) = {
                 let synced = self.synced.read();
-                let here = self.left_by_last_run(&synced, &stamp, origin(&name));
                 let place = here.and_then(|id| synced.names(id).first().cloned());
                 let here = here.and_then(|id| synced.node(id)).cloned();
                 (here.or_else(|| synced.intent(&stamp.ident).map(|intent| intent.state.clone())), place)
             };
-            let exchanges = self.root.abilities().exchanges;
-            let same = |known: &Stamp| known.same_bytes(&stamp) || (known.ident.is_void() && known.looks_like(&stamp));
+            // Another file than the name says was on its way to that one's place.
+            let exchanges = self.root.abilities().exchanges && here == left;
+            let same = |known: &Stamp| known.same_bytes(&stamp) || known.ident.is_void();
             let ours = known.filter(|known| known.kind == kind && same(&known.stamp));
             let aside = Aside { root: &root, name: &name };
             let done = match ours {
                 // Replaced step by step, it may be all there is: what is to become of it is found out anew.
                 Some(_) if !exchanges && place.is_some_and(|at| self.put_where_it_was(&root, &name, &at)) => Ok(()),
-                Some(known) => aside.give_up(&known, &*self.ports.content, None),
-                None => {
+                Some(known) if here == left => aside.give_up(&known, &*self.ports.content, None),
+                _ => {
                     let synced = self.synced.read();
                     aside.rescue(&self.root, &synced, &self.ports.device_name)
                 }
@@ -168,6 +175,21 @@ impl Worker {
                 tracing::warn!(path = %path.display(), %error, "what an earlier run took aside stays there");
             }
         }
+    }
+
+    /// The node that a file under a name of ours is, if that was found by the name: only its bytes tell, of that node or of
+    /// another one.
+    fn really(&self, id: InodeId, root: &Dir, name: &Name, kind: Kind) -> Option<InodeId> {
+        if kind != Kind::File || self.synced.read().node(id).is_some_and(|node| !node.stamp.ident.is_void()) {
+            return Some(id);
+        }
+        let key = InodeId(self.ports.tree.fresh_id());
+        let content = root.open(name).and_then(|file| self.ports.content.index_file(key, &file));
+        self.bench.forget(key);
+        let hash = content.ok()?.hash;
+        let synced = self.synced.read();
+        let holds = |id: &InodeId| synced.node(*id).is_some_and(|n| n.kind == Kind::File && n.content.hash == hash);
+        Some(id).filter(holds).or_else(|| synced.nodes().map(|(id, _)| *id).find(holds))
     }
 
     /// The node that a file under a name of ours is: by its number or, where that says nothing, by that name.
