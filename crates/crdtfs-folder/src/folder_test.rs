@@ -694,7 +694,7 @@ impl User<'_> {
 }
 
 /// Random users on both sides, meeting now and then, one of them sometimes killed in the middle of what it applies.
-fn history(seed: u64, crashes: bool) {
+fn history(seed: u64, crashes: bool, anew: bool) {
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     let (mut a, mut b) = (Side::new("one", seed * 2 + 1), Side::new("two", seed * 2 + 2));
     let (mut alive, mut count) = (BTreeSet::new(), 0);
@@ -719,6 +719,14 @@ fn history(seed: u64, crashes: bool) {
             MemoryShare::exchange(&a.share, &b.share);
             b.start();
         }
+        if anew {
+            b.stop();
+            b.forget_numbers();
+            for _ in 0..rng.random_range(0..7) {
+                User { side: &b, rng: &mut rng, count: &mut count, alive: &mut alive }.act();
+            }
+            b.start();
+        }
         // What a user does while a newer version is put into place is another test's: here each knows what they saw.
         a.settle();
         b.settle();
@@ -741,13 +749,20 @@ fn seeds(few: u64) -> std::ops::Range<u64> {
 #[test]
 fn random_histories_lose_nothing() {
     for seed in seeds(12) {
-        history(seed, false);
+        history(seed, false, false);
     }
 }
 
 #[test]
 fn random_histories_with_crashes_lose_nothing() {
     for seed in seeds(8) {
-        history(seed + 100_000, true);
+        history(seed + 100_000, true, false);
+    }
+}
+
+#[test]
+fn random_histories_lose_nothing_where_numbers_do_not_last() {
+    for seed in seeds(12) {
+        history(seed + 200_000, false, true);
     }
 }
