@@ -211,7 +211,7 @@ fn signals_end_the_foreground() {
     let lab = Lab::new();
     let (_segment, [mut a]) = lab.on_one_segment(["a"]);
     let mount = a.dir("m");
-    for (n, signal) in [Signal::INT, Signal::TERM].into_iter().enumerate() {
+    for (n, signal) in [Signal::INT, Signal::TERM, Signal::HUP].into_iter().enumerate() {
         a.show(Mode::Mount, None, &mount);
         for before in 0..n {
             assert_eq!(fs::read_to_string(mount.join(format!("{before}"))).unwrap(), "unsynced\n");

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use crdtfs_tests::{Lab, Mode, bytes, needs, until};
+use crdtfs_tests::{Device, Lab, Mode, bytes, needs, until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -90,4 +90,34 @@ fn saves_are_seen(mode: Mode) {
     assert_eq!(fs::read_to_string(other.join("another.tmp")).unwrap(), "at once\n");
     a.stop();
     b.stop();
+}
+
+/// What the folder has published and not written down when its engine is killed was made of what lay in it: no save of one user
+/// stands beside another one of hers.
+#[test]
+fn saves_around_kills_are_versions_of_one_file() {
+    needs!("saves_around_kills_are_versions_of_one_file");
+    let lab = Lab::new();
+    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
+    let folder = a.dir("shared");
+    a.show(Mode::Watch, None, &folder);
+    let file = folder.join("f");
+    let is_published = |a: &Device, size: usize| {
+        let listed = a.ok(&["ls", "--json", folder.to_str().unwrap()]);
+        let found = listed.contains(&format!("\"size\":{size},")) && listed.lines().count() == 1;
+        if found { Ok(()) } else { Err(listed) }
+    };
+    for n in 0..10 {
+        let (first, second) = ("x".repeat(100 + 2 * n), "y".repeat(101 + 2 * n));
+        fs::write(&file, &first).unwrap();
+        until("it is published", LIMIT, || is_published(&a, first.len()));
+        fs::write(&file, &second).unwrap();
+        a.kill();
+        a.show(Mode::Watch, None, &folder);
+    }
+    let last = "y".repeat(119);
+    until("the last one is published", LIMIT, || is_published(&a, last.len()));
+    assert_eq!(names(&folder), BTreeSet::from(["f".to_owned()]));
+    assert_eq!(fs::read_to_string(&file).unwrap(), last);
+    a.stop();
 }

@@ -24,18 +24,24 @@ use crate::settings::Settings;
 /// After a signal everything is flushed and unmounted within this. The contract says 10 s; closing the sockets comes after.
 pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(8);
 
-/// SIGINT and SIGTERM, from now on ours.
+/// SIGINT, SIGTERM and SIGHUP (the terminal was closed), from now on ours.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// None where it is ignored, as `nohup` has it.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     /// To be called within a tokio runtime.
     pub(crate) fn new() -> Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: if hangup_is_ignored() { None } else { Some(listen(SignalKind::hangup())?) },
+        })
     }
 
     /// Until one arrives.
@@ -43,8 +49,24 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            () = received(self.hangup.as_mut()) => {}
         }
     }
+}
+
+/// Until a signal arrives that may not be ours to take.
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => _ = signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process was started with SIGHUP ignored (proc_pid_status(5)).
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// A runtime for signals and waiting; the engine has its own.

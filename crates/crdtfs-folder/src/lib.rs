@@ -37,6 +37,7 @@ mod plan;
 mod plan_test;
 mod presenter;
 mod publish;
+mod published;
 mod remote;
 #[cfg(test)]
 mod remote_test;

@@ -92,6 +92,7 @@ impl Presenter for FolderPresenter {
         root.probe().map_err(io("cannot try what can be done in"))?;
         let ports = SharePorts { tree: Aliased::over(ports.tree, root.abilities().names), ..ports };
         adjust(&root, &mut synced, whose, &now, &ports)?;
+        synced.take_unsaved(&*ports.tree, |dir, name| root.dir(dir).and_then(|dir| dir.open(name)).is_ok());
         if whose != Some(now) {
             db.set_whose(&now).map_err(|error| state_error(&path, &error))?;
         }

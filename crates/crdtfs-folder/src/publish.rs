@@ -222,6 +222,9 @@ impl<'a> Publisher<'a> {
         let mut at = name.clone();
         for attempt in 0.. {
             let place = PlaceId(self.tree.fresh_id());
+            if node.kind == Kind::File {
+                self.synced.read().about_to_publish(inode, &node.content.hash);
+            }
             let op = Op::Create { dir, name: at.clone(), inode, place, node: node.clone() };
             match self.apply(op) {
                 Ok(_) => break,
@@ -627,6 +630,7 @@ impl<'a> Publisher<'a> {
     ) -> Result<Basis, OpError> {
         let via = self.tree.child(at.0, &at.1).filter(|n| n.inode == id).map(|_| at.clone());
         let basis = Some(before.basis.clone());
+        self.synced.read().about_to_publish(id, &now.content.hash);
         let delta = self.apply(Op::Edit { inode: id, via, basis, content: now.content, mtime: now.mtime })?;
         let old: BTreeSet<RecordId> = shown.iter().chain(before.basis.iter()).copied().collect();
         if let Some(node) = self.tree.node(id) {

@@ -15,6 +15,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
 
 use crate::disk::{Ident, Stamp};
+use crate::published::Published;
 use crate::synced::{Intent, Synced, SyncedTree};
 
 const NODES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("nodes");
@@ -154,7 +155,9 @@ impl StateDb {
         txn.open_table(META).map_err(db)?;
         txn.commit().map_err(db)?;
         let state = Self { database };
-        let (tree, whose) = state.load()?;
+        let (mut tree, whose) = state.load()?;
+        let (published, unsaved) = Published::open(&path.with_extension("published")).map_err(redb::Error::Io)?;
+        (tree.published, tree.unsaved) = (Some(published), unsaved);
         Ok((state, tree, whose))
     }
 
@@ -241,6 +244,9 @@ impl StateDb {
         }
         txn.commit().map_err(db)?;
         tree.changed = Default::default();
+        if let Some(published) = &tree.published {
+            published.clear().map_err(redb::Error::Io)?;
+        }
         Ok(())
     }
 }

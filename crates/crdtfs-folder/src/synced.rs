@@ -10,9 +10,11 @@ use std::sync::Arc;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, RecordId};
 use crdtfs_core::name::Name;
-use crdtfs_core::node::{Kind, Time, Xattrs};
+use crdtfs_core::node::{Kind, Node, Time, Xattrs};
+use crdtfs_core::port::Tree;
 
 use crate::disk::{Ident, Look, Stamp};
+use crate::published::Published;
 
 /// A name in a directory.
 pub(crate) type Place = (InodeId, Name);
@@ -62,6 +64,10 @@ pub(crate) struct SyncedTree {
     stale: Vec<InodeId>,
     /// Not yet on disk.
     pub(crate) changed: Changed,
+    /// Where it is written down what is published before this tree, with that in it, is saved.
+    pub(crate) published: Option<Published>,
+    /// What the last run published and did not save.
+    pub(crate) unsaved: BTreeSet<(InodeId, Hash)>,
 }
 
 /// What changed since the tree was last saved.
@@ -104,6 +110,70 @@ impl SyncedTree {
     /// All nodes, in no order.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (&InodeId, &Synced)> {
         self.nodes.iter()
+    }
+
+    /// A version of a file, made of what lies here, is about to be published.
+    pub(crate) fn about_to_publish(&self, inode: InodeId, content: &Hash) {
+        if let Some(published) = &self.published
+            && let Err(error) = published.note(&inode, content)
+        {
+            // After a crash it may be taken for somebody else's: a conflict copy too many.
+            tracing::debug!(%inode, %error, "what is published cannot be written down");
+        }
+    }
+
+    /// Takes what the last run published without saving it for what it is: versions that were made of what lay here. Whether that
+    /// still lies here is to be seen. `is_there`: whether there is a file now.
+    pub(crate) fn take_unsaved(&mut self, tree: &dyn Tree, is_there: impl Fn(&[Name], &Name) -> bool) {
+        for (inode, content) in std::mem::take(&mut self.unsaved) {
+            let shown = tree.node(inode).filter(|node| node.kind == Kind::File && node.content.hash == content);
+            let Some(shown) = shown else { continue };
+            match self.nodes.get(&inode).cloned() {
+                Some(before) if before.content.hash != content => {
+                    // A size that no file has: it is read.
+                    let stamp = Stamp { size: u64::MAX, ..before.stamp };
+                    self.set(inode, Synced { stamp, content: shown.content, basis: shown.basis, ..before });
+                }
+                Some(_) => {}
+                None => self.take_created(tree, inode, &shown, &is_there),
+            }
+        }
+    }
+
+    /// A file that was made here. One that is gone may be so since the machine went down: nobody is told that it was removed.
+    fn take_created(
+        &mut self,
+        tree: &dyn Tree,
+        inode: InodeId,
+        node: &Node,
+        is_there: impl Fn(&[Name], &Name) -> bool,
+    ) {
+        let mut names = tree.names(inode);
+        names.retain(|(dir, name)| {
+            let new = self.child(&(*dir, name.clone())).is_none();
+            new && self.is_dir(*dir) && self.path(*dir).is_some_and(|path| is_there(&path, name))
+        });
+        let number = u64::from_le_bytes(inode.0[..8].try_into().expect("eight bytes"));
+        let none = Time::default();
+        let stamp =
+            Stamp { ident: Ident::void(number), size: u64::MAX, mtime: none, ctime: none, mode: node.mode, nlink: 1 };
+        for place in names {
+            if self.node(inode).is_none() {
+                let state = Synced {
+                    kind: Kind::File,
+                    stamp,
+                    key: InodeId(tree.fresh_id()),
+                    content: node.content,
+                    basis: node.basis.clone(),
+                    mode: node.mode,
+                    mtime: node.mtime,
+                    xattrs: node.xattrs.clone(),
+                    target: Arc::from([]),
+                };
+                self.set(inode, state);
+            }
+            self.place(inode, place);
+        }
     }
 
     /// What a name stands for.
