@@ -305,8 +305,9 @@ impl Share {
             let order = self.order.lock();
             (order.incarnation, order.since_saved == 0)
         };
-        if !saved {
-            self.save()?;
+        // All is durable by now: without this the next start takes longer.
+        if !saved && let Err(error) = self.save() {
+            tracing::warn!(share = %self.id(), %error, "the next start reads the log");
         }
         if let Some(incarnation) = incarnation {
             IncarnationFile::new(&self.dir().path().join("incarnation.json")).close(&incarnation)?;
