@@ -221,7 +221,7 @@ async fn drive(
     // What it said in an earlier session need not be so any more.
     tell_host(inner, link, slot, PeerState::default()).await;
     link.opened(slot);
-    let _source = Fetcher::source(inner, device, share);
+    let _source = Fetcher::source(inner, device, slot);
     let mut out = Bytes::new();
     let mut step = Step { frames: Vec::new(), changed: false, room: true };
     loop {

@@ -27,6 +27,7 @@ pub use self::request::{Urgency, Want};
 use self::plan::Plan;
 use self::request::{Assignment, Ended, FlightId, JobId, Landing, SessionId};
 use crate::error::FetchError;
+use crate::link::SlotHandle;
 use crate::node::Inner;
 
 /// Takes a fetched chunk: its index in the list of wants, and its verified bytes. Called on threads that may block, several
@@ -158,9 +159,9 @@ impl Fetcher {
         }
     }
 
-    /// A peer can be asked for chunks of a share, as long as the session whose guard this is.
-    pub(crate) fn source(inner: &Arc<Inner>, device: DeviceId, share: ShareId) -> Source {
-        let session = SessionId::new(rand::random());
+    /// A peer can be asked for chunks of a share, as long as the session in this slot, whose guard this is.
+    pub(crate) fn source(inner: &Arc<Inner>, device: DeviceId, slot: &SlotHandle) -> Source {
+        let (share, session) = (slot.share, SessionId::new(slot.id));
         inner.fetcher.state.lock().plan.session_up(device, share, session);
         inner.fetcher.pump(inner);
         Source { inner: inner.clone(), device, share, session }
