@@ -15,6 +15,10 @@ use crate::name::Name;
 use crate::node::{Delta, Entry, Node};
 use crate::op::{Applied, Op, OpError};
 
+/// Bytes on the state directory's disk that are kept free for the log, the index and snapshots, by who takes what is fetched and
+/// by who takes what is written: with less even old versions could not be dropped.
+pub const RESERVE: u64 = 4 << 20;
+
 /// Who makes an operation or listens: one adapter of one share. Its own operations are not echoed to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Adapter(pub u32);

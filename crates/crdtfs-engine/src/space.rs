@@ -6,10 +6,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crdtfs_core::port::RESERVE;
 use parking_lot::Mutex;
-
-/// Kept free for the log, the index and snapshots.
-const RESERVE: u64 = 4 << 20;
 
 /// How long a look is good for.
 const FRESH: Duration = Duration::from_millis(100);

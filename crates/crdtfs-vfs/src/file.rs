@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crdtfs_core::node::{Kind, Node};
+use crdtfs_core::port::RESERVE;
 
 use crate::attr::Attr;
 use crate::error::{Error, Result};
 use crate::inodes::{Inode, State};
 use crate::publish::MEMORY_LIMIT;
-use crate::version::{Changed, OFFSET_MAX, Version};
+use crate::version::{Changed, OFFSET_MAX, Version, with_room};
 use crate::vfs::Vfs;
 
 /// How a file is opened.
@@ -242,16 +243,16 @@ impl Vfs {
             return Ok(());
         }
         const STEP: i64 = 4 << 20;
-        // As much as the engine keeps for its log and its index: with less even old versions could not be dropped.
-        const KEPT_FREE: i64 = 4 << 20;
-        let left = loop {
-            let Ok(stat) = rustix::fs::statvfs(&self.options.state) else { return Ok(()) };
+        let room = || {
+            let Ok(stat) = rustix::fs::statvfs(&self.options.state) else { return Ok(None) };
             let available = i64::try_from(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
-            let left = available - self.memory.load(Ordering::Relaxed) as i64 - KEPT_FREE;
-            if left >= bytes {
-                break left;
-            }
-            if !self.content.make_room() {
+            let left = available - self.memory.load(Ordering::Relaxed) as i64 - RESERVE as i64;
+            if left >= bytes { Ok(Some(left)) } else { Err(io::ErrorKind::StorageFull.into()) }
+        };
+        let left = match with_room(&*self.content, room) {
+            Ok(Some(left)) => left,
+            Ok(None) => return Ok(()),
+            Err(_) => {
                 self.allowance.store(0, Ordering::Relaxed);
                 return Err(Error::NoSpace);
             }

@@ -216,6 +216,8 @@ impl Vfs {
     }
 
     fn report(&self, inode: InodeId, version: &Version, error: &Error) {
+        // Held throughout: who removes the file takes the problem away after this.
+        let mut problems = self.problems.lock();
         let (via, synced) = {
             let body = version.body.lock();
             // It was removed while its bytes were being sealed: there is nothing to be published any more.
@@ -228,11 +230,7 @@ impl Vfs {
         warn!(path, %error, "cannot publish; trying again");
         let safe = if synced { "others do not see it" } else { "others do not see it, and a crash loses it" };
         let message = format!("what was written is not published yet ({safe}): {error}; trying again");
-        let mut problems = self.problems.lock();
-        // Looked at again: who removes the file takes the problem away after this.
-        if !version.body.lock().dead {
-            problems.insert(inode, (path, message));
-        }
+        problems.insert(inode, (path, message));
     }
 
     /// Publishes what a version holds, if it is not published.
