@@ -275,28 +275,31 @@ impl Core {
         if stopping || !listed || !failed.dir.exists() {
             return;
         }
-        let outcome = self.presenter(failed.mode).and_then(|presenter| {
-            presenter.prepare(&failed.dir, &failed.options, true).map_err(|e| present_failure(&e))?;
-            self.present(&presenter, failed.share.clone(), failed.dir.clone(), &failed.options)
-        });
-        match outcome {
-            Ok(_) => tracing::info!(dir = %failed.dir.display(), "shown, now that it can be"),
+        match self.present_again(failed) {
+            Ok(()) => tracing::info!(dir = %failed.dir.display(), "shown, now that it can be"),
             Err(failure) => {
                 tracing::debug!(dir = %failed.dir.display(), error = %failure.message, "still cannot be shown");
-                self.keep_failed(failed.share.clone(), failed, failure.message);
+                self.keep_failed(failed.clone(), failure.message);
             }
         }
     }
 
+    /// Has a directory that showed a share before show it again, as `like` says.
+    fn present_again(self: &Arc<Self>, like: &Showing) -> Result<(), Failure> {
+        let presenter = self.presenter(like.mode)?;
+        presenter.prepare(&like.dir, &like.options, true).map_err(|e| present_failure(&e))?;
+        self.present(&presenter, like.share.clone(), like.dir.clone(), &like.options).map(|_| ())
+    }
+
     /// What could not be shown stays on the list, with the reason.
-    fn keep_failed(&self, share: Arc<Share>, like: &Showing, why: String) {
-        let showing = Showing::new(share.clone(), like.dir.clone(), like.mode, like.options.clone());
+    fn keep_failed(&self, showing: Arc<Showing>, why: String) {
         showing.failed(why);
+        let share = showing.share.id();
         let mut showings = self.showings.lock();
-        showings.retain(|other| other.dir != like.dir || other.is_alive());
+        showings.retain(|other| other.dir != showing.dir || other.is_alive());
         showings.push(showing);
         drop(showings);
-        self.showing_progressed(&share.id());
+        self.showing_progressed(&share);
     }
 
     fn resume_one(self: &Arc<Self>, share: Arc<Share>, shown: &ShownDir) {
@@ -304,14 +307,10 @@ impl Core {
         if self.alive_at(&shown.dir).is_some() {
             return;
         }
-        let outcome = self.presenter(shown.mode).and_then(|presenter| {
-            presenter.prepare(&shown.dir, &shown.options, true).map_err(|e| present_failure(&e))?;
-            self.present(&presenter, share.clone(), shown.dir.clone(), &shown.options)
-        });
-        if let Err(failure) = outcome {
+        let showing = Showing::new(share.clone(), shown.dir.clone(), shown.mode, shown.options.clone());
+        if let Err(failure) = self.present_again(&showing) {
             tracing::error!(dir = %shown.dir.display(), error = %failure.message, "cannot show the share again");
-            let like = Showing::new(share.clone(), shown.dir.clone(), shown.mode, shown.options.clone());
-            self.keep_failed(share.clone(), &like, failure.message);
+            self.keep_failed(showing, failure.message);
             // Not given up: it is tried again, by the next engine, too.
             if let Err(failure) = self.remember(&share, shown.clone()) {
                 tracing::error!(error = %failure.message, "cannot remember what is to be shown");
