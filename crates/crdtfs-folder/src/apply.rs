@@ -358,7 +358,7 @@ impl<'a> Applier<'a> {
                     return Err(error);
                 }
                 let stamp = self.stat(&dir, &at.1)?.stamp;
-                self.keep(at, id, over, Synced { target: node.target.clone(), ..from_view(&node, stamp) });
+                self.keep(at, id, over, Synced { target: node.target.clone(), ..Synced::of(&node, stamp) });
             }
             _ => {
                 let staged = self.staged.get(&id).cloned().ok_or(ApplyError::Stale)?;
@@ -432,7 +432,7 @@ impl<'a> Applier<'a> {
             tracing::debug!(name = %at.1, %error, "cannot set permissions");
         }
         let stamp = self.stat(dir, &at.1)?.stamp;
-        self.keep(at, id, None, from_view(node, stamp));
+        self.keep(at, id, None, Synced::of(node, stamp));
         let new = self.dir(id)?;
         if let Ok(wd) = self.watcher.add(&new) {
             self.watcher.register(id, wd);
@@ -689,19 +689,5 @@ impl<'a> Applier<'a> {
             state.basis = node.basis;
             synced.set(id, state);
         }
-    }
-}
-
-fn from_view(node: &Node, stamp: Stamp) -> Synced {
-    Synced {
-        kind: node.kind,
-        stamp,
-        key: node.inode,
-        content: ContentRef::empty(),
-        basis: node.basis.clone(),
-        mode: node.mode,
-        mtime: node.mtime,
-        xattrs: Arc::default(),
-        target: Arc::from([]),
     }
 }

@@ -42,6 +42,23 @@ pub(crate) struct Synced {
     pub(crate) target: Arc<[u8]>,
 }
 
+impl Synced {
+    /// A node of the view in a state on disk; what only files or symlinks have is for the caller to add.
+    pub(crate) fn of(node: &Node, stamp: Stamp) -> Self {
+        Self {
+            kind: node.kind,
+            stamp,
+            key: node.inode,
+            content: ContentRef::empty(),
+            basis: node.basis.clone(),
+            mode: node.mode,
+            mtime: node.mtime,
+            xattrs: Arc::default(),
+            target: Arc::from([]),
+        }
+    }
+}
+
 /// What is about to be put into place on disk: found again after a crash, it is no change of the user's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Intent {
@@ -159,18 +176,8 @@ impl SyncedTree {
             Stamp { ident: Ident::void(number), size: u64::MAX, mtime: none, ctime: none, mode: node.mode, nlink: 1 };
         for place in names {
             if self.node(inode).is_none() {
-                let state = Synced {
-                    kind: Kind::File,
-                    stamp,
-                    key: InodeId(tree.fresh_id()),
-                    content: node.content,
-                    basis: node.basis.clone(),
-                    mode: node.mode,
-                    mtime: node.mtime,
-                    xattrs: node.xattrs.clone(),
-                    target: Arc::from([]),
-                };
-                self.set(inode, state);
+                let (key, content, xattrs) = (InodeId(tree.fresh_id()), node.content, node.xattrs.clone());
+                self.set(inode, Synced { key, content, xattrs, ..Synced::of(node, stamp) });
             }
             self.place(inode, place);
         }
