@@ -7,10 +7,13 @@ use crdtfs_testkit::{Device, copies, meet, two};
 
 const LINES: &str = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
 
-#[test]
-fn save_by_temporary_file_and_edit_is_edit_and_edit() {
+/// `online`: the other one sees the temporary file.
+fn save_by_temporary_file(online: bool) {
     let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     a.write(".f.tmp", LINES.replace("2\n", "two\n")).unwrap();
+    if online {
+        b.sync_from(&a);
+    }
     a.mv(".f.tmp", "f").unwrap();
     b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -19,15 +22,13 @@ fn save_by_temporary_file_and_edit_is_edit_and_edit() {
 }
 
 #[test]
+fn save_by_temporary_file_and_edit_is_edit_and_edit() {
+    save_by_temporary_file(false);
+}
+
+#[test]
 fn save_by_rename_with_a_peer_online() {
-    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
-    a.write(".f.tmp", LINES.replace("2\n", "two\n")).unwrap();
-    b.sync_from(&a);
-    a.mv(".f.tmp", "f").unwrap();
-    b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls(""), ["f"]);
-    assert_eq!(a.read("f").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
+    save_by_temporary_file(true);
 }
 
 #[test]
