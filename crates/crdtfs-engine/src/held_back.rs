@@ -19,6 +19,16 @@ pub(crate) const HOLD: Duration = Duration::from_secs(1);
 
 type Entry = (InodeId, Name);
 
+/// What an operation has done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    /// The node behind the name that was created. It is not always the one that the operation names: what was removed a moment
+    /// ago and is made anew goes on as what it was.
+    pub(crate) node: Option<InodeId>,
+    /// How many records it made.
+    pub(crate) records: usize,
+}
+
 /// What was done and not sent yet, as far as it may be held back.
 #[derive(Debug, Default)]
 pub(crate) struct HeldBack {
@@ -28,31 +38,42 @@ pub(crate) struct HeldBack {
     temporary: BTreeSet<Entry>,
     /// Real names whose entries were moved to temporary ones.
     moved_aside: BTreeSet<Entry>,
-    /// Nodes that others have not heard of.
+    /// Nodes that were created: nobody has heard of what they are now.
     inodes: BTreeSet<InodeId>,
+    /// How many records it made, the last of those that wait to be committed.
+    records: usize,
 }
 
 impl HeldBack {
     /// Notes what was done; the time at which it has to go out, or `None` if that is now, with all that was held back.
     /// `in_git` says whether a directory is or lies in one called `.git`.
-    pub(crate) fn note(&mut self, op: &Op, in_git: impl Fn(InodeId) -> bool, now: Instant) -> Option<Instant> {
+    pub(crate) fn note(
+        &mut self,
+        op: &Op,
+        done: Done,
+        in_git: impl Fn(InodeId) -> bool,
+        now: Instant,
+    ) -> Option<Instant> {
         if self.since.is_some_and(|since| now >= since + HOLD) || !self.may_wait(op, in_git) {
             *self = Self::default();
             return None;
         }
+        self.inodes.extend(done.node);
+        self.records += done.records;
         Some(*self.since.get_or_insert(now) + HOLD)
     }
 
-    /// Whether what is held back, if anything is, goes on waiting.
-    pub(crate) fn waits(&self, now: Instant) -> bool {
-        self.since.is_some_and(|since| now < since + HOLD)
+    /// How many of the records that wait to be committed, the last ones, go on waiting.
+    pub(crate) fn records(&mut self, now: Instant) -> usize {
+        if self.since.is_some_and(|since| now >= since + HOLD) {
+            self.clear();
+        }
+        self.records
     }
 
     /// All of it goes out.
     pub(crate) fn clear(&mut self) {
-        if self.since.is_some() {
-            *self = Self::default();
-        }
+        *self = Self::default();
     }
 
     fn may_wait(&mut self, op: &Op, in_git: impl Fn(InodeId) -> bool) -> bool {
@@ -61,15 +82,12 @@ impl HeldBack {
             looks_temporary(bytes, false) || (looks_temporary(bytes, true) && in_git(dir))
         };
         match op {
-            Op::Create { dir, name, inode, .. } | Op::Link { dir, name, inode, .. } => {
+            Op::Create { dir, name, .. } | Op::Link { dir, name, .. } => {
                 let entry = (*dir, name.clone());
                 if is_temporary(*dir, name) {
                     self.temporary.insert(entry);
                 } else if !self.moved_aside.contains(&entry) {
                     return false;
-                }
-                if matches!(op, Op::Create { .. }) {
-                    self.inodes.insert(*inode);
                 }
                 true
             }
@@ -135,6 +153,13 @@ mod tests {
         }
     }
 
+    fn done(op: &Op) -> Done {
+        match op {
+            Op::Create { inode, .. } => Done { node: Some(*inode), records: 1 },
+            _ => Done { node: None, records: 1 },
+        }
+    }
+
     fn blake3_of(text: &str) -> Box<[u8; 16]> {
         let hash = crdtfs_core::id::Hash::of(text.as_bytes());
         Box::new(hash.0[..16].try_into().unwrap())
@@ -143,7 +168,7 @@ mod tests {
     /// After which of the steps everything goes out.
     fn sent(steps: &str) -> Vec<String> {
         let (mut held, now) = (HeldBack::default(), Instant::now());
-        let sent = |step: &&str| held.note(&op(step), |_| false, now).is_none();
+        let sent = |step: &&str| held.note(&op(step), done(&op(step)), |_| false, now).is_none();
         steps.split_whitespace().filter(sent).map(str::to_owned).collect()
     }
 
@@ -181,19 +206,20 @@ mod tests {
     #[test]
     fn nothing_waits_for_longer_than_a_moment() {
         let (mut held, now) = (HeldBack::default(), Instant::now());
-        let due = held.note(&op("+a.tmp"), |_| false, now).unwrap();
+        let due = held.note(&op("+a.tmp"), done(&op("+a.tmp")), |_| false, now).unwrap();
         let later = now + HOLD / 2;
-        assert_eq!(held.note(&op("!a.tmp"), |_| false, later), Some(due));
-        assert!(held.waits(later) && !held.waits(due));
-        assert_eq!(held.note(&op("!a.tmp"), |_| false, due), None);
+        assert_eq!(held.note(&op("!a.tmp"), done(&op("!a.tmp")), |_| false, later), Some(due));
+        assert_eq!((held.records(later), held.records(due)), (2, 0));
+        assert_eq!(held.note(&op("!a.tmp"), done(&op("!a.tmp")), |_| false, due), None);
         held.clear();
-        assert!(!held.waits(later));
+        assert_eq!(held.records(later), 0);
     }
 
     #[test]
     fn locks_of_git_are_known_where_they_are_its_own() {
         let now = Instant::now();
-        let held = |in_git: bool| HeldBack::default().note(&op("+index.lock"), move |_| in_git, now).is_some();
+        let lock = op("+index.lock");
+        let held = |in_git: bool| HeldBack::default().note(&lock, done(&lock), move |_| in_git, now).is_some();
         assert!(held(true) && !held(false));
     }
 }

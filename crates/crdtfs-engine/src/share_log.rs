@@ -19,6 +19,14 @@ const DURABLE_AFTER: Duration = Duration::from_secs(5);
 /// A new snapshot is made, and the replica saved, after this many envelopes and as many more as are an eighth of the log.
 const SNAPSHOT_AFTER: u64 = 2_000;
 
+/// Which of the queued operations are committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    All,
+    /// Those that are not held back.
+    Due,
+}
+
 /// What became of what another device sent.
 struct Taken {
     /// What is here is not what it was: every session has to say so, not only the one that it came by.
@@ -29,8 +37,12 @@ struct Taken {
 impl Share {
     /// Puts all operations into changes, those into the log, and tells others.
     pub(crate) fn commit_all(&self) {
+        self.commit(Which::All);
+    }
+
+    fn commit(&self, which: Which) {
         let mut order = self.order.lock();
-        if self.commit_ordered(&mut order) {
+        if self.commit_ordered(&mut order, which) {
             drop(order);
             self.events.changed(self);
         }
@@ -38,19 +50,24 @@ impl Share {
 
     /// What the share asked to be called for ([`crate::share::Events::uncommitted`], [`crate::share::Events::later`]).
     pub(crate) fn take_turn(&self) {
-        if !self.held_back.lock().waits(Instant::now()) {
-            self.commit_all();
-        }
+        self.commit(Which::Due);
         self.pass_on_statements();
     }
 
     /// Commits what is queued; true if the log has more than before.
-    fn commit_ordered(&self, order: &mut Ordered) -> bool {
-        self.held_back.lock().clear();
+    fn commit_ordered(&self, order: &mut Ordered, which: Which) -> bool {
+        if which == Which::All {
+            self.held_back.lock().clear();
+        }
         let mut more = self.retry_unlogged(order);
         while order.unlogged.is_empty() {
             // The lock is given back after each change: a mount's operations go on meanwhile.
-            let committed = self.replica.write().commit(self.history_options.clock.now_ms());
+            let committed = {
+                let mut replica = self.replica.write();
+                // With the replica locked: what is held back is done and noted under the same lock.
+                let held = self.held_back.lock().records(Instant::now());
+                replica.commit_but(held, self.history_options.clock.now_ms())
+            };
             match committed {
                 Ok(Some(change)) => {
                     let tip = change.tip;
@@ -238,10 +255,14 @@ impl Share {
 
     /// Returns when every operation so far, with the bytes that it speaks of, is durable.
     pub(crate) fn make_durable(&self) -> Result<(), ShareError> {
+        self.commit_durably(Which::All)
+    }
+
+    fn commit_durably(&self, which: Which) -> Result<(), ShareError> {
         // Bytes first, then the changes that speak of them.
         self.store().sync()?;
         let mut order = self.order.lock();
-        let more = self.commit_ordered(&mut order);
+        let more = self.commit_ordered(&mut order, which);
         let waits = !order.unlogged.is_empty();
         order.unsynced = false;
         order.synced = Some(Instant::now());
@@ -271,9 +292,9 @@ impl Share {
             (order.unsynced && old, !order.unlogged.is_empty(), order.since_snapshot >= many)
         };
         if retry {
-            self.commit_all();
+            self.commit(Which::Due);
         }
-        if due && let Err(error) = self.make_durable() {
+        if due && let Err(error) = self.commit_durably(Which::Due) {
             tracing::warn!(share = %self.id(), %error, "not durable yet");
         }
         self.keep_statements();

@@ -13,6 +13,7 @@ use crdtfs_core::port::{Adapter, Tree};
 use crdtfs_core::view::View;
 use rand::RngCore;
 
+use crate::held_back::Done;
 use crate::share::Share;
 
 impl Tree for Share {
@@ -41,17 +42,30 @@ impl Tree for Share {
             }
         }
         let mut replica = self.replica.write();
+        let before = replica.queued();
         let applied = replica.apply(&op, self.history_options.clock.now_ms());
-        match &applied {
-            Ok(applied) => self.announce(&replica, Some(by), &applied.delta),
+        let due = match &applied {
+            Ok(applied) => {
+                self.announce(&replica, Some(by), &applied.delta);
+                let view = replica.view();
+                let node = match &op {
+                    Op::Create { dir, name, .. } => view.child(*dir, name.as_bytes()),
+                    _ => None,
+                };
+                let done = Done { node, records: replica.queued() - before };
+                self.held_back.lock().note(&op, done, |dir| lies_in_git(view, dir), Instant::now())
+            }
             Err(_) => {
                 let delta = replica.take_begun();
                 self.announce(&replica, None, &delta);
+                if replica.queued() == before {
+                    return applied;
+                }
+                self.held_back.lock().clear();
+                None
             }
-        }
+        };
         let queued = replica.queued() > 0;
-        let in_git = |dir| lies_in_git(replica.view(), dir);
-        let due = self.held_back.lock().note(&op, in_git, Instant::now());
         drop(replica);
         match due {
             Some(when) => self.events.later(self, when),

@@ -284,7 +284,12 @@ impl Replica {
     /// Puts queued operations into one change, each whole unless it alone is over a change's limit. Call until it gives
     /// none.
     pub fn commit(&mut self, now_ms: i64) -> Result<Option<Committed>, CommitError> {
-        if self.queue.is_empty() {
+        self.commit_but(0, now_ms)
+    }
+
+    /// As [`Replica::commit`], without the operations that brought the last `held` records of the queue.
+    pub fn commit_but(&mut self, held: usize, now_ms: i64) -> Result<Option<Committed>, CommitError> {
+        if self.queued <= held {
             return Ok(None);
         }
         if self.stale {
@@ -293,7 +298,7 @@ impl Replica {
         if !self.writable() {
             return Err(CommitError::ReadOnly);
         }
-        let taken = self.take_queued();
+        let taken = self.take_queued(self.queued - held);
         let (seq, start_op, deps) = self.chains.next(&self.actor);
         let membership = self.membership.heads();
         let draft = Draft {
@@ -319,11 +324,13 @@ impl Replica {
         }
     }
 
-    /// Takes operations off the queue, as many as one change holds.
-    fn take_queued(&mut self) -> Vec<Filed> {
+    /// Takes operations off the queue, as many as one change holds, up to those that bring the record of number `most`.
+    fn take_queued(&mut self, most: usize) -> Vec<Filed> {
         let mut taken: Vec<Filed> = Vec::new();
         let mut bytes = 0;
-        while let Some(mut op) = self.queue.pop_front() {
+        while taken.len() < most
+            && let Some(mut op) = self.queue.pop_front()
+        {
             let size = |records: &[Filed]| records.iter().map(|record| record.bytes.len()).sum::<usize>();
             let fits = taken.len() + op.len() <= RECORDS_MAX && bytes + size(&op) <= RECORD_BYTES_MAX;
             if !fits {

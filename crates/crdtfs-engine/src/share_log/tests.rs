@@ -8,6 +8,7 @@ use crdtfs_core::key::Key;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::Kind;
 use crdtfs_core::op::{NewNode, Op};
+use crdtfs_core::port::{Adapter, Tree};
 use crdtfs_core::replica::Created;
 use crdtfs_store::{Store, StoreOptions};
 
@@ -54,11 +55,15 @@ impl crdtfs_store::ChunkSource for NoSource {
 
 /// A device that was given a share, in a directory of its own.
 fn open(state: &Path, made: &Created, told: &Arc<Told>) -> Arc<Share> {
+    open_as(Key::new(&[7; 32]), state, made, told)
+}
+
+fn open_as(key: Key, state: &Path, made: &Created, told: &Arc<Told>) -> Arc<Share> {
     let dir = ShareDir::create(state, &made.replica.share()).unwrap();
     dir.write_genesis(&made.genesis).unwrap();
     dir.write_membership(&made.membership).unwrap();
     let parts = Parts {
-        key: Key::new(&[7; 32]),
+        key,
         name: "two".to_owned(),
         store: Store::open(&state.join("store"), StoreOptions::default()).unwrap(),
         source: Arc::new(NoSource),
@@ -69,12 +74,15 @@ fn open(state: &Path, made: &Created, told: &Arc<Told>) -> Arc<Share> {
     Share::open(made.replica.share(), dir, parts).unwrap()
 }
 
+fn create(n: u8, name: &str, content: crdtfs_core::content::ContentRef) -> Op {
+    let node = NewNode { content, ..NewNode::new(Kind::File, 0o644) };
+    let name = Name::try_from(name).unwrap();
+    Op::Create { dir: InodeId::ROOT, name, inode: InodeId([n; 16]), place: PlaceId([n; 16]), node }
+}
+
 /// A change by the share's creator that makes an entry of this content.
 fn change(replica: &mut Replica, n: u8, content: crdtfs_core::content::ContentRef) -> Vec<Vec<u8>> {
-    let node = NewNode { content, ..NewNode::new(Kind::File, 0o644) };
-    let name = Name::try_from(format!("file {n}").as_str()).unwrap();
-    let op = Op::Create { dir: InodeId::ROOT, name, inode: InodeId([n; 16]), place: PlaceId([n; 16]), node };
-    replica.apply(&op, 0).unwrap();
+    replica.apply(&create(n, &format!("file {n}"), content), 0).unwrap();
     std::iter::from_fn(|| replica.commit(0).unwrap()).map(|change| change.envelope).collect()
 }
 
@@ -97,6 +105,62 @@ fn everyone_is_told_of_changes_that_came_from_one_device_also_without_content() 
     assert_eq!(told.take(), 1, "the other sessions do not know what is here now");
     share.receive(&author, envelopes).unwrap();
     assert_eq!(told.take(), 0, "nothing is new");
+}
+
+#[test]
+fn what_is_held_back_is_committed_by_who_asks_for_it_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (made, author) = created();
+    let share = open_as(Key::new(&[1; 32]), dir.path(), &made, &Arc::new(Told::default()));
+    let by = Adapter(1);
+    let do_it = |n, name| share.apply(by, create(n, name, crdtfs_core::content::ContentRef::empty())).unwrap();
+    let logged = || share.order.lock().logged.iter().map(|(_, tip)| tip.seq).sum::<u64>();
+    assert_eq!(share.device(), author);
+    do_it(1, "first");
+    // Another thread's turn, or the chores, may come at any time.
+    do_it(2, ".first.swp");
+    share.take_turn();
+    assert_eq!(
+        (logged(), share.read(Replica::queued) > 0),
+        (1, true),
+        "what came before the lock goes, the lock stays"
+    );
+    do_it(3, "first.tmp");
+    share.chores();
+    share.take_turn();
+    assert_eq!((logged(), share.read(Replica::queued) > 0), (1, true));
+    share.apply(by, create(4, "first", crdtfs_core::content::ContentRef::empty())).unwrap_err();
+    share.take_turn();
+    assert_eq!(logged(), 1, "what failed did nothing");
+    share.make_durable().unwrap();
+    assert_eq!((logged(), share.read(Replica::queued)), (2, 0));
+    do_it(5, ".second.swp");
+    do_it(6, "second");
+    share.take_turn();
+    assert_eq!((logged(), share.read(Replica::queued)), (3, 0), "anything else sends everything");
+}
+
+/// A name that was removed a moment ago and is made anew is held back with what is done to it.
+#[test]
+fn a_lock_that_is_made_again_and_again_is_held_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (made, _) = created();
+    let share = open_as(Key::new(&[1; 32]), dir.path(), &made, &Arc::new(Told::default()));
+    let by = Adapter(1);
+    let empty = crdtfs_core::content::ContentRef::empty();
+    for n in 1..4 {
+        let name = Name::try_from(".f.swp").unwrap();
+        share.apply(by, create(n, ".f.swp", empty)).unwrap();
+        let node = share.child(InodeId::ROOT, &name).unwrap();
+        let (inode, content, mtime) = (node.inode, share.store().put_bytes(&[n; 10]).unwrap(), node.mtime);
+        assert_eq!(inode, InodeId([1; 16]), "it goes on as what it was");
+        share.apply(by, Op::Edit { inode, via: None, basis: None, content, mtime }).unwrap();
+        share.take_turn();
+        assert!(share.read(Replica::queued) > 0, "try {n}");
+        share.apply(by, Op::Unlink { dir: InodeId::ROOT, name }).unwrap();
+        share.take_turn();
+        assert_eq!(share.read(Replica::queued), 0);
+    }
 }
 
 /// The bytes of the store's packs that the system has.
