@@ -117,7 +117,10 @@ impl Invalidate for Forgetting {
     }
 }
 
-fn forget_names(notifier: &Notifier, syncing: &Syncing, batches: &Receiver<Batch>, pages: &Sender<u64>) {
+/// Pages of an inode: offset and length in bytes, all of them if the length is 0.
+type Pages = (u64, u64, u64);
+
+fn forget_names(notifier: &Notifier, syncing: &Syncing, batches: &Receiver<Batch>, pages: &Sender<Pages>) {
     for (since, what) in batches {
         std::thread::sleep(AFTER.saturating_sub(since.elapsed()));
         for invalidation in what {
@@ -129,9 +132,13 @@ fn forget_names(notifier: &Notifier, syncing: &Syncing, batches: &Receiver<Batch
                 // A negative offset: the attributes only.
                 Invalidation::Inode { ino, data } => {
                     if *data {
-                        let _ = pages.send(*ino);
+                        let _ = pages.send((*ino, 0, 0));
                     }
                     notifier.inval_inode(INodeNo(*ino), -1, 0)
+                }
+                Invalidation::Pages { ino, from, len } => {
+                    let _ = pages.send((*ino, *from, *len));
+                    continue;
                 }
             };
             if let Err(error) = result {
@@ -141,9 +148,9 @@ fn forget_names(notifier: &Notifier, syncing: &Syncing, batches: &Receiver<Batch
     }
 }
 
-fn forget_pages(notifier: &Notifier, inodes: &Receiver<u64>) {
-    for ino in inodes {
-        if let Err(error) = notifier.inval_inode(INodeNo(ino), 0, 0) {
+fn forget_pages(notifier: &Notifier, pages: &Receiver<Pages>) {
+    for (ino, from, len) in pages {
+        if let Err(error) = notifier.inval_inode(INodeNo(ino), from.cast_signed(), len.cast_signed()) {
             debug!(ino, %error, "the kernel did not drop its pages");
         }
     }

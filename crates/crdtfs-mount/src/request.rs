@@ -62,17 +62,24 @@ fn reply_empty(reply: ReplyEmpty, result: Result<(), Error>) {
     }
 }
 
-fn read(vfs: &Vfs, handle: u64, offset: u64, size: u32, reply: ReplyData) {
+/// Answers a read; how many bytes it got.
+fn read(vfs: &Vfs, handle: u64, offset: u64, size: u32, reply: ReplyData) -> usize {
     BUFFER.with_borrow_mut(|buffer| {
         let size = size as usize;
         if buffer.len() < size {
             buffer.resize(size, 0);
         }
         match vfs.read(handle, &mut buffer[..size], offset) {
-            Ok(read) => reply.data(&buffer[..read]),
-            Err(error) => reply.error(errno(&error)),
+            Ok(read) => {
+                reply.data(&buffer[..read]);
+                read
+            }
+            Err(error) => {
+                reply.error(errno(&error));
+                0
+            }
         }
-    });
+    })
 }
 
 fn write(vfs: &Vfs, handle: u64, offset: u64, data: &[u8], flags: WriteFlags, reply: ReplyWrite) {
@@ -293,7 +300,10 @@ impl Filesystem for Requests {
     ) {
         if self.vfs.may_block(handle.0) {
             let vfs = self.vfs.clone();
-            self.fetching.run(move || read(&vfs, handle.0, offset, size, reply));
+            self.fetching.run(move || {
+                let read = read(&vfs, handle.0, offset, size, reply);
+                vfs.passed(handle.0, offset, read);
+            });
         } else {
             read(&self.vfs, handle.0, offset, size, reply);
         }

@@ -23,7 +23,7 @@ use crate::known::{Known, Like};
 use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
 use crate::source::{ChunkSink, ChunkSource, Urgency, Want};
-use crate::store::{ChunkSpan, Inner};
+use crate::store::{ChunkSpan, Earlier, Inner};
 use crate::text::{TEXT_MAX, is_text};
 
 /// Chunks that are asked for in one call.
@@ -548,19 +548,22 @@ impl Inner {
             let any = earlier.keys().next().copied();
             any.and_then(|any| earlier.remove(&any));
         }
-        earlier.insert((share, inode), *content);
+        let known = earlier.entry((share, inode)).or_insert(Earlier { last: *content, other: None });
+        if known.last != *content {
+            *known = Earlier { last: *content, other: Some(known.last) };
+        }
     }
 
-    /// The chunks that a large file of a folder had when it was last looked at, if that is known.
-    fn earlier_chunks(&self, share: ShareId, inode: InodeId) -> Vec<ChunkSpan> {
-        let earlier = self.earlier.lock().get(&(share, inode)).copied();
-        earlier.map_or_else(Vec::new, |content| self.known_chunks(&content))
+    /// The chunks of a content, if it and they are known.
+    fn chunks_of(&self, content: Option<ContentRef>) -> Vec<ChunkSpan> {
+        content.map_or_else(Vec::new, |content| self.known_chunks(&content))
     }
 
     /// Hashes and chunks a folder's file in place.
     pub(crate) fn index_file(&self, share: ShareId, inode: InodeId, file: &File) -> io::Result<ContentRef> {
         let size = file.metadata()?.len();
-        let before = if size <= TEXT_MAX { Vec::new() } else { self.earlier_chunks(share, inode) };
+        let earlier = self.earlier.lock().get(&(share, inode)).copied().filter(|_| size > TEXT_MAX);
+        let last = self.chunks_of(earlier.map(|earlier| earlier.last));
         let chunked = if size <= TEXT_MAX {
             let mut bytes = vec![0; size as usize + 1];
             let n = crate::chunker::fill(&mut |buf, offset| file.read_at(buf, offset), &mut bytes, 0)?;
@@ -571,10 +574,15 @@ impl Inner {
             crate::chunker::chunk_bytes(&bytes, &mut |_, hash, chunk| Ok(self.put(hash, chunk, codec)?))?
         } else {
             let mut read = |buf: &mut [u8], offset: u64| file.read_at(buf, offset);
-            let known = if before.is_empty() { Known::Nothing } else { Known::Like(Like::new(&before)) };
+            let known = if last.is_empty() { Known::Nothing } else { Known::Like(Like::new(&last)) };
             crate::chunker::chunk_known(size, &mut read, &mut |_, _, _| Ok(()), known)?
         };
         let content = self.put_manifest(&chunked)?;
+        let before = match earlier {
+            // Looked at once more, it is as it was: what it held before that still stands in it.
+            Some(Earlier { last, other }) if last == content => self.chunks_of(other),
+            _ => last,
+        };
         let remains = base::remains(&before, &chunked.chunks, chunked.size, file)?;
         self.note_earlier(share, inode, &content);
         let id = self.fresh_id();

@@ -32,6 +32,11 @@ impl Fillings {
     pub(crate) fn file(&self, id: u32) -> Option<Arc<File>> {
         self.files.lock().get(&id).cloned()
     }
+
+    /// Whether an object is being filled with this content; does not wait for one that is being begun.
+    pub(crate) fn is_known(&self, content: &ContentRef) -> bool {
+        self.objects.try_lock().is_some_and(|objects| objects.contains_key(&key(&content.hash)))
+    }
 }
 
 /// One file on its way to hold a content.

@@ -251,6 +251,10 @@ impl Inner {
         if content.size <= SINGLE_CHUNK_MAX {
             return content.size == 0 || self.index.read().has(&key(&content.hash));
         }
+        // What lacks a chunk that lies far behind takes long to look through. Nobody waits for a file that is being begun.
+        if self.fillings.is_known(content) {
+            return false;
+        }
         self.missing(content)
             .is_ok_and(|missing| missing.chunks.is_empty() && missing.manifest_nodes.is_empty() && missing.bytes == 0)
     }

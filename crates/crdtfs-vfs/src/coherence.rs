@@ -31,6 +31,15 @@ pub enum Invalidation {
         /// The pages too.
         data: bool,
     },
+    /// A part of a file's pages, for they are needed no longer: they were not wrong.
+    Pages {
+        /// The file.
+        ino: u64,
+        /// Offset of the first byte.
+        from: u64,
+        /// Number of bytes.
+        len: u64,
+    },
 }
 
 /// Where invalidations go. Called from any thread, also while an operation is under way: it must return at once and do

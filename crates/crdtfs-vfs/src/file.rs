@@ -7,8 +7,10 @@ use std::time::Instant;
 
 use crdtfs_core::node::{Kind, Node};
 use crdtfs_core::port::RESERVE;
+use parking_lot::Mutex;
 
 use crate::attr::Attr;
+use crate::coherence::Invalidation;
 use crate::error::{Error, Result};
 use crate::inodes::{Inode, State};
 use crate::publish::MEMORY_LIMIT;
@@ -45,6 +47,34 @@ pub(crate) struct Handle {
     pub(crate) inode: Arc<Inode>,
     pub(crate) version: Arc<Version>,
     mode: OpenMode,
+    forward: Mutex<Forward>,
+}
+
+/// What a reader that goes forward has read and a cache still has.
+#[derive(Debug, Default)]
+struct Forward {
+    from: u64,
+    to: u64,
+}
+
+/// What a cache keeps behind such a reader, in bytes: more than it reads ahead.
+const KEPT_BEHIND: u64 = 8 << 20;
+/// Dropped at once.
+const DROP_STEP: u64 = 4 << 20;
+
+impl Forward {
+    /// Notes a read; what may go now, as offset and length.
+    fn read(&mut self, offset: u64, len: u64) -> Option<(u64, u64)> {
+        let end = offset + len;
+        if offset > self.to + KEPT_BEHIND || end + KEPT_BEHIND < self.from {
+            // It went on somewhere else.
+            (self.from, self.to) = (offset, end);
+        }
+        self.to = self.to.max(end);
+        let behind = self.to.saturating_sub(KEPT_BEHIND).checked_sub(self.from).filter(|len| *len >= DROP_STEP)?;
+        let from = std::mem::replace(&mut self.from, self.to - KEPT_BEHIND);
+        Some((from, behind))
+    }
 }
 
 /// Copied at a time between files.
@@ -101,7 +131,9 @@ impl Vfs {
         state.cached_current = !bypass_cache;
         drop(state);
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        self.handles.write().insert(handle, Arc::new(Handle { inode: inode.clone(), version, mode }));
+        self.handles
+            .write()
+            .insert(handle, Arc::new(Handle { inode: inode.clone(), version, mode, forward: Mutex::default() }));
         Ok(Opened { handle, keep_cache, bypass_cache })
     }
 
@@ -174,6 +206,16 @@ impl Vfs {
             return Err(Error::BadHandle);
         }
         Ok(handle.version.read(&*self.content, buf, offset)?)
+    }
+
+    /// So many bytes were read through a handle while they came from another device. What a reader that goes forward has left
+    /// behind does not stay in a cache: the store has the bytes by then, and twice in memory they would take the room of others.
+    pub fn passed(&self, handle: u64, offset: u64, len: usize) {
+        let (Some(sink), Ok(handle)) = (self.sink.get(), self.handle(handle)) else { return };
+        let behind = handle.forward.lock().read(offset, len as u64);
+        if let Some((from, len)) = behind {
+            sink.invalidate(vec![Invalidation::Pages { ino: handle.inode.ino, from, len }]);
+        }
     }
 
     /// Writes all of `bytes` at `offset` (at the end, if opened so). `drop_privileges` clears suid and sgid.
@@ -325,7 +367,7 @@ impl Vfs {
     /// Closes a handle. What was written is published soon, if this was the last writer.
     pub fn release(&self, handle: u64) {
         let Some(handle) = self.handles.write().remove(&handle) else { return };
-        let Handle { inode: opened, version, mode } = &*handle;
+        let Handle { inode: opened, version, mode, .. } = &*handle;
         let mut discarded = None;
         let mut inode = self.home(opened);
         {
@@ -385,5 +427,33 @@ impl Vfs {
         attr.size = size;
         attr.mtime = mtime.unwrap_or(attr.mtime);
         Ok(attr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_lies_well_behind_a_reader_goes_once() {
+        let mut forward = Forward::default();
+        // Requests of one reader overtake each other.
+        let order = (0..64).step_by(2).flat_map(|n| [n + 1, n]);
+        let dropped: Vec<_> = order.filter_map(|n| forward.read(n * MIB, MIB)).collect();
+        assert_eq!(dropped.first(), Some(&(0, 4 * MIB)));
+        assert!(dropped.windows(2).all(|two| two[0].0 + two[0].1 == two[1].0), "{dropped:?}");
+        assert_eq!(dropped.iter().map(|(_, len)| len).sum::<u64>(), 56 * MIB);
+    }
+
+    #[test]
+    fn who_jumps_about_keeps_what_was_read() {
+        let mut forward = Forward::default();
+        for n in 0..100_u64 {
+            assert_eq!(forward.read(n * 7919 % 100 * 64 * MIB, MIB), None);
+        }
+        let whole = (0..32).filter_map(|n| forward.read((1000 + n) * MIB, MIB)).next();
+        assert_eq!(whole, Some((1000 * MIB, 4 * MIB)), "where it went on");
     }
 }
