@@ -168,8 +168,9 @@ pub trait Content: Send + Sync + 'static {
 /// A watched folder's side of the store: contents that lie in its files.
 pub trait FolderContent: Content {
     /// Says that the file of `key`, opened as `file`, holds a content: hashes and chunks it in place, no copy is made. The
-    /// caller checks that the file did not change meanwhile, and calls [`FolderContent::forget_file`] when it does.
-    fn index_file(&self, key: InodeId, file: &File) -> io::Result<ContentRef>;
+    /// caller checks that the file did not change meanwhile, and calls [`FolderContent::forget_file`] when it does. `like` is
+    /// what it or the file before it held: an edit of a large file is found sooner, and others are sent what differs.
+    fn index_file(&self, key: InodeId, file: &File, like: Option<&ContentRef>) -> io::Result<ContentRef>;
 
     /// Keeps the bytes of a content without its file: `file`, which holds exactly it, is about to be removed or replaced by
     /// somebody else's change, and nobody writes to it. What only this file has is kept; what the file of `instead`, which

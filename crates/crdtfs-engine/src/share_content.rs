@@ -87,8 +87,8 @@ impl Content for Watched {
 }
 
 impl FolderContent for Watched {
-    fn index_file(&self, key: InodeId, file: &File) -> io::Result<ContentRef> {
-        let content = self.noted(self.inner().index_file(key, file))?;
+    fn index_file(&self, key: InodeId, file: &File, like: Option<&ContentRef>) -> io::Result<ContentRef> {
+        let content = self.noted(self.inner().index_file(key, file, like))?;
         self.keep_copy(&content, file)?;
         Ok(content)
     }

@@ -97,6 +97,8 @@ pub(crate) struct IndexJob {
     pub(crate) stamp: Stamp,
     /// What the store is to know it by.
     pub(crate) key: InodeId,
+    /// What was last known to be there.
+    pub(crate) like: Option<ContentRef>,
     /// Also if some program has it open for writing: it has been quiet for long.
     pub(crate) force: bool,
 }
@@ -171,7 +173,7 @@ impl Bench {
         }
         self.keys.hold(job.key, job.dir.clone(), name.clone());
         let hold = self.content.hold();
-        let read = self.content.index_file(job.key, &file).map_err(io);
+        let read = self.content.index_file(job.key, &file, job.like.as_ref()).map_err(io);
         let xattrs = disk::xattrs(&file).map_err(io);
         let same = self.root.stamp_of(&file).map_err(io).is_ok_and(|s| s == job.stamp);
         match (read, xattrs) {
@@ -283,7 +285,7 @@ impl Bench {
 }
 
 enum Work {
-    Index(IndexJob),
+    Index(Box<IndexJob>),
     Fetch(Vec<FetchJob>),
 }
 
@@ -324,7 +326,7 @@ impl Crew {
     /// Reads a file.
     pub(crate) fn read(&self, job: IndexJob) {
         // The threads end after the crew is dropped, not before.
-        let _ = self.reading.send(Work::Index(job));
+        let _ = self.reading.send(Work::Index(Box::new(job)));
     }
 
     /// Fetches a batch of small files, or one large one.
@@ -343,7 +345,7 @@ fn work(bench: &Bench, mailbox: &Mailbox, receiver: &Mutex<Receiver<Work>>) {
                 // What fails so must not leave the worker waiting for an answer.
                 let result = std::panic::catch_unwind(AssertUnwindSafe(|| bench.index(&job)));
                 let result = result.unwrap_or_else(|_| Err(NotRead::Problem(FAILED.into())));
-                Report::Read(Box::new((job, result)))
+                Report::Read(Box::new((*job, result)))
             }
             Ok(Work::Fetch(jobs)) => {
                 let fetched = std::panic::catch_unwind(AssertUnwindSafe(|| bench.fetch(&jobs)));

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crdtfs_core::id::{InodeId, ShareId};
+use crdtfs_core::name::Name;
 use crdtfs_core::node::Kind;
 use crdtfs_core::port::{Adapter, Tree};
 use crdtfs_engine::present::{PresentError, PresentOptions, Presented, Presenter, SharePorts};
@@ -198,6 +199,37 @@ pub(crate) fn meet(a: &Side, b: &Side) {
 
 pub(crate) fn pair() -> (Side, Side) {
     (Side::new("one", 1), Side::new("two", 2))
+}
+
+/// The store finds an edit of a large file much sooner, and sends less of it, if it knows what the file was before.
+#[test]
+fn what_a_file_held_before_is_known_when_it_is_read_again() {
+    let mut side = Side::new("a", 77);
+    let content = |side: &Side, path: &str| {
+        let name = Name::try_from(path).unwrap();
+        side.share.child(InodeId::ROOT, &name).unwrap().content
+    };
+    side.write("f", "one");
+    side.settle();
+    let one = content(&side, "f");
+    assert_eq!(side.share.likes(), [None]);
+    side.write("f", "one and more");
+    side.settle();
+    let more = content(&side, "f");
+    // Edited and renamed while nobody looks.
+    side.stop();
+    side.write("f", "other");
+    fs::rename(side.path("f"), side.path("g")).unwrap();
+    side.start();
+    side.settle();
+    let other = content(&side, "g");
+    // Another file takes its place.
+    side.write("new", "another");
+    fs::rename(side.path("new"), side.path("g")).unwrap();
+    side.settle();
+    let likes = side.share.likes();
+    assert_eq!(&likes[..3], &[None, Some(one), Some(more)]);
+    assert!(likes[3..].contains(&Some(other)), "{likes:?}");
 }
 
 #[test]

@@ -125,14 +125,17 @@ fn edits(dir: &Path, big: &[u8]) {
         fs::rename(&part, &there).unwrap();
     };
     fs::write(&here, big).unwrap();
-    let index = |what: &str| timed(what, || a.index_file(id(1), &File::open(&here).unwrap()).unwrap());
-    arrive("folder: fetch 1 GiB", &index("folder: index 1 GiB"));
+    let index = |what: &str, like: Option<&ContentRef>| {
+        timed(what, || a.index_file(id(1), &File::open(&here).unwrap(), like).unwrap())
+    };
+    let first = index("folder: index 1 GiB", None);
+    arrive("folder: fetch 1 GiB", &first);
     OpenOptions::new().append(true).open(&here).unwrap().write_all(&tail).unwrap();
-    let appended = index("folder, 1 MiB appended: index");
+    let appended = index("folder, 1 MiB appended: index", Some(&first));
     arrive("folder, 1 MiB appended: fetch", &appended);
     let bytes = [b"X", big].concat();
     fs::write(&here, &bytes).unwrap();
-    let inserted = index("folder, 1 byte inserted: index");
+    let inserted = index("folder, 1 byte inserted: index", Some(&appended));
     arrive("folder, 1 byte inserted: fetch", &inserted);
     assert!(fs::read(&there).unwrap() == bytes);
     drop((a, b));
@@ -175,13 +178,15 @@ fn main() {
 
     fs::write(dir.join("folder").join(id(1).to_string()), &big).unwrap();
     let indexed = File::open(dir.join("folder").join(id(1).to_string())).unwrap();
-    let content = timed("index 1 GiB in place", || a.index_file(id(1), &indexed).unwrap());
+    let content = timed("index 1 GiB in place", || a.index_file(id(1), &indexed, None).unwrap());
     for (n, bytes) in (10..).zip(&small) {
         fs::write(dir.join("folder").join(id(n).to_string()), bytes).unwrap();
     }
     let contents = timed("index 10,000 x 4 KiB in place", || -> Vec<_> {
         (10..10_010)
-            .map(|n| a.index_file(id(n), &File::open(dir.join("folder").join(id(n).to_string())).unwrap()).unwrap())
+            .map(|n| {
+                a.index_file(id(n), &File::open(dir.join("folder").join(id(n).to_string())).unwrap(), None).unwrap()
+            })
             .collect()
     });
 

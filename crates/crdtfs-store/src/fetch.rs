@@ -23,13 +23,11 @@ use crate::known::{Known, Like};
 use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
 use crate::source::{ChunkSink, ChunkSource, Urgency, Want};
-use crate::store::{ChunkSpan, Earlier, Inner};
+use crate::store::{ChunkSpan, Inner};
 use crate::text::{TEXT_MAX, is_text};
 
 /// Chunks that are asked for in one call.
 const WINDOW: usize = 8192;
-/// Large files of folders of which is remembered what they held.
-const EARLIER_MAX: usize = 4096;
 /// From so many chunks on they are copied by two threads.
 const COPY_PIPELINE_FROM: usize = 8;
 /// Chunks that were read and not written yet.
@@ -455,7 +453,6 @@ impl Inner {
         if content.size <= TEXT_MAX {
             self.keep_text_of(&filling.file(), &filling.spans, content.size)?;
         }
-        self.note_earlier(share, key, &content);
         let note = Note::Folder { id: filling.id, share, key, content };
         self.note(&note, |index| index.persist(filling.places()))?;
         // Until the folder has moved it to its place, chunks are read through this; open for reading only, else nobody could
@@ -536,34 +533,18 @@ impl Inner {
         Ok(())
     }
 
-    /// Remembers what a large file of a folder held, for when it has changed.
-    fn note_earlier(&self, share: ShareId, inode: InodeId, content: &ContentRef) {
-        let mut earlier = self.earlier.lock();
-        if content.size <= TEXT_MAX {
-            earlier.remove(&(share, inode));
-            return;
-        }
-        if earlier.len() >= EARLIER_MAX {
-            // Any: one that is missed costs the chunking of its file.
-            let any = earlier.keys().next().copied();
-            any.and_then(|any| earlier.remove(&any));
-        }
-        let known = earlier.entry((share, inode)).or_insert(Earlier { last: *content, other: None });
-        if known.last != *content {
-            *known = Earlier { last: *content, other: Some(known.last) };
-        }
-    }
-
-    /// The chunks of a content, if it and they are known.
-    fn chunks_of(&self, content: Option<ContentRef>) -> Vec<ChunkSpan> {
-        content.map_or_else(Vec::new, |content| self.known_chunks(&content))
-    }
-
-    /// Hashes and chunks a folder's file in place.
-    pub(crate) fn index_file(&self, share: ShareId, inode: InodeId, file: &File) -> io::Result<ContentRef> {
+    /// Hashes and chunks a folder's file in place. Where most of it is known to be that of another content (its earlier
+    /// version), most of it need not be chunked, and what still stands in it of that stays readable.
+    pub(crate) fn index_file(
+        &self,
+        share: ShareId,
+        inode: InodeId,
+        file: &File,
+        like: Option<&ContentRef>,
+    ) -> io::Result<ContentRef> {
         let size = file.metadata()?.len();
-        let earlier = self.earlier.lock().get(&(share, inode)).copied().filter(|_| size > TEXT_MAX);
-        let last = self.chunks_of(earlier.map(|earlier| earlier.last));
+        let like = like.filter(|like| like.size > TEXT_MAX && size > TEXT_MAX);
+        let before = like.map_or_else(Vec::new, |like| self.known_chunks(like));
         let chunked = if size <= TEXT_MAX {
             let mut bytes = vec![0; size as usize + 1];
             let n = crate::chunker::fill(&mut |buf, offset| file.read_at(buf, offset), &mut bytes, 0)?;
@@ -574,17 +555,11 @@ impl Inner {
             crate::chunker::chunk_bytes(&bytes, &mut |_, hash, chunk| Ok(self.put(hash, chunk, codec)?))?
         } else {
             let mut read = |buf: &mut [u8], offset: u64| file.read_at(buf, offset);
-            let known = if last.is_empty() { Known::Nothing } else { Known::Like(Like::new(&last)) };
+            let known = if before.is_empty() { Known::Nothing } else { Known::Like(Like::new(&before)) };
             crate::chunker::chunk_known(size, &mut read, &mut |_, _, _| Ok(()), known)?
         };
         let content = self.put_manifest(&chunked)?;
-        let before = match earlier {
-            // Looked at once more, it is as it was: what it held before that still stands in it.
-            Some(Earlier { last, other }) if last == content => self.chunks_of(other),
-            _ => last,
-        };
         let remains = base::remains(&before, &chunked.chunks, chunked.size, file)?;
-        self.note_earlier(share, inode, &content);
         let id = self.fresh_id();
         self.note(&Note::Folder { id, share, key: inode, content }, |index| {
             for (hash, offset, len) in &remains {

@@ -61,7 +61,6 @@ pub(crate) fn open(storage: Arc<dyn Storage>, dir: &Path, options: &StoreOptions
         marks: Mutex::default(),
         full: Mutex::default(),
         arriving: Mutex::default(),
-        earlier: Mutex::default(),
     };
     inner.read_packs(&segments, from, options.segment_bytes)?;
     inner.look_at_objects()?;

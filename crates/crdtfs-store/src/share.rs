@@ -154,8 +154,8 @@ impl Content for ShareContent {
 }
 
 impl FolderContent for ShareContent {
-    fn index_file(&self, key: InodeId, file: &File) -> io::Result<ContentRef> {
-        self.window.store.inner.index_file(self.share, key, file)
+    fn index_file(&self, key: InodeId, file: &File, like: Option<&ContentRef>) -> io::Result<ContentRef> {
+        self.window.store.inner.index_file(self.share, key, file, like)
     }
 
     fn keep_file(&self, content: &ContentRef, file: &File, instead: Option<InodeId>) -> io::Result<()> {

@@ -118,8 +118,12 @@ impl Device {
     }
 
     pub(crate) fn write_and_index(&self, key: InodeId, bytes: &[u8]) -> ContentRef {
+        self.write_over(key, bytes, None)
+    }
+
+    pub(crate) fn write_over(&self, key: InodeId, bytes: &[u8], like: Option<&ContentRef>) -> ContentRef {
         fs::write(self.folder.path(key), bytes).unwrap();
-        self.share.index_file(key, &File::open(self.folder.path(key)).unwrap()).unwrap()
+        self.share.index_file(key, &File::open(self.folder.path(key)).unwrap(), like).unwrap()
     }
 
     pub(crate) fn problems(&self, live: &[ContentRef]) -> Vec<crate::Problem> {
@@ -183,7 +187,7 @@ fn a_folders_file_that_changed_is_absent_and_a_copy_elsewhere_serves() {
     assert_eq!(error.kind(), io::ErrorKind::HostUnreachable);
     assert!(!device.share.is_local(&content), "noticed when it was read");
     fs::write(device.folder.path(id(2)), &bytes).unwrap();
-    device.share.index_file(id(2), &File::open(device.folder.path(id(2))).unwrap()).unwrap();
+    device.share.index_file(id(2), &File::open(device.folder.path(id(2))).unwrap(), None).unwrap();
     assert!(read(&device.share, &content).unwrap() == bytes, "indexed again");
 }
 
@@ -704,7 +708,7 @@ fn sparse_contents_stay_sparse() {
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(64 << 20).unwrap();
     file.write_all_at(&noise(200_000, 1), 40 << 20).unwrap();
-    let content = source.share.index_file(id(1), &file).unwrap();
+    let content = source.share.index_file(id(1), &file, None).unwrap();
     let device = device(Peer::of(source.share.store()));
     let file = File::create(device.folder.path(id(1))).unwrap();
     device.share.fetch_into(id(1), &content, &file).unwrap();

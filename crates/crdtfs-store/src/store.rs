@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use crdtfs_core::content::{ChunkRef, ContentRef, SINGLE_CHUNK_MAX};
-use crdtfs_core::id::{Hash, InodeId, ShareId};
+use crdtfs_core::id::{Hash, ShareId};
 use crdtfs_core::port::FileOpener;
 use parking_lot::{Mutex, RwLock};
 
@@ -122,21 +122,10 @@ pub(crate) struct Inner {
     pub(crate) full: Mutex<Option<Instant>>,
     /// Files that were filled lately and that their folder may not have moved to their places yet.
     pub(crate) arriving: Mutex<Arriving>,
-    /// What large files of folders held when they were last indexed or fetched: their next version is mostly that.
-    pub(crate) earlier: Mutex<HashMap<(ShareId, InodeId), Earlier>>,
 }
 
 /// By container: device and inode of the file that was filled, and when.
 pub(crate) type Arriving = HashMap<u32, (u64, u64, Instant)>;
-
-/// What a large file of a folder held.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Earlier {
-    /// When it was last indexed or fetched.
-    pub(crate) last: ContentRef,
-    /// Before that, something else.
-    pub(crate) other: Option<ContentRef>,
-}
 
 /// An object that was made and not yet synced.
 #[derive(Debug)]

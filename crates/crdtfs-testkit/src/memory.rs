@@ -28,6 +28,7 @@ pub struct MemoryShare {
     contents: Mutex<BTreeMap<Hash, Arc<[u8]>>>,
     opener: Mutex<Option<Arc<dyn FileOpener>>>,
     given_up: Mutex<Vec<ContentRef>>,
+    likes: Mutex<Vec<Option<ContentRef>>>,
 }
 
 struct State {
@@ -57,6 +58,7 @@ impl MemoryShare {
             contents: Mutex::default(),
             opener: Mutex::default(),
             given_up: Mutex::default(),
+            likes: Mutex::default(),
         })
     }
 
@@ -131,6 +133,11 @@ impl MemoryShare {
     pub fn open_file(&self, key: InodeId) -> io::Result<File> {
         let opener = self.opener.lock().clone().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         opener.open(key)
+    }
+
+    /// For each file that was indexed: the content that it was said to be like.
+    pub fn likes(&self) -> Vec<Option<ContentRef>> {
+        self.likes.lock().clone()
     }
 
     /// The contents whose files a folder was about to lose to somebody else's change, in order.
@@ -346,7 +353,8 @@ impl Content for MemoryShare {
 }
 
 impl FolderContent for MemoryShare {
-    fn index_file(&self, _key: InodeId, file: &File) -> io::Result<ContentRef> {
+    fn index_file(&self, _key: InodeId, file: &File, like: Option<&ContentRef>) -> io::Result<ContentRef> {
+        self.likes.lock().push(like.copied());
         let mut bytes = Vec::new();
         let mut buf = vec![0; 64 * 1024];
         loop {

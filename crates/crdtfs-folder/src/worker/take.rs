@@ -184,7 +184,7 @@ impl Worker {
             return Some(id);
         }
         let key = InodeId(self.ports.tree.fresh_id());
-        let content = root.open(name).and_then(|file| self.ports.content.index_file(key, &file));
+        let content = root.open(name).and_then(|file| self.ports.content.index_file(key, &file, None));
         self.bench.forget(key);
         let hash = content.ok()?.hash;
         let synced = self.synced.read();
@@ -271,6 +271,7 @@ impl Worker {
                     dir,
                     stamp: found.stamp,
                     key: InodeId(self.ports.tree.fresh_id()),
+                    like: synced.node(found.id).or_else(|| synced.node(synced.child(place)?)).map(|node| node.content),
                     force: self.quiet_for_long(place, &found.stamp),
                 };
                 if found.stamp.size > LARGE {
