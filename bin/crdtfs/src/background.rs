@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use crdtfs_control::reply::Pong;
 use crdtfs_control::request::Ping;
 use crdtfs_control::{Client, ClientError, Failure, FailureKind};
 use rustix::fs::FlockOperation;
@@ -24,51 +25,65 @@ pub(crate) const LOG: &str = "log/engine.log";
 /// A log larger than this is put aside, as `engine.log.1`, at the next start.
 const LOG_MAX: u64 = 16 << 20;
 
-/// The engine that runs, or a new one; true if it is new. What the engine before showed can be used then, or `status` says why
-/// not.
-pub(crate) fn connect_or_start(settings: &Settings) -> Result<(Client, bool)> {
-    if let Some(client) = running(settings)? {
-        return Ok((client, false));
+/// An engine that answered, and what it said of itself.
+pub(crate) struct Running {
+    pub(crate) client: Client,
+    pub(crate) pong: Pong,
+}
+
+/// The engine that runs on the network that the user chose, or a new one; true if it is new. What the engine before showed
+/// can be used then, or `status` says why not.
+pub(crate) fn connect_or_start(settings: &Settings) -> Result<(Running, bool)> {
+    if let Some(running) = running(settings)? {
+        return Ok((running.on_the_network(settings)?, false));
     }
     let _turn = take_turn(settings)?;
     // Somebody may have started one while we waited for our turn.
-    if let Some(client) = running(settings)? {
-        return Ok((client, false));
+    if let Some(running) = running(settings)? {
+        return Ok((running.on_the_network(settings)?, false));
     }
     start(settings)?;
     let mut client = Client::connect(&settings.state_dir)?;
-    client.call(Ping { shown: true })?;
-    Ok((client, true))
+    let pong = client.call(Ping { shown: true })?;
+    Ok((Running { client, pong }, true))
 }
 
 /// The engine that runs, if one does.
-pub(crate) fn running(settings: &Settings) -> Result<Option<Client>> {
+pub(crate) fn running(settings: &Settings) -> Result<Option<Running>> {
     loop {
-        let mut client = match Client::connect(&settings.state_dir) {
+        let client = match Client::connect(&settings.state_dir) {
             Ok(client) => client,
             Err(ClientError::NotRunning { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         // The socket of an engine that was killed takes connections until the system has taken the process away, and ends
         // them then.
-        match client.call(Ping::default()) {
-            Ok(_) => return Ok(Some(client)),
+        match Running::of(client) {
+            Ok(running) => return Ok(Some(running)),
             Err(ClientError::Lost) => {}
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// Refuses to use an engine that talks to another network than the user chose.
-pub(crate) fn check_network(client: &mut Client, settings: &Settings) -> Result<()> {
-    let pong = client.call(Ping::default())?;
-    if settings.network_chosen && pong.network != settings.network.word() {
-        let message = format!("the engine of {} runs with --network {}", settings.state_dir.display(), pong.network);
-        return Err(Failure::new(FailureKind::Failed, message)
-            .with_hint(format!("`crdtfs stop` first, then again with --network {}", settings.network.word()))
-            .into());
+impl Running {
+    /// Asks an engine who it is.
+    pub(crate) fn of(mut client: Client) -> Result<Self, ClientError> {
+        let pong = client.call(Ping::default())?;
+        Ok(Self { client, pong })
     }
-    Ok(())
+
+    /// Refuses to use an engine that talks to another network than the user chose.
+    pub(crate) fn on_the_network(self, settings: &Settings) -> Result<Self> {
+        let network = &self.pong.network;
+        if settings.network_chosen && *network != settings.network.word() {
+            let message = format!("the engine of {} runs with --network {network}", settings.state_dir.display());
+            return Err(Failure::new(FailureKind::Failed, message)
+                .with_hint(format!("`crdtfs stop` first, then again with --network {}", settings.network.word()))
+                .into());
+        }
+        Ok(self)
+    }
 }
 
 /// The state directory, made if need be, for its owner only.

@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::background;
+use crate::background::{self, Running};
 use crate::failure::DONE;
 use crate::host::Host;
 use crate::output::{Output, say};
@@ -143,8 +143,7 @@ async fn show_attached(settings: &Settings, request: Show, signals: &mut Signals
 fn attach(settings: &Settings, request: Show) -> oneshot::Receiver<Result<()>> {
     let settings = settings.clone();
     in_thread(move || {
-        let mut client = Client::connect(&settings.state_dir)?;
-        background::check_network(&mut client, &settings)?;
+        let mut client = Running::of(Client::connect(&settings.state_dir)?)?.on_the_network(&settings)?.client;
         let mut out = Output::new();
         let mut bar = Bar::new(out.bars(), "getting ready");
         client.call_with(request, |item| {

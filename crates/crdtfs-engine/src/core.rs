@@ -183,6 +183,19 @@ impl Core {
         Ok(share)
     }
 
+    /// Lets a share run no more.
+    pub(crate) fn close_share(&self, share: &Share) {
+        self.shares.write().remove(&share.id());
+        self.node().share_removed(share.id());
+        let mut fetchers = self.fetchers.lock();
+        let at = fetchers.iter().position(|fetcher| fetcher.is_of(share));
+        let fetcher = at.map(|at| fetchers.swap_remove(at));
+        drop(fetchers);
+        if let Some(fetcher) = fetcher {
+            fetcher.stop();
+        }
+    }
+
     /// Makes the network know a share, and where its members were last seen.
     pub(crate) fn introduce(&self, share: &Share) {
         for (device, addresses) in share.known_addresses() {

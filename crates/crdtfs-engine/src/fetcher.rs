@@ -40,6 +40,11 @@ impl Fetcher {
         Ok(Self { share, thread: Some(thread) })
     }
 
+    /// Whether it fetches for this share.
+    pub(crate) fn is_of(&self, share: &Share) -> bool {
+        self.share.id() == share.id()
+    }
+
     /// Ends the thread. A fetch under way has to end by itself: the network is shut down first.
     pub(crate) fn stop(mut self) {
         self.share.stop_fetching();

@@ -36,6 +36,18 @@ impl Core {
         self.found(&genesis.share(), &genesis.encode(), &[record])
     }
 
+    /// Takes a share back that was made for nothing: nobody joined it and nothing is in it. True if that is so.
+    pub(crate) fn discard(&self, share: &Share) -> bool {
+        if share.members().len() > 1 || !share.log().is_empty() || share.read(|replica| replica.queued()) > 0 {
+            return false;
+        }
+        self.close_share(share);
+        if let Err(error) = share.dir().remove() {
+            tracing::warn!(share = %share.id(), %error, "a share that was made for nothing stays");
+        }
+        true
+    }
+
     /// Joins the share of a ticket.
     pub(crate) async fn join(self: &Arc<Self>, ticket: &Ticket) -> Result<Arc<Share>, Failure> {
         let claim = membership::claim(&ticket.key, &ticket.share, &ticket.invitation, &self.device);

@@ -63,8 +63,7 @@ impl Core {
             let events: Vec<_> = events.into_iter().filter(|event| event.concerns(&path) || of_it(event)).collect();
             // A conflict copy is there without an event of its own.
             if events.is_empty() && now.is_none() {
-                let message = format!("{}: nothing of this name is in the share, nor ever was", asked.path);
-                return Err(Failure::new(FailureKind::NotFound, message));
+                return Err(nothing_of_this_name(&asked.path));
             }
             Ok(events)
         })
@@ -203,4 +202,9 @@ fn event(event: history::Event) -> Event {
         size: event.content.map(|content| content.size),
         version: event.version.to_string(),
     }
+}
+
+/// Neither there nor in the history.
+pub(crate) fn nothing_of_this_name(path: &PathText) -> Failure {
+    Failure::new(FailureKind::NotFound, format!("{path}: nothing of this name is in the share, nor ever was"))
 }

@@ -117,6 +117,13 @@ impl ShareDir {
         write_atomically(&self.path.join("genesis"), bytes)
     }
 
+    /// Takes all of it away, the genesis first: without it the share is not there any more.
+    pub(crate) fn remove(&self) -> Result<(), StateError> {
+        let genesis = self.path.join("genesis");
+        fs::remove_file(&genesis).map_err(io_at("remove", &genesis))?;
+        fs::remove_dir_all(&self.path).map_err(io_at("remove", &self.path))
+    }
+
     /// The membership records, as they were kept.
     pub fn membership(&self) -> Result<Vec<Vec<u8>>, StateError> {
         self.read_records("membership")

@@ -23,8 +23,6 @@ use crate::core::Core;
 const REMEMBERED: Duration = Duration::from_secs(5);
 /// How long a replaced version may take to come from somebody who has it still.
 const GRACE: Duration = Duration::from_secs(1);
-/// Views are looked at this long after something happened.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// The content that a chunk is of.
 pub(crate) fn content_of(want: &Want) -> ContentRef {
@@ -73,7 +71,6 @@ impl Waiting {
             if self.progress.changed().await.is_err() {
                 return pending().await;
             }
-            tokio::time::sleep(PAUSE).await;
             let Some(core) = self.core.upgrade() else { return pending().await };
             let replaced = newest(&core, self.share, &self.content) != self.newest;
             drop(core);

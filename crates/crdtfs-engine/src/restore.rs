@@ -21,6 +21,7 @@ use crdtfs_core::view::View;
 
 use crate::conflicts::{SETTLE, path_bytes, refused};
 use crate::core::Core;
+use crate::listing::nothing_of_this_name;
 use crate::past::{Moment, Past};
 use crate::put_back::{Gone, Plan, Was, joined, names};
 use crate::share::{Share, ShareError};
@@ -146,13 +147,13 @@ impl Share {
             }
             (None, Some(at_ms)) => (Moment::At(at_ms), None),
             (None, None) => match self.walk(&found.below) {
+                Some(inode) if self.is_dir(inode) => (self.before_emptied(past, inode, &path, asked)?, Some(inode)),
                 Some(inode) => {
                     let node = self.before_present(past, inode, &path, asked)?;
                     return Ok(vec![Was { below: Vec::new(), node }]);
                 }
                 None => {
-                    let (moment, inode) = removed(past, &path)
-                        .ok_or_else(|| absent(format!("{} was never removed from the share", asked.path)))?;
+                    let (moment, inode) = removed(past, &path).ok_or_else(|| never_removed(past, &path, asked))?;
                     (moment, Some(inode))
                 }
             },
@@ -171,6 +172,33 @@ impl Share {
         Ok(entries)
     }
 
+    fn is_dir(&self, inode: InodeId) -> bool {
+        self.read(|replica| replica.view().node(inode)).is_some_and(|node| node.kind == Kind::Dir)
+    }
+
+    /// The moment before a directory that is there was emptied. While something is in it, which state is meant has to be said.
+    fn before_emptied(
+        &self,
+        past: &Past,
+        inode: InodeId,
+        path: &[u8],
+        asked: &request::Restore,
+    ) -> Result<Moment, Failure> {
+        if !self.entries(inode, None, 1).is_empty() {
+            let message = format!("{} is there, and something is in it: say as it was when", asked.path);
+            let hint =
+                format!("add --at TIME or --version ID; `crdtfs log {}` tells what was removed when", asked.path);
+            return Err(Failure::new(FailureKind::Usage, message).with_hint(hint));
+        }
+        let of_it = |event: &&Event| event.action == Action::Delete && event.path != path && event.concerns(path);
+        let last = past.events.iter().rev().find(of_it).ok_or_else(|| {
+            let message = format!("{} is there and empty, and nothing was ever removed from it", asked.path);
+            Failure::new(FailureKind::NotFound, message)
+                .with_hint(format!("`crdtfs log {}` tells what happened", asked.path))
+        })?;
+        Ok(Moment::Before(past.first_of_removal(last, path)))
+    }
+
     /// The version of a file or link before the one that is shown.
     fn before_present(
         &self,
@@ -181,10 +209,6 @@ impl Share {
     ) -> Result<Node, Failure> {
         let gone = || refused("restore", &asked.path, OpError::NotFound);
         let now = self.read(|replica| replica.view().node(inode)).ok_or_else(gone)?;
-        if now.kind == Kind::Dir {
-            let message = format!("{} is there: say as it was when", asked.path);
-            return Err(Failure::new(FailureKind::Usage, message).with_hint("add --at TIME or --version ID"));
-        }
         let of_it = past.events.iter().rev().filter(|event| event.inode == inode || event.path == path);
         let mut versions = of_it.filter_map(|event| match past.record(&event.version)? {
             Record::Content(content) => Some(as_it_was(content, event.kind)),
@@ -235,6 +259,20 @@ fn removed(past: &Past, path: &[u8]) -> Option<(Moment, InodeId)> {
     let event = past.events.iter().rev().find(of_it)?;
     let first = if event.kind == Kind::Dir { past.first_of_removal(event, path) } else { event.version };
     Some((Moment::Before(first), event.inode))
+}
+
+/// Why there is nothing to bring back to a path at which nothing is.
+fn never_removed(past: &Past, path: &[u8], asked: &request::Restore) -> Failure {
+    let Some(last) = past.events.iter().rev().find(|event| event.concerns(path)) else {
+        return nothing_of_this_name(&asked.path);
+    };
+    let message = match &last.from {
+        Some(from) if from == path => {
+            format!("{} was not removed: it was moved to {}", asked.path, PathText::from_bytes(&last.path))
+        }
+        _ => format!("{} was never removed from the share", asked.path),
+    };
+    Failure::new(FailureKind::NotFound, message).with_hint(format!("`crdtfs log {}` tells what happened", asked.path))
 }
 
 fn of_another(event: &Event, id: &str, asked: &request::Restore) -> Failure {

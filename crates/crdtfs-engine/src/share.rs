@@ -559,6 +559,7 @@ impl Share {
         if newer > 0 {
             problems.push(format!("{newer} records were written by a newer crdtfs: update this one to see them"));
         }
+        problems.extend(self.newer_membership());
         if waiting > 0 {
             problems.push(format!("{waiting} changes wait for others that have not come yet"));
         }

@@ -336,14 +336,6 @@ impl Share {
         Ok(())
     }
 
-    /// Verifies the log, and that it means what is in memory.
-    pub(crate) fn check(&self) -> Result<Vec<String>, ShareError> {
-        let mut findings = self.log().check()?;
-        let problems = self.read(|replica| replica.view().problems());
-        findings.extend(problems.iter().map(ToString::to_string));
-        Ok(findings)
-    }
-
     /// Tells everyone of a change of the view that no operation made.
     pub(crate) fn announce_all(&self, replica: &Replica, delta: &Delta) {
         self.announce(replica, None, delta);

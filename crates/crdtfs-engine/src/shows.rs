@@ -78,7 +78,7 @@ impl Core {
             blocking(move || presenter.prepare(&dir, &options, known).map_err(|e| present_failure(&e))).await
         };
         if let Err(failure) = prepared {
-            unmake(made);
+            unmake(&made);
             return Err(failure);
         }
         // What prepare made may have another name than what was asked for.
@@ -89,24 +89,32 @@ impl Core {
                     reply::Progress { what: "joining".into(), done: 0, total: None, unit: reply::Unit::Items };
                 talk.offer(Item::Progress(progress));
                 // A ticket that did not work leaves nothing behind.
-                let joined = self.join(&ticket).await.inspect_err(|_| unmake(made));
+                let joined = self.join(&ticket).await.inspect_err(|_| unmake(&made));
                 (joined?, reply::How::Joined)
             }
             (None, Some(share)) => (share, reply::How::Resumed),
             (None, None) => {
                 let core = core.clone();
-                (blocking(move || core.create_share()).await?, reply::How::Created)
+                let created = blocking(move || core.create_share()).await.inspect_err(|_| unmake(&made));
+                (created?, reply::How::Created)
             }
         };
         if mode == Mode::Watch {
             let what = "looking at what lies in the directory".into();
             talk.offer(Item::Progress(reply::Progress { what, done: 0, total: None, unit: reply::Unit::Items }));
         }
-        let showing = blocking(move || core.present(&presenter, share, dir, &options)).await?;
-        Ok((showing, how))
+        let present = move || {
+            core.present(&presenter, share.clone(), dir, &options).inspect_err(|_| {
+                // A share that was made to be shown here, and cannot be, is nobody's.
+                if how == reply::How::Created && core.discard(&share) {
+                    unmake(&made);
+                }
+            })
+        };
+        Ok((blocking(present).await?, how))
     }
 
-    /// Has the adapter show the share; remembers the directory.
+    /// Has the adapter show the share; remembers the directory. On an error it is not shown.
     fn present(
         self: &Arc<Self>,
         presenter: &Arc<dyn Presenter>,
@@ -118,15 +126,43 @@ impl Core {
         // The adapter's threads take it over: what they log is about this share.
         let _span = tracing::info_span!("show", share = %share.id(), dir = %dir.display()).entered();
         let (state_name, state) = share.dir().adapter_dir(mode, &dir).map_err(|e| Failure::failed(e.to_string()))?;
+        let was_to_be_shown = self.is_to_be_shown(&share, &dir)?;
+        let to_be = ShownDir { mode, dir: dir.clone(), options: options.clone(), active: true, state: state_name };
+        // Before it is shown: where it cannot be written down it is refused, not shown and forgotten by the next engine.
+        self.remember(&share, to_be.clone())?;
         // What failed or ended here before has a successor now.
         self.showings.lock().retain(|other| other.dir != dir || other.is_alive());
         let showing = Showing::new(share.clone(), dir.clone(), mode, options.clone());
         self.showings.lock().push(showing.clone());
         self.rethink_keeping(&share);
-        let weak = Arc::downgrade(self);
-        let progressed_share = share.id();
-        let ports = SharePorts {
-            share: share.id(),
+        match presenter.present(self.ports(&share, state), &dir, options) {
+            Ok(presented) => {
+                showing.ready(presented);
+                share.take_stock_again();
+                self.showing_progressed(&share.id());
+                Ok(showing)
+            }
+            Err(error) => {
+                let failure = present_failure(&error);
+                showing.failed(failure.message.clone());
+                // What was to be shown still is, and is tried again; a failure adds nothing to it.
+                if !was_to_be_shown {
+                    self.showings.lock().retain(|other| !Arc::ptr_eq(other, &showing));
+                    if let Err(failure) = self.remember(&share, ShownDir { active: false, ..to_be }) {
+                        tracing::warn!(error = %failure.message, "the next engine will try to show it");
+                    }
+                }
+                self.rethink_keeping(&share);
+                Err(failure)
+            }
+        }
+    }
+
+    /// What an adapter gets of a share; `state` is its own directory.
+    fn ports(self: &Arc<Self>, share: &Arc<Share>, state: PathBuf) -> SharePorts {
+        let (weak, id) = (Arc::downgrade(self), share.id());
+        SharePorts {
+            share: id,
             adapter: share.new_adapter(),
             tree: share.clone(),
             content: share.ports(),
@@ -134,32 +170,10 @@ impl Core {
             state,
             progressed: Arc::new(move || {
                 if let Some(core) = weak.upgrade() {
-                    core.showing_progressed(&progressed_share);
+                    core.showing_progressed(&id);
                 }
             }),
-        };
-        let outcome = presenter.present(ports, &dir, options);
-        match outcome {
-            Ok(presented) => {
-                showing.ready(presented);
-                share.take_stock_again();
-            }
-            Err(error) => {
-                let failure = present_failure(&error);
-                showing.failed(failure.message.clone());
-                // What was to be shown still is, and is tried again; a failure adds nothing to it.
-                let active = self.is_to_be_shown(&share, &dir)?;
-                if !active {
-                    self.showings.lock().retain(|other| !Arc::ptr_eq(other, &showing));
-                }
-                self.remember(&share, ShownDir { mode, dir, options: options.clone(), active, state: state_name })?;
-                self.rethink_keeping(&share);
-                return Err(failure);
-            }
         }
-        self.remember(&share, ShownDir { mode, dir, options: options.clone(), active: true, state: state_name })?;
-        self.showing_progressed(&share.id());
-        Ok(showing)
     }
 
     /// Whether the user has a directory show the share, also while it cannot.
@@ -168,10 +182,14 @@ impl Core {
         Ok(shown.iter().any(|shown| shown.dir == dir && shown.active))
     }
 
-    /// Keeps what is known of a directory of a share.
+    /// Keeps what is known of a directory of a share. What is known already is not written: a full disk is no reason not to
+    /// show it again.
     fn remember(&self, share: &Share, shown: ShownDir) -> Result<(), Failure> {
         let keep = || -> Result<(), crate::state::StateError> {
             let mut all = share.dir().shown()?;
+            if all.contains(&shown) {
+                return Ok(());
+            }
             all.retain(|other| other.dir != shown.dir);
             all.push(shown);
             share.dir().write_shown(&all)
@@ -420,7 +438,7 @@ fn missing_from(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Takes directories away again that were made for nothing; one in which something lies stays.
-fn unmake(made: Vec<PathBuf>) {
+fn unmake(made: &[PathBuf]) {
     for dir in made {
         if std::fs::remove_dir(dir).is_err() {
             return;
@@ -507,18 +525,4 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn paths_are_resolved_as_far_as_they_exist() {
-        let dir = tempfile::tempdir().unwrap();
-        let real = dir.path().canonicalize().unwrap();
-        std::fs::create_dir(real.join("a")).unwrap();
-        std::os::unix::fs::symlink(real.join("a"), real.join("link")).unwrap();
-        assert_eq!(resolve(&real.join("link/x/../y")).unwrap(), real.join("a/y"));
-        assert_eq!(resolve(&real.join("none/b")).unwrap(), real.join("none/b"));
-        assert!(resolve(Path::new("relative")).is_err());
-    }
-}
+mod tests;

@@ -265,6 +265,17 @@ fn masked_records_say_nothing_but_what_was_built_on_them_stays() {
     assert_eq!(ls(&view, InodeId::ROOT), ["good"]);
 }
 
+#[test]
+fn a_masked_record_is_no_problem() {
+    let mut records = file(1, InodeId::ROOT, "f");
+    records.extend(file(2, inode(1), "below"));
+    records.push(named(Record::Content(Content { replaces: vec![RecordId([9; 16])], ..content(3, b"x") })));
+    let mut view = View::from_records(&records);
+    assert_eq!(view.problems().len(), 2);
+    view.set_masked(records[2..].iter().map(|(id, _)| *id).collect());
+    assert_eq!(problems(&view), [], "who wrote it was revoked: nobody can, or has to, do more about it");
+}
+
 /// The tree as text.
 fn dump(view: &View) -> String {
     let mut out = String::new();

@@ -18,9 +18,9 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(app: &mut App, _: &Args) -> Result<u8> {
     let mut bar = Bar::new(app.out.bars(), "starting the engine");
-    let (mut client, new) = background::connect_or_start(&app.settings)?;
-    background::check_network(&mut client, &app.settings)?;
-    let pong = client.call(Ping { shown: true })?;
+    let (mut engine, new) = background::connect_or_start(&app.settings)?;
+    // A new one has shown everything again; one that runs may be about to.
+    let pong = if new { engine.pong } else { engine.client.call(Ping { shown: true })? };
     bar.clear();
     if app.settings.json {
         app.out.json(&pong)?;

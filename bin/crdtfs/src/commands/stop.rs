@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use crdtfs_control::request::{Ping, Stop};
+use crdtfs_control::request::Stop;
 use crdtfs_control::{Failure, FailureKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::App;
-use crate::background;
+use crate::background::{self, Running};
 use crate::failure::DONE;
 use crate::output::say;
 use crate::progress::Bar;
@@ -25,12 +25,12 @@ pub(crate) struct Args {}
 const LEAVE_WITHIN: Duration = Duration::from_secs(15);
 
 pub(crate) fn run(app: &mut App, _: &Args) -> Result<u8> {
-    let Some(mut client) = background::running(&app.settings)? else {
+    let Some(Running { mut client, pong }) = background::running(&app.settings)? else {
         say("no engine runs");
         return Ok(DONE);
     };
     let mut bar = Bar::new(app.out.bars(), "stopping: everything is flushed and unmounted");
-    let pid = client.call(Ping::default())?.pid;
+    let pid = pong.pid;
     // Opened before the engine leaves, so that it is that process and no later one.
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
     let stopped = client.call(Stop::default())?;

@@ -81,7 +81,7 @@ pub enum ProblemKind {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
-            ProblemKind::MissingRecord => "refers to a record that is not here, and waits for it",
+            ProblemKind::MissingRecord => "waits for a record that is not here, or that needs a newer crdtfs",
             ProblemKind::OfTheRoot => "speaks of the root, of which no record may",
             ProblemKind::BadReference => "refers to a record of a kind that it cannot refer to",
             ProblemKind::MissingParent => "is of an entry in a directory that is not known: it stands in the root",
@@ -387,11 +387,16 @@ impl View {
         found
     }
 
-    /// Records that do not mean what their author meant, in order of their ids. Looks at every record.
+    /// Records that do not mean what their author meant, in order of their ids. Looks at every record but those that do not
+    /// count.
     pub fn problems(&self) -> Vec<Problem> {
         let mut found = self.problems.clone();
+        found.retain(|id, _| !self.masked_ids.contains(id));
         for (at, rec) in self.recs.iter().enumerate() {
             let ix = RecIx(u32::try_from(at).expect("an index"));
+            if self.masked.contains(&ix) {
+                continue;
+            }
             let problem = match &rec.body {
                 Body::Place(_) => self.place_problem(ix),
                 Body::Content(rec) if self.nodes[rec.node.at()].places.is_empty() => Some(ProblemKind::NoPlace),

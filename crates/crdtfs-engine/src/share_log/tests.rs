@@ -187,3 +187,132 @@ fn content_that_is_said_to_be_here_outlives_the_process() {
     assert_eq!(share.holding().missing_files, 0);
     assert!(has(), "killed now, this device would lack what it said that it has");
 }
+
+/// Records that no honest device makes, and those that this program does not know, each as `check` is to tell of it.
+mod bad_records {
+    use crdtfs_core::content::ContentRef;
+    use crdtfs_core::document::{Filed, Schema};
+    use crdtfs_core::envelope::{self, Draft};
+    use crdtfs_core::id::RecordId;
+    use crdtfs_core::node::{Time, Xattrs};
+    use crdtfs_core::record::{Content, Family, Place, PlaceState, Record};
+
+    use super::*;
+
+    fn place(n: u8, inode: u8, parent: InodeId, kind: Kind) -> Record {
+        Record::Place(Place {
+            place: PlaceId([n; 16]),
+            inode: InodeId([inode; 16]),
+            kind,
+            parent,
+            parent_stamp: None,
+            name: Name::try_from(format!("x{n}").as_str()).unwrap(),
+            name_stamp: None,
+            device: "one".into(),
+            state: PlaceState::Live,
+            replaces: Vec::new(),
+            saw: Vec::new(),
+        })
+    }
+
+    fn content(n: u8, replaces: Vec<RecordId>) -> Record {
+        Record::Content(Content {
+            inode: InodeId([n; 16]),
+            via: PlaceId([n; 16]),
+            device: "one".into(),
+            bytes: Some(ContentRef::single(&[n])),
+            bytes_stamp: None,
+            mode: 0o644,
+            mode_stamp: None,
+            owner: None,
+            owner_stamp: None,
+            mtime: Time::default(),
+            mtime_stamp: None,
+            xattrs: Xattrs::new(),
+            xattrs_stamp: None,
+            target: None,
+            rdev: None,
+            replaces,
+            saw: Vec::new(),
+        })
+    }
+
+    fn filed(record: &Record) -> Filed {
+        Filed::new(record.encode()).unwrap().0
+    }
+
+    /// What a program would file that does not look at what it files.
+    fn raw(n: u8, bytes: Vec<u8>) -> Filed {
+        Filed { family: Family::Place, subject: [n; 16], id: RecordId::of(&bytes), bytes }
+    }
+
+    /// The creator's next change, of these records.
+    fn forge(creator: &Replica, records: Vec<Filed>) -> (u64, Vec<u8>) {
+        let (seq, start_op, deps) = creator.chains().next(&creator.actor());
+        let draft = Draft {
+            epoch: 0,
+            incarnation: Incarnation([1; 16]),
+            membership: creator.membership().heads(),
+            seq,
+            start_op,
+            deps,
+            time_ms: 0,
+            records,
+        };
+        let share = creator.share();
+        (seq, envelope::seal(&Key::new(&[1; 32]), &share, &Schema::new(&share), draft).unwrap().0)
+    }
+
+    #[test]
+    fn are_told_by_check() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, author) = created();
+        let share = open(dir.path(), &made, &Arc::new(Told::default()));
+        assert_eq!(share.check().unwrap(), Vec::<String>::new());
+        let file = place(1, 1, InodeId::ROOT, Kind::File);
+        let of_file = content(1, Vec::new());
+        let cases = [
+            ("a missing parent", place(2, 2, InodeId([77; 16]), Kind::File), "a directory that is not known"),
+            ("a self-parent", place(3, 3, InodeId([3; 16]), Kind::Dir), "a directory into itself"),
+            ("a place below a file", place(4, 4, InodeId([1; 16]), Kind::File), "below what is no directory"),
+            ("content for no inode", content(5, Vec::new()), "an inode without a name"),
+            ("replaces of another id", content(6, vec![filed(&of_file).id]), "replaces a record of something else"),
+            ("two kinds for one inode", place(7, 6, InodeId::ROOT, Kind::Dir), "another kind of an inode"),
+        ];
+        let mut records = vec![filed(&file), filed(&of_file), filed(&place(6, 6, InodeId::ROOT, Kind::File))];
+        records.extend([2, 3, 4].map(|n| filed(&content(n, Vec::new()))));
+        records.extend(cases.iter().map(|(_, record, _)| filed(record)));
+        let newer = [raw(8, vec![9, 0, 1]), raw(9, vec![9, 0, 2])];
+        records.extend(newer.clone());
+        share.receive(&author, vec![forge(&made.replica, records).1]).unwrap();
+        let told = share.check().unwrap();
+        let says = |words: &[&str]| told.iter().any(|finding| words.iter().all(|word| finding.contains(word)));
+        for (case, record, words) in &cases {
+            // Of two kinds the record with the least id says which: the other one is told.
+            let id = filed(record).id.to_string();
+            let id = if *case == "two kinds for one inode" { "the record" } else { &id };
+            assert!(says(&[id, words]), "{case}: {told:#?}");
+        }
+        assert!(says(&["2 records of one", "format 9", "newer crdtfs", "nothing is damaged"]), "{told:#?}");
+        assert_eq!(told.len(), cases.len() + 1, "each once: {told:#?}");
+    }
+
+    #[test]
+    fn that_do_not_read_are_not_taken_and_told_should_they_lie_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, author) = created();
+        let share = open(dir.path(), &made, &Arc::new(Told::default()));
+        let mut named = place(1, 1, InodeId::ROOT, Kind::File).encode();
+        let at = named.windows(2).position(|pair| pair == b"x1").unwrap();
+        named[at..at + 2].copy_from_slice(b"..");
+        for (n, bytes) in [vec![1, 0, 0xff], named].into_iter().enumerate() {
+            let (seq, forged) = forge(&made.replica, vec![raw(1, bytes)]);
+            share.receive(&author, vec![forged.clone()]).unwrap_err();
+            assert!(share.log().get(&made.replica.actor(), seq).unwrap().is_none(), "it changed nothing");
+            share.log().append(&ActorId([u8::try_from(n).unwrap(); 32]), 1, &forged).unwrap();
+            let told = share.check().unwrap();
+            assert_eq!(told.len(), n + 1, "{told:?}");
+            assert!(told[n].contains("change 1 of") && told[n].contains("not a record"), "{told:?}");
+        }
+    }
+}
