@@ -76,6 +76,7 @@ fn history(of: Mutation, world: &World) -> bool {
         Mutation::Promotion => copies_stay_when_their_holder_moves(world),
         Mutation::TwinAdoption => a_deletion_deletes_all_that_a_file_is(world),
         Mutation::BaseRule => a_line_added_twice_is_there_once(world),
+        Mutation::Recursion => tails_that_were_merged_are_there_once(world),
     }
 }
 
@@ -160,4 +161,16 @@ fn a_line_added_twice_is_there_once(world: &World) -> bool {
     b.write("f", format!("{LINES}10\n12\n")).unwrap();
     meet(&mut a, &mut b);
     copies(&a).is_empty() && a.read("f").unwrap().matches("10").count() == 1
+}
+
+fn tails_that_were_merged_are_there_once(world: &World) -> bool {
+    let (mut a, mut b) = world.two(|a| _ = a.write("f", "base\n"));
+    a.write("f", "base\nann\n").unwrap();
+    b.write("f", "base\nbob\n").unwrap();
+    meet(&mut a, &mut b);
+    let merged = a.read("f").unwrap();
+    a.write("f", format!("{merged}of ann\n")).unwrap();
+    b.write("f", format!("{merged}of bob\n")).unwrap();
+    meet(&mut a, &mut b);
+    copies(&a).is_empty() && a.read("f").unwrap().lines().count() == 5
 }

@@ -328,7 +328,10 @@ impl View {
         if !MergeCache::can_be_text(&ours.1) || !MergeCache::can_be_text(&theirs.1) {
             return Merge::Refused;
         }
-        let bases = self.merge_bases(ours.0, theirs.0, equals);
+        let mut bases = self.merge_bases(ours.0, theirs.0, equals);
+        if self.lacks(Mutation::Recursion) {
+            bases.truncate(1);
+        }
         let content = |ix: RecIx| self.content_rec(ix).and_then(|rec| rec.bytes.as_deref().copied());
         let Some(mut base) = bases.first().and_then(|ix| content(*ix)) else { return Merge::Refused };
         if bases.len() > 1 && depth >= MAX_BASE_DEPTH {

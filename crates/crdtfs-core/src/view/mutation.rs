@@ -24,11 +24,13 @@ pub enum Mutation {
     TwinAdoption,
     /// Texts are merged on their first common version rather than on the last.
     BaseRule,
+    /// Of several last common versions one is the base, rather than their own merge.
+    Recursion,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pins,
         Self::DeleteSeen,
         Self::DeletionSaidAgain,
@@ -37,6 +39,7 @@ impl Mutation {
         Self::Promotion,
         Self::TwinAdoption,
         Self::BaseRule,
+        Self::Recursion,
     ];
 }
 

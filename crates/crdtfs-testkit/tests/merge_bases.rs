@@ -1,0 +1,269 @@
+//! Texts that have several last common versions, and texts of more than two: what is shown is made of all of them, the same
+//! everywhere.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use crdtfs_core::id::{Hash, RecordId};
+use crdtfs_core::merge::MergeCache;
+use crdtfs_core::record::Record;
+use crdtfs_core::text;
+use crdtfs_testkit::{Device, copies, meet};
+
+/// How many times devices may edit what was merged on their last merged texts: the depth to which bases are merged, and the two
+/// levels that have one base.
+const ROUNDS_MERGED: usize = 9;
+
+fn lines(count: usize) -> String {
+    (1..=count).map(|line| format!("{line}\n")).collect()
+}
+
+/// A text with one of its lines changed.
+fn changed(text: &str, line: usize, by: &str) -> String {
+    let changed = text.lines().enumerate().map(|(at, old)| format!("{}\n", if at + 1 == line { by } else { old }));
+    changed.collect()
+}
+
+/// Two devices that have the same text.
+fn pair(seed: u64, text: &str) -> (Device, Device) {
+    let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+    a.write("f", text).unwrap();
+    b.sync_from(&a);
+    (a, b)
+}
+
+#[test]
+fn two_last_common_versions_are_merged_to_the_base() {
+    for seed in 0..4 {
+        let (mut a, mut b) = pair(seed, &lines(9));
+        a.write("f", changed(&lines(9), 2, "two")).unwrap();
+        b.write("f", changed(&lines(9), 8, "eight")).unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let merged = "1\ntwo\n3\n4\n5\n6\n7\neight\n9\n";
+        assert_eq!(a.read("f").unwrap(), merged);
+        assert_eq!(a.find("f").unwrap().basis.len(), 2, "nobody has written the merged text");
+        // Each edits the merged text beside what the other had written: on either one of the two versions alone these are changes
+        // of the same lines.
+        a.write("f", changed(merged, 7, "seven")).unwrap();
+        b.write("f", changed(merged, 3, "three")).unwrap();
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(a.ls(""), ["f"]);
+        assert_eq!(a.read("f").unwrap(), "1\ntwo\nthree\n4\n5\n6\nseven\neight\n9\n");
+    }
+}
+
+#[test]
+fn tails_that_were_merged_are_there_once() {
+    for seed in 0..4 {
+        let (mut a, mut b) = pair(seed, "base\n");
+        a.write("f", "base\nann\n").unwrap();
+        b.write("f", "base\nbob\n").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let merged = a.read("f").unwrap();
+        a.write("f", format!("{merged}of ann\n")).unwrap();
+        b.write("f", format!("{merged}of bob\n")).unwrap();
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(a.ls(""), ["f"]);
+        let text = a.read("f").unwrap();
+        let both = ["of ann\nof bob\n", "of bob\nof ann\n"].map(|tails| format!("{merged}{tails}"));
+        assert!(both.contains(&text), "{text:?}");
+    }
+}
+
+/// Three of one text, each of which knows another one's version when they edit: the last common versions are two, or three.
+#[test]
+fn three_last_common_versions_are_merged_to_the_base() {
+    for seed in 0..4 {
+        let (mut a, mut b) = pair(seed, &lines(13));
+        let mut c = Device::new("cat", seed);
+        c.sync_from(&a);
+        a.write("f", changed(&lines(13), 2, "two")).unwrap();
+        b.write("f", changed(&lines(13), 6, "six")).unwrap();
+        c.write("f", changed(&lines(13), 11, "eleven")).unwrap();
+        meet(&mut [&mut a, &mut b, &mut c]);
+        let merged = a.read("f").unwrap();
+        assert_eq!(merged, "1\ntwo\n3\n4\n5\nsix\n7\n8\n9\n10\neleven\n12\n13\n");
+        for (device, line, by) in [(&mut a, 3, "three"), (&mut b, 7, "seven"), (&mut c, 12, "twelve")] {
+            device.write("f", changed(&merged, line, by)).unwrap();
+        }
+        meet(&mut [&mut a, &mut b, &mut c]);
+        assert_eq!(a.ls(""), ["f"]);
+        assert_eq!(a.read("f").unwrap(), "1\ntwo\nthree\n4\n5\nsix\nseven\n8\n9\n10\neleven\ntwelve\n13\n");
+    }
+}
+
+/// Two devices that edit what was merged again and again, and never see each other's text before they edit. They meet after each
+/// round; what both have then after the last.
+fn criss_cross(rounds: usize) -> (Device, Device, String) {
+    let count = 4 * rounds + 4;
+    let (mut a, mut b) = pair(1, &lines(count));
+    let mut expected = lines(count);
+    for round in 0..rounds {
+        let merged = a.read("f").unwrap();
+        assert_eq!((merged.as_str(), a.ls("").len()), (expected.as_str(), 1), "round {round}");
+        let (of_ann, of_bob) = (4 * round + 2, 4 * round + 4);
+        a.write("f", changed(&merged, of_ann, "ann")).unwrap();
+        b.write("f", changed(&merged, of_bob, "bob")).unwrap();
+        meet(&mut [&mut a, &mut b]);
+        expected = changed(&changed(&expected, of_ann, "ann"), of_bob, "bob");
+    }
+    (a, b, expected)
+}
+
+#[test]
+fn bases_are_merged_to_a_depth_of_eight() {
+    let (a, _, expected) = criss_cross(ROUNDS_MERGED);
+    assert_eq!(a.ls(""), ["f"]);
+    assert_eq!(a.read("f").unwrap(), expected);
+}
+
+#[test]
+fn beyond_that_depth_both_are_kept() {
+    let (mut a, mut b, expected) = criss_cross(ROUNDS_MERGED + 1);
+    let copy = copies(&a, "")[0].clone();
+    assert_eq!(a.ls(""), ["f", copy.as_str()]);
+    let (holder, other) = (a.read("f").unwrap(), a.read(&copy).unwrap());
+    let last = 4 * ROUNDS_MERGED + 2;
+    let before = changed(&changed(&expected, last, &last.to_string()), last + 2, &(last + 2).to_string());
+    let mut kept = [holder.clone(), other.clone()];
+    let mut written = [changed(&before, last, "ann"), changed(&before, last + 2, "bob")];
+    kept.sort();
+    written.sort();
+    assert_eq!(kept, written);
+    // Somebody puts both together by hand: that ends it.
+    a.write("f", &expected).unwrap();
+    a.unlink(&copy).unwrap();
+    meet(&mut [&mut a, &mut b]);
+    a.write("f", changed(&expected, 1, "ann")).unwrap();
+    b.write("f", changed(&expected, 3, "bob")).unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(b.ls(""), ["f"]);
+    assert_eq!(b.read("f").unwrap(), changed(&changed(&expected, 1, "ann"), 3, "bob"));
+}
+
+/// Three devices that each wrote one of the texts, and what each of them did as records.
+fn three(seed: u64, base: &str, texts: [&str; 3]) -> ([Device; 3], [Vec<(RecordId, Record)>; 3]) {
+    let mut devices = ["ann", "bob", "cat"].map(|name| Device::new(name, seed));
+    let [a, b, c] = &mut devices;
+    a.write("f", base).unwrap();
+    b.sync_from(a);
+    c.sync_from(a);
+    let known = devices[0].log.len();
+    let mut done = [const { Vec::new() }; 3];
+    for ((device, text), done) in devices.iter_mut().zip(texts).zip(&mut done) {
+        device.write("f", text).unwrap();
+        *done = device.log[known..].to_vec();
+    }
+    (devices, done)
+}
+
+/// Lets three devices, and a fourth that wrote nothing, hear of the texts in every order that there is, one after the other; what all
+/// of them show.
+fn in_every_order(seed: u64, base: &str, texts: [&str; 3]) -> Device {
+    let mut shown: Option<Device> = None;
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let (mut devices, done) = three(seed, base, texts);
+        let mut reader = Device::new("dan", seed);
+        reader.receive(&devices[0].log[..devices[0].log.len() - done[0].len()]);
+        // The reader has the bytes when the records come, and merges at each; to the others they come last.
+        devices.iter().for_each(|device| reader.sync_bytes(device));
+        for from in order {
+            reader.receive(&done[from]);
+            for (_, device) in devices.iter_mut().enumerate().filter(|(at, _)| *at != from) {
+                device.receive(&done[from]);
+            }
+        }
+        let [mut a, mut b, mut c] = devices;
+        meet(&mut [&mut a, &mut b, &mut c, &mut reader]);
+        let last = shown.get_or_insert(reader);
+        assert_eq!(a.dump(), last.dump(), "in the order {order:?}");
+    }
+    shown.unwrap()
+}
+
+/// What the rule makes of three versions of a text, by itself: in the order of their records, the greatest first, each merged into what
+/// there is, of the two the one with the smaller hash first. The text, and what is left beside it.
+fn folded(base: &str, mut versions: Vec<(RecordId, String)>) -> (String, Vec<String>) {
+    versions.sort_by_key(|(id, _)| std::cmp::Reverse(*id));
+    let mut versions = versions.into_iter().map(|(_, text)| text);
+    let mut folded = versions.next().unwrap();
+    let mut left = Vec::new();
+    for text in versions {
+        let mut sides = [folded.as_bytes(), text.as_bytes()];
+        sides.sort_by_key(|side| Hash::of(side));
+        match text::merge(base.as_bytes(), sides[0], sides[1]) {
+            Some(merged) => folded = String::from_utf8(merged).unwrap(),
+            None => left.push(text),
+        }
+    }
+    (folded, left)
+}
+
+/// Checks that all show what the rule makes of the three texts.
+fn fold_as_ruled(seed: u64, base: &str, texts: [&str; 3]) -> (String, Vec<String>) {
+    let device = in_every_order(seed, base, texts);
+    let (_, done) = three(seed, base, texts);
+    let versions = done.iter().zip(texts).map(|(done, text)| (done.last().unwrap().0, text.to_string())).collect();
+    let (text, mut left) = folded(base, versions);
+    let mut kept: Vec<_> = copies(&device, "").iter().map(|name| device.read(name).unwrap()).collect();
+    kept.sort();
+    left.sort();
+    assert_eq!((device.read("f").unwrap(), &kept), (text.clone(), &left));
+    (text, left)
+}
+
+#[test]
+fn three_texts_are_one_in_whatever_order_they_come() {
+    for seed in 0..8 {
+        let base = lines(9);
+        let texts = [changed(&base, 2, "two"), changed(&base, 5, "five"), changed(&base, 8, "eight")];
+        let (text, left) = fold_as_ruled(seed, &base, texts.each_ref().map(String::as_str));
+        assert_eq!((text.as_str(), left.len()), ("1\ntwo\n3\n4\nfive\n6\n7\neight\n9\n", 0));
+    }
+}
+
+#[test]
+fn three_tails_stand_in_one_order() {
+    let mut orders = std::collections::BTreeSet::new();
+    for seed in 0..8 {
+        let (text, left) = fold_as_ruled(seed, "base\n", ["base\na\n", "base\nb\n", "base\nc\n"]);
+        assert!(left.is_empty());
+        let mut tails: Vec<_> = text.strip_prefix("base\n").unwrap().lines().map(String::from).collect();
+        orders.insert(tails.clone());
+        tails.sort();
+        assert_eq!(tails, ["a", "b", "c"]);
+    }
+    assert!(orders.len() > 1, "which one is first is nobody's to choose");
+}
+
+#[test]
+fn of_three_texts_one_that_does_not_fit_is_kept_beside_the_others() {
+    let mut winners = std::collections::BTreeSet::new();
+    for seed in 0..8 {
+        let base = lines(9);
+        let texts = [changed(&base, 2, "two"), changed(&base, 2, "zwei"), changed(&base, 8, "eight")];
+        let (text, left) = fold_as_ruled(seed, &base, texts.each_ref().map(String::as_str));
+        // The one that fits is in the winner, and not in the other.
+        assert!(text.ends_with("7\neight\n9\n"), "{text:?}");
+        assert_eq!(left.len(), 1);
+        assert!(left[0] == texts[0] || left[0] == texts[1], "{left:?}");
+        winners.insert(text.lines().nth(1).unwrap().to_string());
+    }
+    assert_eq!(winners.len(), 2, "neither wins always");
+}
+
+/// What was merged does not depend on which of the two a device had first: the cache of merges, by itself.
+#[test]
+fn a_merge_does_not_depend_on_which_side_is_given_first() {
+    let content = |text: &str| crdtfs_core::content::ContentRef::single(text.as_bytes());
+    let texts = ["base\n", "base\na\n", "base\nb\n"];
+    let merge = |ours: usize, theirs: usize| {
+        let mut cache = MergeCache::default();
+        for text in texts {
+            cache.supply(content(text).hash, Arc::from(text.as_bytes()));
+        }
+        cache.merge(&content(texts[0]), &content(texts[ours]), &content(texts[theirs]))
+    };
+    assert_eq!(merge(1, 2), merge(2, 1));
+}
