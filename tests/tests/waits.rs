@@ -1,12 +1,13 @@
-//! What a folder waits with is named, by `status` and by a `wait` that ends in vain, and goes on by itself.
+//! `wait` knows what the others did before it began. What a folder waits with is named, by `status` and by a `wait` that ends
+//! in vain, and goes on by itself.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crdtfs_tests::{Device, Lab, LoopFs, Mode, bytes, needs, same_trees, until};
+use crdtfs_tests::{Device, Lab, LoopFs, Mode, Segment, bytes, needs, same_trees, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -20,6 +21,108 @@ fn in_vain(device: &Device, dir: &Path, words: &[&str]) {
 fn told(device: &Device, words: &[&str]) -> Result<(), String> {
     let said = device.status()["shares"][0]["problems"].to_string();
     if words.iter().all(|word| said.contains(word)) { Ok(()) } else { Err(said) }
+}
+
+/// Two devices that share a directory each, and are in sync.
+fn two(lab: &Lab, modes: [Mode; 2]) -> (Segment, [Device; 2], [PathBuf; 2]) {
+    let (segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
+    let dirs = [a.dir("s"), b.dir("s")];
+    a.show(modes[0], None, &dirs[0]);
+    let ticket = a.invite(&dirs[0], &[]);
+    b.show(modes[1], Some(&ticket), &dirs[1]);
+    fs::write(dirs[0].join("early.txt"), "early\n").unwrap();
+    a.wait(&dirs[0], "all");
+    b.wait(&dirs[1], "all");
+    (segment, [a, b], dirs)
+}
+
+/// Whether the first device of its share says that the one of this name is connected.
+fn connected(device: &Device, name: &str) -> bool {
+    let status = device.status();
+    let devices = status["shares"][0]["devices"].as_array().unwrap();
+    devices.iter().any(|other| other["name"] == name && other["connected"] == true)
+}
+
+/// What the other device does in its directory counts from the moment in which it is done, not only once it is told.
+fn done_a_moment_ago(mode: Mode) {
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b], [one, other]) = two(&lab, [Mode::Mount, mode]);
+    for (round, devices) in (0..20).zip(["all", "connected", "1"].into_iter().cycle()) {
+        let (name, text) = (format!("file {round}.txt"), format!("of round {round}\n"));
+        fs::write(other.join(&name), &text).unwrap();
+        a.wait(&one, devices);
+        assert_eq!(fs::read_to_string(one.join(&name)).ok(), Some(text), "round {round}, --devices {devices}");
+        // What brings names alone that editors use for a moment is held back there; it counts, too.
+        let aside = format!("file {round}.tmp");
+        fs::write(other.join(&aside), "").unwrap();
+        a.wait(&one, devices);
+        assert!(one.join(&aside).exists(), "round {round}, --devices {devices}");
+    }
+    a.wait(&one, "all");
+    assert_eq!(same_trees(&[&one, &other], LIMIT).names().len(), 41);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn what_was_just_closed_in_a_mount_elsewhere() {
+    needs!("what_was_just_closed_in_a_mount_elsewhere", Fuse);
+    done_a_moment_ago(Mode::Mount);
+}
+
+#[test]
+fn what_was_just_closed_in_a_folder_elsewhere() {
+    needs!("what_was_just_closed_in_a_folder_elsewhere", Fuse);
+    done_a_moment_ago(Mode::Watch);
+}
+
+/// The link is gone for a while, for so long that the connection is lost in some rounds; as soon as it is back, `wait` knows
+/// what was done on the other side meanwhile.
+#[test]
+fn what_was_written_while_the_link_was_cut() {
+    needs!("what_was_written_while_the_link_was_cut", Fuse);
+    let lab = Lab::new();
+    let (segment, [mut a, mut b], [one, other]) = two(&lab, [Mode::Mount, Mode::Mount]);
+    for (round, seconds) in [0.0, 0.3, 1.0, 2.0, 3.0, 4.5].into_iter().enumerate() {
+        let name = format!("round {round}.txt");
+        until("connected", LIMIT, || if connected(&a, "bert") { Ok(()) } else { Err("not yet".into()) });
+        if round % 2 == 0 {
+            segment.cut(&b)
+        } else {
+            segment.unplug(&b)
+        }
+        fs::write(other.join(&name), &name).unwrap();
+        // The link is down for so long: that is what happens, not what is waited for.
+        std::thread::sleep(Duration::from_secs_f64(seconds));
+        if round % 2 == 0 {
+            segment.heal(&b)
+        } else {
+            segment.plug(&b)
+        }
+        a.wait(&one, "all");
+        assert_eq!(fs::read_to_string(one.join(&name)).ok(), Some(name), "after {seconds} s");
+    }
+    a.stop();
+    b.stop();
+}
+
+/// The other device seems to be there, but nothing comes from it any more.
+#[test]
+fn who_does_not_answer() {
+    needs!("who_does_not_answer");
+    let lab = Lab::new();
+    let (segment, [mut a, mut b], [one, other]) = two(&lab, [Mode::Watch, Mode::Watch]);
+    segment.cut(&b);
+    for devices in ["all", "connected", "1"] {
+        let args = ["wait", one.to_str().unwrap(), "--devices", devices, "--timeout", "1s"];
+        let said = a.fails(3, &args);
+        assert!(said.contains("bert has not answered"), "{said}");
+    }
+    segment.heal(&b);
+    a.wait(&one, "all");
+    assert_eq!(same_trees(&[&one, &other], LIMIT).names(), ["early.txt"]);
+    a.stop();
+    b.stop();
 }
 
 #[test]

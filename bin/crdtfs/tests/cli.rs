@@ -79,6 +79,7 @@ fn lacking(name: &str) -> Lacking {
         me: false,
         connected: name == "desk",
         same_heads: false,
+        unanswered_ms: None,
         missing: Missing { files: 1, bytes: 10 },
         paths: vec!["a/b".into()],
     }

@@ -227,6 +227,9 @@ pub struct Lacking {
     pub connected: bool,
     /// Whether its heads are ours.
     pub same_heads: bool,
+    /// For how long it, being reached, has not answered what it was asked when this wait began; absent if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered_ms: Option<u64>,
     /// Content that it lacks.
     pub missing: Missing,
     /// Some of the files, at most 10, relative to the share's root.

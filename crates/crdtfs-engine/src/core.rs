@@ -194,6 +194,7 @@ impl Core {
         if let Some(fetcher) = fetcher {
             fetcher.stop();
         }
+        share.stop_settling();
     }
 
     /// Makes the network know a share, and where its members were last seen.
@@ -347,6 +348,9 @@ impl Core {
                 Err(error) => words.failures.push(error.to_string()),
             }
         }
+        for share in self.shares() {
+            share.stop_settling();
+        }
         self.committer.stop();
         for share in self.shares() {
             share.commit_all();
@@ -467,6 +471,11 @@ impl Events for CoreEvents {
 
     fn make_room(&self) -> bool {
         self.core.upgrade().is_some_and(|core| core.make_room())
+    }
+
+    fn settle(&self, share: &Share, deadline: Instant) -> bool {
+        let Some(core) = self.core.upgrade() else { return false };
+        core.share(&share.id()).is_some_and(|share| core.settle(&[share], deadline))
     }
 
     fn later(&self, share: &Share, when: Instant) {

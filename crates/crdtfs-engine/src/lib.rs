@@ -22,6 +22,7 @@ mod listing;
 mod load;
 mod past;
 pub mod present;
+mod probes;
 mod put_back;
 pub mod registry;
 mod replaced;

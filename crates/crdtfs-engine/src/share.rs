@@ -30,6 +30,7 @@ use crate::fetcher::Task;
 use crate::held_back::HeldBack;
 use crate::incarnation::IncarnationFile;
 use crate::load::{self, Opened};
+use crate::probes::Probes;
 use crate::registry::ShareDir;
 use crate::retention::HistoryOptions;
 use crate::space::Space;
@@ -77,6 +78,8 @@ pub(crate) trait Events: Send + Sync {
     fn progressed(&self);
     /// The share has something to do then: [`Share::take_turn`].
     fn later(&self, share: &Share, when: Instant);
+    /// Makes known all that was done here: settles what shows the share, and commits. False if that could not be done by then.
+    fn settle(&self, share: &Share, deadline: Instant) -> bool;
     /// Something did not fit: drops what can be done without. True if that gave room.
     fn make_room(&self) -> bool;
 }
@@ -133,6 +136,7 @@ pub(crate) struct Share {
     pub(crate) statements: Mutex<Statements>,
     /// Held while this device says what it holds.
     pub(crate) saying: Mutex<()>,
+    pub(crate) probes: Probes,
     pub(crate) key: Key,
 }
 
@@ -234,6 +238,7 @@ impl Share {
             held_back: Mutex::default(),
             statements: Mutex::default(),
             saying: Mutex::default(),
+            probes: Probes::default(),
             key: parts.key,
         });
         share.note_ages();

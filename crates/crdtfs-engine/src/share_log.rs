@@ -27,6 +27,15 @@ enum Which {
     Due,
 }
 
+/// What became of what was queued.
+#[derive(Clone, Copy, Debug)]
+struct Done {
+    /// The log has more than before.
+    more: bool,
+    /// Nothing is left that was to be committed.
+    whole: bool,
+}
+
 /// What became of what another device sent.
 struct Taken {
     /// What is here is not what it was: every session has to say so, not only the one that it came by.
@@ -35,17 +44,19 @@ struct Taken {
 }
 
 impl Share {
-    /// Puts all operations into changes, those into the log, and tells others.
-    pub(crate) fn commit_all(&self) {
-        self.commit(Which::All);
+    /// Puts all operations into changes, those into the log, and tells others. False if some could not be.
+    pub(crate) fn commit_all(&self) -> bool {
+        self.commit(Which::All)
     }
 
-    fn commit(&self, which: Which) {
+    fn commit(&self, which: Which) -> bool {
         let mut order = self.order.lock();
-        if self.commit_ordered(&mut order, which) {
-            drop(order);
+        let committed = self.commit_ordered(&mut order, which);
+        drop(order);
+        if committed.more {
             self.events.changed(self);
         }
+        committed.whole
     }
 
     /// What the share asked to be called for ([`crate::share::Events::uncommitted`], [`crate::share::Events::later`]).
@@ -54,12 +65,12 @@ impl Share {
         self.pass_on_statements();
     }
 
-    /// Commits what is queued; true if the log has more than before.
-    fn commit_ordered(&self, order: &mut Ordered, which: Which) -> bool {
+    /// Commits what is queued.
+    fn commit_ordered(&self, order: &mut Ordered, which: Which) -> Done {
         if which == Which::All {
             self.held_back.lock().clear();
         }
-        let mut more = self.retry_unlogged(order);
+        let mut done = Done { more: self.retry_unlogged(order), whole: false };
         while order.unlogged.is_empty() {
             // The lock is given back after each change: a mount's operations go on meanwhile.
             let committed = {
@@ -72,9 +83,12 @@ impl Share {
                 Ok(Some(change)) => {
                     let tip = change.tip;
                     let bytes = change.envelope;
-                    more |= self.log_one(order, Numbered { actor: change.actor, tip, bytes });
+                    done.more |= self.log_one(order, Numbered { actor: change.actor, tip, bytes });
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    done.whole = true;
+                    break;
+                }
                 Err(CommitError::NeedsIncarnation) => {
                     if let Err(error) = self.renew(order) {
                         self.note_trouble(Some(error.to_string()));
@@ -89,7 +103,7 @@ impl Share {
             }
         }
         self.flush_log(order);
-        more
+        done
     }
 
     /// Hands the log's buffer to the system; on a full disk it stays where it is and is tried again.
@@ -262,7 +276,7 @@ impl Share {
         // Bytes first, then the changes that speak of them.
         self.store().sync()?;
         let mut order = self.order.lock();
-        let more = self.commit_ordered(&mut order, which);
+        let more = self.commit_ordered(&mut order, which).more;
         let waits = !order.unlogged.is_empty();
         order.unsynced = false;
         order.synced = Some(Instant::now());

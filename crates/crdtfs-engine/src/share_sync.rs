@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crdtfs_core::id::{ActorId, ChangeHash, DeviceId, Hash};
-use crdtfs_core::sync::{Fault, Numbered, SyncHost};
+use crdtfs_core::sync::{Fault, Numbered, Settling, SyncHost};
 use crdtfs_core::vector::Vector;
 use crdtfs_core::wire::{Holding, Statement};
 
@@ -64,5 +64,17 @@ impl SyncHost for ShareSync {
 
     fn receive_statements(&mut self, _: &DeviceId, statements: Vec<Vec<u8>>) -> Result<Vec<Statement>, Fault> {
         self.share.receive_statements(&statements)
+    }
+
+    fn probe(&self) -> Option<u64> {
+        self.share.probe()
+    }
+
+    fn settle(&mut self) -> u64 {
+        self.share.begin_settling()
+    }
+
+    fn settling(&self, number: u64) -> Settling {
+        self.share.settling(number)
     }
 }

@@ -1,7 +1,7 @@
 //! `crdtfs wait`: until this device and others hold the same heads and the content that they want.
 //!
-//! It is judged on what the others say that they hold, never on what was sent to them: what a connected one says now, and what
-//! any other last said to anybody ([`crate::statements`]).
+//! It is judged on what the others say that they hold, never on what was sent to them: what a connected one answers to a probe of
+//! this wait ([`crate::probes`]), and what any other last said to anybody ([`crate::statements`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,23 +12,29 @@ use crdtfs_control::status::Missing;
 use crdtfs_control::{Failure, Item, PathText, Reply, Talk};
 
 use crate::core::Core;
+use crate::probes::Probing;
 use crate::share::Share;
 use crate::shows::blocking;
 
 /// Paths that a timed-out wait names for each device.
 const PATHS: usize = 5;
 
+/// Who has not answered is probed again this often: it may have failed at what was asked.
+const AGAIN: Duration = Duration::from_secs(10);
+
 impl Core {
     pub(crate) async fn wait(self: &Arc<Self>, asked: Wait, talk: &mut Talk) -> Result<Reply, Failure> {
         let deadline = Instant::now() + Duration::from_millis(asked.timeout_ms);
         let core = self.clone();
         let dir = asked.dir.clone();
-        let (shares, settled) = blocking(move || {
+        let (shares, mut settled) = blocking(move || {
             let shares = core.shares_of(dir.as_ref())?;
             let settled = core.settle(&shares, deadline);
             Ok((shares, settled))
         })
         .await?;
+        // After what was done here went out: the answers speak of that, too.
+        let probes: Vec<Probing> = shares.iter().map(|share| share.probe_members()).collect();
         for share in &shares {
             if let Some(message) = too_few(&self.lacking(share), asked.devices) {
                 talk.send(Item::Note(Note { message })).await?;
@@ -36,16 +42,15 @@ impl Core {
         }
         let mut progress = self.progress();
         let mut most = 0;
+        let mut again = Instant::now() + AGAIN;
         loop {
             progress.mark_unchanged();
-            let devices: Vec<Vec<Lacking>> = shares.iter().map(|share| self.lacking(share)).collect();
+            let devices: Vec<Vec<Lacking>> =
+                probes.iter().map(|probe| self.lacking_by(probe.share(), Some(probe))).collect();
             let done = settled && devices.iter().all(|devices| is_done(devices, asked.devices));
             if done || Instant::now() >= deadline {
-                let shown = shares.iter().filter(|_| !done).flat_map(|share| self.showings_of(&share.id()));
-                let problems: Vec<_> = shown.flat_map(|showing| showing.problems()).take(PATHS).collect();
-                for problem in problems {
-                    let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
-                    talk.send(Item::Note(Note { message: format!("{path}{}", problem.message) })).await?;
+                if !done {
+                    self.say_problems(&shares, talk).await?;
                 }
                 let devices = devices.into_iter().flatten().collect();
                 return Ok(Reply::Waited(Waited { done, devices }));
@@ -61,20 +66,40 @@ impl Core {
             tokio::select! {
                 // The sender lives as long as the engine.
                 _ = progress.changed() => {}
-                () = tokio::time::sleep_until(deadline.into()) => {}
+                () = tokio::time::sleep_until(deadline.min(again).into()) => {}
                 () = talk.closed() => return Err(Failure::failed("the wait was given up")),
+            }
+            if Instant::now() >= again {
+                if !settled {
+                    let (core, shares) = (self.clone(), shares.clone());
+                    settled = blocking(move || Ok(core.settle(&shares, deadline))).await?;
+                }
+                let silent = |devices: &Vec<Lacking>| devices.iter().any(|device| device.unanswered_ms.is_some());
+                probes.iter().zip(&devices).filter(|(_, d)| silent(d)).for_each(|(probe, _)| probe.again());
+                again = Instant::now() + AGAIN;
             }
         }
     }
 
-    /// What the user did so far is in the log of each share, and what is in the view is shown.
+    /// What stands in the way in the directories of these shares, as far as it is known.
+    async fn say_problems(&self, shares: &[Arc<Share>], talk: &mut Talk) -> Result<(), Failure> {
+        let shown = shares.iter().flat_map(|share| self.showings_of(&share.id()));
+        let problems: Vec<_> = shown.flat_map(|showing| showing.problems()).take(PATHS).collect();
+        for problem in problems {
+            let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
+            talk.send(Item::Note(Note { message: format!("{path}{}", problem.message) })).await?;
+        }
+        Ok(())
+    }
+
+    /// What the user did so far is in the log of each share, and what is in the view is shown; false if not by then.
     pub(crate) fn settle(&self, shares: &[Arc<Share>], deadline: Instant) -> bool {
         let mut settled = true;
         for share in shares {
             for showing in self.showings_of(&share.id()) {
                 settled &= showing.settle(deadline);
             }
-            share.commit_all();
+            settled &= share.commit_all();
             self.showing_progressed(&share.id());
         }
         settled
@@ -82,6 +107,11 @@ impl Core {
 
     /// What every member of a share lacks, this device first.
     pub(crate) fn lacking(&self, share: &Share) -> Vec<Lacking> {
+        self.lacking_by(share, None)
+    }
+
+    /// The same, and who has not answered the probe.
+    fn lacking_by(&self, share: &Share, probe: Option<&Probing>) -> Vec<Lacking> {
         let own_vector = share.vector();
         let own_holding = share.holding();
         let connected = self.connected(&share.id());
@@ -93,6 +123,8 @@ impl Core {
             .map(|member| {
                 let me = member.device == share.device();
                 let connected = me || connected.contains(&member.device);
+                let state = share.peer_state(&member.device).filter(|_| connected && !me);
+                let unanswered = probe.zip(state).and_then(|(probe, state)| probe.unanswered(&state));
                 let (same_heads, missing) = if me {
                     (true, (own_holding.missing_files, own_holding.missing_bytes))
                 } else {
@@ -107,6 +139,7 @@ impl Core {
                     me,
                     connected,
                     same_heads,
+                    unanswered_ms: unanswered.map(|since| since.elapsed().as_millis() as u64),
                     missing: Missing { files: missing.0, bytes: missing.1 },
                     paths: if me { share.missing_paths(PATHS) } else { Vec::<PathText>::new() },
                 }
@@ -129,7 +162,7 @@ fn too_few(devices: &[Lacking], wanted: WaitFor) -> Option<String> {
 
 /// Whether enough of these devices, this one among them, hold what they want.
 fn is_done(devices: &[Lacking], wanted: WaitFor) -> bool {
-    let holds = |device: &&Lacking| device.same_heads && device.missing.files == 0;
+    let holds = |device: &&Lacking| device.unanswered_ms.is_none() && device.same_heads && device.missing.files == 0;
     let others = || devices.iter().filter(|device| !device.me);
     if !devices.iter().filter(|device| device.me).all(|me| holds(&me)) {
         return false;
@@ -157,6 +190,7 @@ mod tests {
             me,
             connected,
             same_heads,
+            unanswered_ms: None,
             missing: Missing { files, bytes: files },
             paths: Vec::new(),
         }
@@ -170,11 +204,14 @@ mod tests {
         let lacking = device(false, true, true, 1);
         let away = device(false, false, true, 0);
         let away_and_behind = device(false, false, false, 0);
+        let silent = Lacking { unanswered_ms: Some(0), ..synced.clone() };
         for (devices, all, connected, one) in [
             (vec![me.clone()], true, false, false),
             (vec![me.clone(), synced.clone()], true, true, true),
             (vec![me.clone(), behind], false, false, false),
             (vec![me.clone(), lacking], false, false, false),
+            (vec![me.clone(), silent.clone()], false, false, false),
+            (vec![me.clone(), synced.clone(), silent], false, false, true),
             (vec![me.clone(), synced.clone(), away.clone()], true, true, true),
             (vec![me.clone(), away], true, false, true),
             (vec![me, away_and_behind, synced.clone()], false, true, true),

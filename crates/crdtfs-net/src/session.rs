@@ -217,7 +217,9 @@ async fn drive(
     let _ = send.set_priority(PRIORITY);
     let (host, device, share) = (inner.host.clone(), link.device(), slot.share);
     let Some(Some(view)) = blocking(&inner.tasks, move || host.sync(&share)).await else { return End::Cancelled };
-    let mut parts = Some(Parts { session: Session::new(device, link.features), view, said: PeerState::default() });
+    let session = Session::new(device, link.features);
+    let said = session.peer().clone();
+    let mut parts = Some(Parts { session, view, said });
     // What it said in an earlier session need not be so any more.
     tell_host(inner, link, slot, PeerState::default()).await;
     link.opened(slot);

@@ -16,8 +16,8 @@ use crate::{paths, quantity};
 
 /// Wait until other devices have what this one has, and the other way round.
 ///
-/// Done once the members waited for hold the same heads and all the content that they want, and so does this device. Exit
-/// 3 if that is not so in time, saying who is missing what.
+/// Done once the members waited for hold the same heads and all the content that they want, and so does this device; with all
+/// that was done on connected ones before. Exit 3 if that is not so in time, saying who is missing what.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   crdtfs wait ~/Shared --devices connected       before the laptop is closed
@@ -105,6 +105,11 @@ fn sentence(device: &Lacking) -> Option<String> {
     if !device.me && !device.connected {
         parts.push("is not connected".to_owned());
     }
+    if let Some(ms) = device.unanswered_ms {
+        let since = Duration::from_secs(ms / 1000);
+        let how = if since.is_zero() { "yet".to_owned() } else { format!("for {}", quantity::duration(since)) };
+        parts.push(format!("has not answered {how}"));
+    }
     if !device.same_heads {
         let whose = if device.me { "lacks changes that others have" } else { "has not said that it has all changes" };
         parts.push(whose.to_owned());
@@ -146,10 +151,14 @@ mod tests {
             me: false,
             connected: true,
             same_heads: true,
+            unanswered_ms: None,
             missing: Missing::default(),
             paths: Vec::new(),
         };
         assert_eq!(sentence(&device), None);
+        device.unanswered_ms = Some(12_345);
+        insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk has not answered for 12 s");
+        device.unanswered_ms = None;
         device.connected = false;
         device.missing = Missing { files: 2, bytes: 2048 };
         device.paths = vec![PathText::from("a/b")];

@@ -1,10 +1,13 @@
 //! The sync of one share over one connection, as a state machine without a clock or a socket.
 //!
 //! Each side says what it has ([`Have`]); each then sends what the other lacks, membership first, changes in causal order,
-//! then what it holds and what others said that they hold, and afterwards whatever is new. What the other is known to have, or was sent on this stream, is not sent again. A batch
-//! is made only when it is asked for ([`Session::poll`]), that is when the transport can take it, and asks the host for
-//! nothing unless something changed: an idle session costs nothing. A connection that breaks ends the session; the next
-//! one begins by saying what each has.
+//! then what it holds and what others said that they hold, and afterwards whatever is new. What the other is known to have, or
+//! was sent on this stream, is not sent again. A batch is made only when it is asked for ([`Session::poll`]), that is when the
+//! transport can take it, and asks the host for nothing unless something changed: an idle session costs nothing. A connection
+//! that breaks ends the session; the next one begins by saying what each has.
+//!
+//! What a side says is as old as the way that it came, and knows nothing of what its users did a moment ago. Who has to be
+//! sure sends a probe: the other answers it when everything that was done there before it came has been said.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -13,7 +16,7 @@ use thiserror::Error;
 
 use crate::id::{ActorId, ChangeHash, DeviceId, Hash};
 use crate::vector::{Tip, Vector};
-use crate::wire::{FEATURE_STATEMENTS, Have, Holding, MESSAGE_MAX, Message, Statement};
+use crate::wire::{FEATURE_PROBES, FEATURE_STATEMENTS, Have, Holding, MESSAGE_MAX, Message, Statement};
 
 /// The most bytes of envelopes or membership records in one message; a single larger one goes alone.
 pub const BATCH_BYTES: usize = MESSAGE_MAX / 4;
@@ -101,6 +104,34 @@ pub trait SyncHost {
     fn receive_statements(&mut self, _from: &DeviceId, _statements: Vec<Vec<u8>>) -> Result<Vec<Statement>, Fault> {
         Ok(Vec::new())
     }
+
+    /// The newest probe that the members are to answer, while somebody here waits for it. Its numbers rise. None by default.
+    fn probe(&self) -> Option<u64> {
+        None
+    }
+
+    /// Begins to make known all that was done here until now (written and not published, done and not committed), without
+    /// waiting for it. Gives a number for [`SyncHost::settling`]; calls that the same work serves give the same one. When
+    /// it has ended, [`Session::changed`] is to be called. By default nothing is to be made known.
+    fn settle(&mut self) -> u64 {
+        0
+    }
+
+    /// How far that is.
+    fn settling(&self, _number: u64) -> Settling {
+        Settling::Done
+    }
+}
+
+/// How far it is with what [`SyncHost::settle`] began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settling {
+    /// It has not ended.
+    Busy,
+    /// All that was done here before the call is what the host now gives.
+    Done,
+    /// It could not be done, or not in time: whoever probes may do so again.
+    Failed,
 }
 
 /// What is known of the other side.
@@ -112,6 +143,8 @@ pub struct PeerState {
     pub membership: Vec<Hash>,
     /// What content it said it holds; `None` until it said so.
     pub holding: Option<Holding>,
+    /// The newest probe that it answered in this session, 0 before the first; `None` if it does not know probes.
+    pub probed: Option<u64>,
 }
 
 /// One share on one connection.
@@ -133,27 +166,38 @@ pub struct Session {
     statements: bool,
     /// The newest statement of each member that the other has, or will have when it has read what was sent.
     given_statements: BTreeMap<DeviceId, u64>,
+    /// The last probe that was sent.
+    probe: u64,
+    /// The last probe that came.
+    asked: u64,
+    /// What has to be done here before probes are answered: its number at the host, and the newest probe that it answers.
+    settling: Vec<(u64, u64)>,
+    /// To be answered once there is nothing else to say.
+    answer: Option<u64>,
     /// What may have to be said or sent since the last look.
     look: Look,
     membership_queue: VecDeque<Vec<u8>>,
 }
 
 /// Which of the host's parts are worth a look.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Look {
     have: bool,
     membership: bool,
     envelopes: bool,
     holding: bool,
     statements: bool,
+    settling: bool,
+    probe: bool,
 }
 
 impl Session {
     /// A session with the device at the other end; `features` are those that both sides have ([`crate::wire::agree`]).
     pub fn new(peer: DeviceId, features: u64) -> Self {
+        let probed = (features & FEATURE_PROBES != 0).then_some(0);
         Self {
             peer_id: peer,
-            peer: PeerState::default(),
+            peer: PeerState { probed, ..PeerState::default() },
             given: Vector::new(),
             contested: BTreeSet::new(),
             contest: Vector::new(),
@@ -162,7 +206,11 @@ impl Session {
             said_holding: None,
             statements: features & FEATURE_STATEMENTS != 0,
             given_statements: BTreeMap::new(),
-            look: Look { have: true, membership: false, envelopes: false, holding: false, statements: false },
+            probe: 0,
+            asked: 0,
+            settling: Vec::new(),
+            answer: None,
+            look: Look { have: true, ..Look::default() },
             membership_queue: VecDeque::new(),
         }
     }
@@ -170,8 +218,15 @@ impl Session {
     /// The share changed here: changes, membership or content. [`Session::poll`] finds out what.
     pub fn changed(&mut self) {
         let speaking = self.peer.vector.is_some();
-        let statements = speaking && self.statements;
-        self.look = Look { have: true, membership: speaking, envelopes: speaking, holding: speaking, statements };
+        self.look = Look {
+            have: true,
+            membership: speaking,
+            envelopes: speaking,
+            holding: speaking,
+            statements: speaking && self.statements,
+            settling: !self.settling.is_empty(),
+            probe: speaking && self.peer.probed.is_some(),
+        };
     }
 
     /// What is known of the other side.
@@ -215,7 +270,44 @@ impl Session {
                 Ok(())
             }
             Message::Statements { .. } => Err(Fault::Protocol("sent statements unasked".into())),
+            Message::Probe { number } => self.handle_probe(number, host),
+            Message::Probed { number } => match self.peer.probed {
+                Some(before) if before < number && number <= self.probe => {
+                    self.peer.probed = Some(number);
+                    Ok(())
+                }
+                _ => Err(Fault::Protocol("answered a probe that it was not sent".into())),
+            },
         }
+    }
+
+    /// Many probes cost no more than few: those that the same work at the host serves are answered together.
+    fn handle_probe(&mut self, number: u64, host: &mut dyn SyncHost) -> Result<(), Fault> {
+        if self.peer.probed.is_none() || number <= self.asked {
+            return Err(Fault::Protocol("sent a probe unasked or out of order".into()));
+        }
+        self.asked = number;
+        let work = host.settle();
+        self.settling.retain(|(other, _)| *other != work);
+        self.settling.push((work, number));
+        // It may be done already.
+        self.changed();
+        Ok(())
+    }
+
+    /// Finds out which probes can be answered. Only before everything else is looked at: what the answer stands for is said
+    /// before it.
+    fn look_at_settling(&mut self, host: &dyn SyncHost) {
+        let mut done = None;
+        self.settling.retain(|(work, number)| match host.settling(*work) {
+            Settling::Busy => true,
+            Settling::Failed => false,
+            Settling::Done => {
+                done = done.max(Some(*number));
+                false
+            }
+        });
+        self.answer = self.answer.max(done);
     }
 
     fn handle_have(&mut self, have: Have, host: &mut dyn SyncHost) -> Result<(), Fault> {
@@ -269,6 +361,9 @@ impl Session {
     /// The next message, if there is one to send now. Call when the transport can take it, after each [`Session::handle`] and
     /// [`Session::changed`], until it gives none.
     pub fn poll(&mut self, host: &mut dyn SyncHost) -> Option<Message> {
+        if std::mem::take(&mut self.look.settling) {
+            self.look_at_settling(host);
+        }
         if std::mem::take(&mut self.look.have)
             && let Some(have) = self.next_have(host)
         {
@@ -288,7 +383,23 @@ impl Session {
                 return Some(Message::Holding(holding));
             }
         }
-        self.next_statements(host)
+        if let Some(message) = self.next_statements(host) {
+            return Some(message);
+        }
+        if let Some(number) = self.answer.take() {
+            return Some(Message::Probed { number });
+        }
+        self.next_probe(host)
+    }
+
+    /// A probe goes after everything that is here: its answer then speaks of that, too.
+    fn next_probe(&mut self, host: &dyn SyncHost) -> Option<Message> {
+        if !std::mem::take(&mut self.look.probe) {
+            return None;
+        }
+        let number = host.probe().filter(|number| *number > self.probe)?;
+        self.probe = number;
+        Some(Message::Probe { number })
     }
 
     fn next_statements(&mut self, host: &dyn SyncHost) -> Option<Message> {

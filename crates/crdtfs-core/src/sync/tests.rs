@@ -14,6 +14,14 @@ struct Fake {
     members: Vec<(Hash, Vec<u8>)>,
     holding: Holding,
     statements: BTreeMap<DeviceId, Statement>,
+    /// What is to be answered by the others.
+    probe: Option<u64>,
+    /// Works that were asked for, by their numbers; those that still go on, and those that went wrong.
+    works: u64,
+    busy: BTreeSet<u64>,
+    failed: BTreeSet<u64>,
+    /// Settling takes a while.
+    slow: bool,
     received: usize,
     asked: std::cell::Cell<usize>,
 }
@@ -109,8 +117,29 @@ impl SyncHost for Fake {
         taken.iter().for_each(|statement| self.state(statement.clone()));
         Ok(taken)
     }
+    fn probe(&self) -> Option<u64> {
+        self.probe
+    }
+    fn settle(&mut self) -> u64 {
+        // One that has not begun serves all; here that is each second one.
+        if self.busy.len() < 2 {
+            self.works += 1;
+            if self.slow {
+                self.busy.insert(self.works);
+            }
+        }
+        self.works
+    }
+    fn settling(&self, number: u64) -> Settling {
+        match (self.busy.contains(&number), self.failed.contains(&number)) {
+            (true, _) => Settling::Busy,
+            (_, true) => Settling::Failed,
+            _ => Settling::Done,
+        }
+    }
 }
 
+const FEATURES: u64 = FEATURE_STATEMENTS | FEATURE_PROBES;
 const A: DeviceId = DeviceId([1; 32]);
 const B: DeviceId = DeviceId([2; 32]);
 
@@ -125,7 +154,7 @@ struct Link {
 impl Link {
     fn new() -> Self {
         Self {
-            ends: [Session::new(B, FEATURE_STATEMENTS), Session::new(A, FEATURE_STATEMENTS)],
+            ends: [Session::new(B, FEATURES), Session::new(A, FEATURES)],
             flight: Default::default(),
             sent: 0,
             bytes: 0,
@@ -179,6 +208,23 @@ fn apart() -> [Fake; 2] {
 fn assert_level(hosts: &[Fake; 2]) {
     assert_eq!(hosts[0].vector, hosts[1].vector);
     assert_eq!(hosts[0].membership_heads(), hosts[1].membership_heads());
+}
+
+/// What a side says now.
+fn said(link: &mut Link, hosts: &mut [Fake; 2], side: usize) -> Vec<Message> {
+    std::iter::from_fn(|| link.ends[side].poll(&mut hosts[side])).collect()
+}
+
+/// A message's kind in a letter.
+fn kind(message: &Message) -> char {
+    match message {
+        Message::Have(_) => 'h',
+        Message::Membership { .. } => 'm',
+        Message::Envelopes { .. } => 'e',
+        Message::Holding(_) => 'c',
+        Message::Statements { .. } => 's',
+        Message::Probe { .. } | Message::Probed { .. } => 'p',
+    }
 }
 
 #[test]
@@ -266,16 +312,8 @@ fn membership_goes_before_changes() {
     hosts[0].make(1, 1);
     hosts[0].admit(b"new");
     link.ends[0].changed();
-    let kinds: Vec<_> = std::iter::from_fn(|| link.ends[0].poll(&mut hosts[0]))
-        .map(|m| match m {
-            Message::Have(_) => 'h',
-            Message::Membership { .. } => 'm',
-            Message::Envelopes { .. } => 'e',
-            Message::Holding(_) => 'c',
-            Message::Statements { .. } => 's',
-        })
-        .collect();
-    assert_eq!(kinds, ['h', 'm', 'e']);
+    let kinds: String = said(&mut link, &mut hosts, 0).iter().map(kind).collect();
+    assert_eq!(kinds, "hme");
 }
 
 #[test]
@@ -326,6 +364,151 @@ fn who_does_not_know_statements_gets_none() {
     assert!(hosts[1].statements.is_empty());
     let unasked = Message::Statements { statements: Vec::new() };
     assert!(matches!(link.ends[0].handle(unasked, &mut hosts[0]), Err(Fault::Protocol(_))));
+}
+
+/// Both have said what they have; the first one probes, and the other takes its time.
+fn probing() -> (Link, [Fake; 2]) {
+    let (mut link, mut hosts) = (Link::new(), apart());
+    assert!(link.run(&mut hosts, 10_000));
+    assert_eq!([link.ends[0].peer().probed, link.ends[1].peer().probed], [Some(0); 2]);
+    hosts[0].probe = Some(7);
+    hosts[1].slow = true;
+    link.ends[0].changed();
+    assert!(link.run(&mut hosts, 100));
+    (link, hosts)
+}
+
+#[test]
+fn a_probe_is_answered_when_all_that_was_done_is_said() {
+    let (mut link, mut hosts) = probing();
+    assert_eq!((link.ends[0].peer().probed, hosts[1].works), (Some(0), 1), "it is under way");
+    // Something else happens there: that is said, and the probe waits on.
+    hosts[1].make(2, 10);
+    link.ends[1].changed();
+    assert!(link.run(&mut hosts, 100));
+    assert_eq!(link.ends[0].peer().probed, Some(0));
+    hosts[1].make(2, 10);
+    hosts[1].holding.missing_files = 1;
+    hosts[1].state(statement(2, 5));
+    hosts[1].busy.clear();
+    link.ends[1].changed();
+    let messages = said(&mut link, &mut hosts, 1);
+    assert!(matches!(messages.first(), Some(Message::Have(_))), "{messages:?}");
+    assert!(messages.iter().any(|m| matches!(m, Message::Envelopes { .. })), "{messages:?}");
+    assert!(messages.iter().any(|m| matches!(m, Message::Holding(_))), "{messages:?}");
+    assert!(matches!(&messages[messages.len() - 2..], [Message::Statements { .. }, Message::Probed { number: 7 }]));
+    for message in messages {
+        link.ends[0].handle(message, &mut hosts[0]).unwrap();
+    }
+    assert!(link.run(&mut hosts, 100));
+    assert_eq!(link.ends[0].peer().probed, Some(7));
+    assert_level(&hosts);
+    // Once is enough, and nobody asks again by itself.
+    let sent = link.sent;
+    link.ends[0].changed();
+    link.ends[1].changed();
+    assert!(link.run(&mut hosts, 100));
+    assert_eq!(link.sent, sent);
+}
+
+#[test]
+fn a_probe_goes_after_all_that_is_here() {
+    let mut hosts = apart();
+    hosts[0].probe = Some(1);
+    let mut link = Link::new();
+    let mut sent = String::new();
+    loop {
+        let before = link.sent;
+        let stepped = link.step(&mut hosts, 0);
+        if link.sent > before {
+            sent.push(kind(&wire::decode(link.flight[1].back().unwrap()).unwrap()));
+        }
+        if !stepped && !link.step(&mut hosts, 1) {
+            break;
+        }
+    }
+    let probe = sent.find('p').unwrap();
+    assert!(sent.rfind(['m', 'e']).is_some_and(|last| last < probe), "after the changes: {sent}");
+    assert!(sent.find('c').is_some_and(|first| first < probe), "{sent}");
+    assert_eq!(link.ends[0].peer().probed, Some(1));
+    assert_eq!(link.ends[1].peer().probed, Some(0), "the other one asked nothing");
+}
+
+#[test]
+fn probes_that_come_while_another_is_under_way_are_answered_together() {
+    let (mut link, mut hosts) = probing();
+    for number in 8..100 {
+        hosts[0].probe = Some(number);
+        link.ends[0].changed();
+        assert!(link.run(&mut hosts, 100));
+    }
+    assert_eq!(hosts[1].works, 2, "the one under way, and one for all that came since");
+    hosts[1].busy.remove(&1);
+    link.ends[1].changed();
+    assert!(link.run(&mut hosts, 100));
+    assert_eq!(link.ends[0].peer().probed, Some(7));
+    hosts[1].busy.remove(&2);
+    link.ends[1].changed();
+    assert!(link.run(&mut hosts, 100));
+    assert_eq!(link.ends[0].peer().probed, Some(99));
+}
+
+#[test]
+fn what_could_not_be_done_is_not_answered_and_the_next_probe_tries_again() {
+    let (mut link, mut hosts) = probing();
+    hosts[1].failed = std::mem::take(&mut hosts[1].busy);
+    link.ends[1].changed();
+    assert!(link.run(&mut hosts, 100));
+    assert_eq!(link.ends[0].peer().probed, Some(0));
+    hosts[1].slow = false;
+    hosts[0].probe = Some(8);
+    link.ends[0].changed();
+    assert!(link.run(&mut hosts, 100));
+    assert_eq!((link.ends[0].peer().probed, hosts[1].works), (Some(8), 2));
+}
+
+#[test]
+fn a_new_session_is_probed_anew_as_long_as_somebody_waits() {
+    let (_, mut hosts) = probing();
+    hosts[1].slow = false;
+    let mut link = Link::new();
+    assert!(link.run(&mut hosts, 10_000));
+    assert_eq!(link.ends[0].peer().probed, Some(7));
+    hosts[0].probe = None;
+    let mut link = Link::new();
+    assert!(link.run(&mut hosts, 10_000));
+    assert_eq!(link.ends[0].peer().probed, Some(0));
+}
+
+#[test]
+fn who_does_not_know_probes_gets_none() {
+    let mut hosts = apart();
+    hosts[0].probe = Some(1);
+    let ends = [Session::new(B, FEATURE_STATEMENTS), Session::new(A, FEATURE_STATEMENTS)];
+    let mut link = Link { ends, ..Link::new() };
+    assert!(link.run(&mut hosts, 10_000));
+    assert_level(&hosts);
+    assert_eq!((link.ends[0].peer().probed, hosts[1].works), (None, 0));
+    for unasked in [Message::Probe { number: 1 }, Message::Probed { number: 1 }] {
+        assert!(matches!(link.ends[0].handle(unasked, &mut hosts[0]), Err(Fault::Protocol(_))));
+    }
+}
+
+#[test]
+fn probes_rise_and_only_what_was_sent_is_answered() {
+    let (mut link, mut hosts) = probing();
+    let mut handle = |side: usize, message: Message| link.ends[side].handle(message, &mut hosts[side]);
+    for number in [0, 6, 7] {
+        assert!(matches!(handle(1, Message::Probe { number }), Err(Fault::Protocol(_))), "{number}");
+    }
+    for number in [0, 8, u64::MAX] {
+        assert!(matches!(handle(0, Message::Probed { number }), Err(Fault::Protocol(_))), "{number}");
+    }
+    handle(0, Message::Probed { number: 7 }).unwrap();
+    assert!(matches!(handle(0, Message::Probed { number: 7 }), Err(Fault::Protocol(_))), "twice");
+    let mut fresh = Session::new(B, FEATURES);
+    let early = Message::Probe { number: 1 };
+    assert!(matches!(fresh.handle(early, &mut hosts[0]), Err(Fault::Protocol(_))), "before it said what it has");
 }
 
 #[test]

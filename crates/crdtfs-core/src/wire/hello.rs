@@ -9,6 +9,9 @@ use crate::id::{DeviceId, ShareId};
 /// Feature bit: [`super::Message::Statements`] is understood.
 pub const FEATURE_STATEMENTS: u64 = 1;
 
+/// Feature bit: [`super::Message::Probe`] is answered.
+pub const FEATURE_PROBES: u64 = 2;
+
 /// The first message of each side of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -30,7 +33,7 @@ pub struct Hello {
 impl Hello {
     /// This program's hello.
     pub fn new(nonce: [u8; 32]) -> Self {
-        Self { version: VERSION, oldest: OLDEST, features: FEATURE_STATEMENTS, nonce }
+        Self { version: VERSION, oldest: OLDEST, features: FEATURE_STATEMENTS | FEATURE_PROBES, nonce }
     }
 }
 

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 pub use self::chunk::{Asked, AskedBase, AskedPart, ChunkAnswer, ChunkRequest};
 pub use self::delta::{delta, undo};
-pub use self::hello::{FEATURE_STATEMENTS, Handshake, Hello, Open, Opened, ShareTag, Unfit, agree};
+pub use self::hello::{FEATURE_PROBES, FEATURE_STATEMENTS, Handshake, Hello, Open, Opened, ShareTag, Unfit, agree};
 pub use self::join::{Join, JoinAnswer, Refusal};
 pub use self::statement::{STATEMENT_MAX, Said, Statement, StatementError};
 pub use self::sync::{Have, Holding, Message};

@@ -37,6 +37,22 @@ pub enum Message {
         #[n(0)]
         statements: Vec<ByteVec>,
     },
+    /// Asks to be told what was done at the receiver until now, also what is not published or committed there yet. Numbers
+    /// rise, from 1 at least. Only with [`super::FEATURE_PROBES`].
+    #[n(5)]
+    Probe {
+        /// Names the probe in its answer.
+        #[n(0)]
+        number: u64,
+    },
+    /// Answers a probe, and those before it that are not answered yet: all that was done at the sender before the probe came
+    /// was said on this stream before.
+    #[n(6)]
+    Probed {
+        /// The probe's number.
+        #[n(0)]
+        number: u64,
+    },
 }
 
 impl Wire for Message {

@@ -25,6 +25,8 @@ fn messages() -> Vec<Message> {
         Message::Envelopes { envelopes: vec![vec![3].into()] },
         Message::Holding(Holding { vector: vector(), missing_files: 2, missing_bytes: 4096, partial: true }),
         Message::Statements { statements: vec![vec![4].into()] },
+        Message::Probe { number: 1 },
+        Message::Probed { number: u64::MAX },
     ]
 }
 
