@@ -31,12 +31,30 @@ fn the_other_keeps_its_suffixed_name_when_the_holder_leaves() {
 #[test]
 fn colliding_names_of_255_bytes() {
     let name = "n".repeat(255);
-    let (mut a, mut b) = two(|_| {});
-    a.write(&name, "x").unwrap();
-    b.write(&name, "y").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    assert_eq!(a.ls("").len(), 2);
-    assert!(a.ls("").iter().all(|name| name.len() <= 255));
+    for seed in 0..4 {
+        let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+        a.write(&name, "x").unwrap();
+        b.write(&name, "y").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let copy = copies(&a, "")[0].clone();
+        let text = a.read(&copy).unwrap();
+        assert_eq!(a.ls("").len(), 2);
+        assert!(a.find(&name).is_some());
+        assert_eq!(copy.len(), 255, "{copy}");
+        assert_eq!(b.ls(""), a.ls(""));
+        assert_ne!(b.read(&name).unwrap(), text);
+        // The cut name stays, whatever becomes of who has the name: also when somebody takes that again.
+        a.mv(&name, "short").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(b.ls(""), [copy.as_str(), "short"]);
+        b.write_new(&name, "z").unwrap();
+        b.chmod(&copy, 0o600).unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let mut names = [copy.as_str(), name.as_str(), "short"];
+        names.sort_unstable();
+        assert_eq!(a.ls(""), names);
+        assert_eq!((a.read(&name).unwrap().as_str(), a.read(&copy).unwrap()), ("z", text));
+    }
 }
 
 #[test]

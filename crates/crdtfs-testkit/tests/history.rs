@@ -4,6 +4,7 @@
 
 use crdtfs_core::history::{Action, Event, History, Stamp};
 use crdtfs_core::id::DeviceId;
+use crdtfs_core::node::Kind;
 use crdtfs_testkit::{Device, copies, meet, two};
 
 /// All that the records of a device tell.
@@ -119,4 +120,52 @@ fn a_file_that_was_removed_and_made_anew_later_is_told_so() {
     a.now_ms += 6000;
     a.write_new("f", "new").unwrap();
     assert_eq!(told(&a, before), [one(Action::Delete, "f"), one(Action::Create, "f")].concat());
+}
+
+/// The children that were removed are gone, and the history has what they were, and where: the whole directory can be had again below
+/// its new name.
+#[test]
+fn what_was_removed_from_a_directory_that_was_renamed_is_in_the_history() {
+    let (mut a, mut b) = two(|a| {
+        for dir in ["d", "d/e"] {
+            a.mkdir(dir).unwrap();
+        }
+        a.write("d/f", "of f").unwrap();
+        a.write("d/e/g", "of g").unwrap();
+    });
+    let there = b.log.clone();
+    a.mv("d", "new").unwrap();
+    b.rm_r("d").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(a.walk().into_iter().map(|(path, _)| path).collect::<Vec<_>>(), ["new"]);
+    // Each child's removal is told, by who did it, and each has its last version.
+    let events = events(&a);
+    let of = |action: Action, name: &str| {
+        let is = |event: &&Event| event.action == action && event.path.ends_with(name.as_bytes());
+        events.iter().filter(is).cloned().collect::<Vec<_>>()
+    };
+    for (name, text) in [("f", Some("of f")), ("e/g", Some("of g")), ("/e", None)] {
+        let removed = of(Action::Delete, name);
+        assert_eq!(removed.len(), 1, "{name}: {removed:?}");
+        assert_eq!(removed[0].device_name, "bob");
+        let made = of(Action::Create, name);
+        assert_eq!((made.len(), made[0].inode), (1, removed[0].inode), "{name}");
+        let bytes = made[0].content.filter(|_| text.is_some()).and_then(|content| a.bytes(&content));
+        assert_eq!(bytes.as_deref(), text.map(str::as_bytes));
+    }
+    // A state of the past is a view of the records of that time. What it shows is made again where the directory is now.
+    let mut past = Device::new("past", 7);
+    past.receive(&there);
+    past.sync_bytes(&a);
+    for (path, node) in past.walk().into_iter().filter(|(path, _)| path != "d") {
+        let path = path.replacen("d", "new", 1);
+        match node.kind {
+            Kind::Dir => a.mkdir(&path).unwrap(),
+            _ => a.write_new(&path, past.bytes(&node.content).unwrap()).unwrap(),
+        };
+    }
+    meet(&mut [&mut a, &mut b]);
+    let paths: Vec<_> = b.walk().into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths, ["new", "new/e", "new/e/g", "new/f"]);
+    assert_eq!((b.read("new/f").unwrap(), b.read("new/e/g").unwrap()), ("of f".into(), "of g".into()));
 }

@@ -626,7 +626,7 @@ fn edit_and_edit_then_delete_only_the_unseen_edit_returns() {
 }
 
 #[test]
-fn unlink_and_create_again_while_edited() {
+fn edit_and_move_into_a_directory_that_is_then_removed_comes_back_in_it() {
     let (mut a, mut b) = two(|a| {
         a.mkdir("n").unwrap();
         a.write("f", "base").unwrap();
