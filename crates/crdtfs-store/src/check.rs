@@ -247,7 +247,7 @@ impl Inner {
         }
         {
             let mut file = self.index_file.lock();
-            file.reset().map_err(|error| self.index_error(&error))?;
+            file.reset().map_err(|error| self.index_error(error))?;
             let mut index = self.index.write();
             notes.retain(|id, _| index.containers.contains_key(id));
             index.pend_all(notes.into_iter().collect());

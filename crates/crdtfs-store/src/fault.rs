@@ -26,6 +26,10 @@ struct Disk {
     crash_at: Option<u64>,
     /// Bytes that all files together may have.
     capacity: Option<u64>,
+    /// A file for which there is no room any more.
+    frozen: Option<u64>,
+    /// Bytes given back by holes.
+    holes: u64,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -59,6 +63,17 @@ impl FaultStorage {
     /// From now on the files may have this many bytes together.
     pub(crate) fn set_capacity(&self, bytes: Option<u64>) {
         self.disk.lock().capacity = bytes;
+    }
+
+    /// From now on nothing that is written to this file fits.
+    pub(crate) fn freeze(&self, name: &str) {
+        let mut disk = self.disk.lock();
+        disk.frozen = Some(disk.live[name]);
+    }
+
+    /// Bytes that were given back by holes so far.
+    pub(crate) fn holes(&self) -> u64 {
+        self.disk.lock().holes
     }
 
     /// Flips a byte of a file, durably: a disk that rots.
@@ -230,6 +245,7 @@ impl StorageFile for FaultFile {
             let used: u64 = disk.files.values().map(|data| data.live.len() as u64).sum();
             let len = disk.files[&self.id].live.len() as u64;
             let room = disk.capacity.map_or(u64::MAX, |capacity| (capacity + len).saturating_sub(used));
+            let room = if disk.frozen == Some(self.id) { 0 } else { room };
             (room, crashed)
         };
         let fits = (room.saturating_sub(offset)).min(buf.len() as u64) as usize;
@@ -252,7 +268,11 @@ impl StorageFile for FaultFile {
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.disk.lock().step()?;
+        {
+            let mut disk = self.disk.lock();
+            disk.step()?;
+            disk.holes += len;
+        }
         self.change(|data| {
             let zeros = vec![0; len as usize];
             write(&mut data.live, offset, &zeros);

@@ -104,12 +104,25 @@ impl Store {
     /// Drops what no content in `live` needs, nor an open reader or write file. Things put since the last collection (the
     /// first: since the start), or during a lease that lasts, stay. `live` is asked once, after the line is drawn.
     pub fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<GcReport, StoreError> {
-        self.inner.gc(live).map(|(report, _)| report)
+        let (report, _) = self.inner.gc(live)?;
+        match self.inner.checkpoint() {
+            // The index is a cache, and what it still names is still there.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(report),
+            committed => committed.map(|()| report),
+        }
     }
 
     /// As [`Store::gc`], on a disk that is full: gives the room of what it drops back at once, and needs none.
     pub fn reclaim(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<GcReport, StoreError> {
         let (mut report, dropped) = self.inner.gc(live)?;
+        match self.inner.checkpoint() {
+            // What goes from the packs now would still be named there, and be taken for stored after the next start.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                let aside = self.inner.index_file.lock().put_aside();
+                aside.map_err(StoreError::io("rename the index in", &self.inner.dir))?;
+            }
+            committed => committed?,
+        }
         report.freed += self.inner.packs.punch(&dropped).map_err(self.inner.writing())?;
         // What did not fit before does now.
         self.inner.checkpoint()?;
@@ -167,7 +180,7 @@ impl Inner {
         marks.touched.extend(keys.iter().map(|key| (*key, now)));
     }
 
-    /// Collects; what was dropped from packs is given, too.
+    /// Collects; what was dropped from packs is given, too. The index file does not have it yet.
     fn gc(&self, live: &mut dyn FnMut() -> Vec<ContentRef>) -> Result<(GcReport, Vec<Position>), StoreError> {
         let (old, old_id) = {
             let mut marks = self.marks.lock();
@@ -211,11 +224,7 @@ impl Inner {
                 }
             }
         }
-        match self.checkpoint() {
-            // On a full disk the index may not fit before the room was given back; it is a cache.
-            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error),
-            _ => Ok((report, dropped)),
-        }
+        Ok((report, dropped))
     }
 
     /// Adds the chunks and nodes of a content, as far as they are known.

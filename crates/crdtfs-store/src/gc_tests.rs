@@ -140,3 +140,32 @@ fn what_was_sealed_stays_as_long_as_its_write_file() {
         assert!(!store.is_local(&content), "{len}");
     }
 }
+
+/// What is said of a container that is no more is never taken for said of another.
+#[test]
+fn no_id_is_given_twice() {
+    let device = device(Peer::nobody());
+    let store = device.share.store().clone();
+    store.put_bytes(b"so that there is a pack with a lower id").unwrap();
+    let file = device.share.write_file(None).unwrap();
+    file.write_at(&noise(2 << 20, 1), 0).unwrap();
+    device.share.seal(&*file).unwrap();
+    device.share.discard(file);
+    for _ in 0..2 {
+        store.reclaim(&mut Vec::new).unwrap();
+    }
+    drop(store);
+    let options = || StoreOptions { segment_bytes: 300_000, ..StoreOptions::default() };
+    let (dir, index) = (device.store_dir(), device.store_dir().join("index.redb"));
+    let kept = device.end();
+    let store = Store::open(&dir, options()).unwrap();
+    let put: Vec<ContentRef> = (0..40).map(|n| store.put_bytes(&noise(50_000, n)).unwrap()).collect();
+    store.sync().unwrap();
+    drop(store);
+    std::fs::remove_file(index).unwrap();
+    let store = Store::open(&dir, options()).unwrap();
+    assert_eq!(put.iter().filter(|content| !store.is_local(content)).count(), 0);
+    let found = store.check(false, &mut || put.clone()).unwrap();
+    assert_eq!((found.problems, found.incomplete), (vec![], vec![]));
+    drop(kept);
+}

@@ -15,7 +15,10 @@ use crate::pack::Position;
 use crate::storage::{Storage, StorageFile, read_full};
 
 const FILE: &str = "index.redb";
-const VERSION: u64 = 1;
+/// Its name while the packs no longer hold what it says.
+const ASIDE: &str = "index.redb.aside";
+/// 2: with the next id.
+const VERSION: u64 = 2;
 const CHUNKS: TableDefinition<'_, &[u8; 20], u64> = TableDefinition::new("chunks");
 const CONTAINERS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("containers");
 const CONTENTS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("contents");
@@ -27,6 +30,24 @@ const PAGE_CACHE: usize = 4 << 20;
 pub(crate) struct IndexFile {
     storage: Arc<dyn Storage>,
     database: Option<Database>,
+    /// It has the name that no start looks for.
+    aside: bool,
+}
+
+/// Up to where an index speaks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UpTo {
+    /// In the packs.
+    pub(crate) position: Position,
+    /// No container has had this id or one above.
+    pub(crate) next: u32,
+}
+
+/// An index as it was read.
+pub(crate) struct Loaded {
+    pub(crate) index: Index,
+    pub(crate) position: Position,
+    pub(crate) next: u32,
 }
 
 impl std::fmt::Debug for IndexFile {
@@ -37,8 +58,9 @@ impl std::fmt::Debug for IndexFile {
 
 impl IndexFile {
     /// Opens the file and reads it. `None`: there was none, or it was no good, and an empty one has been made.
-    pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<(Self, Option<(Index, Position)>), redb::Error> {
-        let mut file = Self { storage, database: None };
+    pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<(Self, Option<Loaded>), redb::Error> {
+        let mut file = Self { storage, database: None, aside: false };
+        file.remove(ASIDE)?;
         match file.load() {
             Ok(loaded) => return Ok((file, loaded)),
             Err(redb::Error::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
@@ -53,22 +75,49 @@ impl IndexFile {
     /// Removes the file and makes an empty one.
     pub(crate) fn reset(&mut self) -> Result<(), redb::Error> {
         self.database = None;
-        match self.storage.remove(FILE) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+        self.remove(self.name())?;
         self.database().map(|_| ())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match self.storage.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        if self.aside { ASIDE } else { FILE }
+    }
+
+    /// Has a start make the index anew, until the next commit: for when the packs lose what rows here still name, and there
+    /// is no room to write that they are gone. A new name takes none.
+    pub(crate) fn put_aside(&mut self) -> io::Result<()> {
+        match self.storage.rename(FILE, ASIDE) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => self.aside = true,
+        }
+        self.storage.sync_dir("")
+    }
+
+    /// What it says is right again.
+    fn put_back(&mut self) -> io::Result<()> {
+        if self.aside {
+            self.storage.rename(ASIDE, FILE)?;
+            self.aside = false;
+        }
+        Ok(())
     }
 
     fn database(&mut self) -> Result<&Database, redb::Error> {
         if self.database.is_none() {
-            let backend = Backend(self.storage.open(FILE, true)?);
+            let backend = Backend(self.storage.open(self.name(), true)?);
             self.database = Some(Database::builder().set_cache_size(PAGE_CACHE).create_with_backend(backend)?);
         }
         Ok(self.database.as_ref().expect("made above"))
     }
 
-    fn load(&mut self) -> Result<Option<(Index, Position)>, redb::Error> {
+    fn load(&mut self) -> Result<Option<Loaded>, redb::Error> {
         let database = self.database()?;
         let read = database.begin_read()?;
         let meta = match read.open_table(META) {
@@ -81,6 +130,7 @@ impl IndexFile {
             return Err(redb::Error::Corrupted("of another version".into()));
         }
         let position = (number("segment")? as u32, number("offset")?);
+        let next = number("next")? as u32;
         let mut index = Index::default();
         for row in read.open_table(CONTAINERS)?.iter()? {
             if let Some(note) = Note::decode(row?.1.value()) {
@@ -107,20 +157,21 @@ impl IndexFile {
             index.load_place(hash, place);
         }
         index.pending.clear();
-        Ok(Some((index, position)))
+        Ok(Some(Loaded { index, position, next }))
     }
 
     /// Writes changes, durably, with the position in the packs up to which they speak.
-    pub(crate) fn commit(&mut self, changes: &[Change], position: Position) -> Result<(), redb::Error> {
-        let result = self.try_commit(changes, position);
+    pub(crate) fn commit(&mut self, changes: &[Change], upto: &UpTo) -> Result<(), redb::Error> {
+        let result = self.try_commit(changes, upto);
         if result.is_err() {
             // After an error of the disk redb wants to be opened again.
             self.database = None;
         }
-        result
+        result?;
+        Ok(self.put_back()?)
     }
 
-    fn try_commit(&mut self, changes: &[Change], position: Position) -> Result<(), redb::Error> {
+    fn try_commit(&mut self, changes: &[Change], upto: &UpTo) -> Result<(), redb::Error> {
         // The last change of a row stands; in the order of rows the tree is written once.
         let mut chunks = BTreeMap::new();
         let mut containers = BTreeMap::new();
@@ -147,8 +198,9 @@ impl IndexFile {
         {
             let mut meta = write.open_table(META)?;
             meta.insert("version", VERSION)?;
-            meta.insert("segment", u64::from(position.0))?;
-            meta.insert("offset", position.1)?;
+            meta.insert("segment", u64::from(upto.position.0))?;
+            meta.insert("offset", upto.position.1)?;
+            meta.insert("next", u64::from(upto.next))?;
             let mut table = write.open_table(CHUNKS)?;
             for (row, value) in &chunks {
                 match value {

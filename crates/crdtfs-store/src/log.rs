@@ -108,8 +108,9 @@ impl Log {
         let (end, recovered) = scan.verdict(len);
         if end < len {
             file.set_len(end).map_err(StoreError::io("cut the torn end of", &path))?;
-            file.sync().map_err(StoreError::io("sync", &path))?;
         }
+        // What a process that was killed left with the system counts as durable from here on.
+        file.sync().map_err(StoreError::io("sync", &path))?;
         for (offset, length) in &recovered.damaged {
             tracing::error!(path = %path.display(), offset, length, "a part of the envelope log went bad");
         }

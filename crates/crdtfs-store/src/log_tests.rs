@@ -51,6 +51,24 @@ fn what_was_appended_is_read_in_order_and_after_a_restart() {
     assert_eq!(log.check().unwrap(), Vec::<String>::new());
 }
 
+/// What a killed process left with the system and no disk has yet is durable once it was read back.
+#[test]
+fn what_is_found_at_a_start_is_durable() {
+    let storage = FaultStorage::new();
+    let (log, _) = open(&storage).unwrap();
+    for seq in 0..20 {
+        log.append(&actor(1), seq, &[seq as u8; 1000]).unwrap();
+    }
+    log.flush().unwrap();
+    drop(log);
+    let (log, _) = open(&storage).unwrap();
+    log.sync().unwrap();
+    for seed in 0..8 {
+        let (_, recovered) = open(&storage.after_crash(seed)).unwrap();
+        assert_eq!(recovered, Recovered { entries: 20, torn: 0, damaged: vec![] }, "{seed}");
+    }
+}
+
 #[test]
 fn read_after_gives_what_lacks_in_append_order_and_in_pieces() {
     let storage = FaultStorage::new();

@@ -137,13 +137,16 @@ impl Packs {
         self.segments.read().values().map(|segment| Ok((segment.id, segment.file.len()?))).collect()
     }
 
-    /// Goes on in the last segment, which is good up to `end`; what lies behind is cut off.
-    pub(crate) fn resume(&self, id: u32, end: u64) -> io::Result<()> {
+    /// Goes on in the last segment, which is good up to `end`; what lies behind is cut off. What the segments from `since`
+    /// on hold is made durable: a process that was killed left it with the system, and what follows counts on it.
+    pub(crate) fn resume(&self, since: u32, id: u32, end: u64) -> io::Result<()> {
         let segment = self.segment(id)?;
         if segment.file.len()? > end {
             segment.file.set_len(end)?;
-            segment.file.sync()?;
         }
+        let unsynced: Vec<Arc<Segment>> = self.segments.read().range(since..=id).map(|(_, one)| one.clone()).collect();
+        unsynced.iter().try_for_each(|segment| segment.file.sync())?;
+        self.storage.sync_dir(DIR)?;
         let mut active = self.active.lock();
         active.start = end;
         active.segment = Some(segment);
@@ -169,8 +172,7 @@ impl Packs {
         if active.segment.is_some() && active.end() + need as u64 > self.segment_bytes && active.end() > SEGMENT_HEADER
         {
             active.flush()?;
-            let finished = active.segment.take();
-            active.finished.extend(finished);
+            self.begin(&mut active)?;
         } else if !active.buffer.is_empty() && active.buffer.len() + need > BUFFER {
             active.flush()?;
         }
@@ -186,6 +188,7 @@ impl Packs {
         Ok((segment.id, offset))
     }
 
+    /// Begins a segment. Where that fails all is as it was: the one before still is what a sync makes durable.
     fn begin(&self, active: &mut Active) -> io::Result<()> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let name = segment_name(id);
@@ -198,7 +201,8 @@ impl Packs {
         }
         active.new_name = true;
         active.start = SEGMENT_HEADER;
-        active.segment = Some(segment.clone());
+        let finished = active.segment.replace(segment.clone());
+        active.finished.extend(finished);
         self.segments.write().insert(id, segment);
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::cache::{ChunkCache, FileCache};
 use crate::error::StoreError;
 use crate::fill::Fillings;
 use crate::index::{Container, Index, Note, Place, key};
-use crate::index_file::IndexFile;
+use crate::index_file::{IndexFile, Loaded};
 use crate::keeper::Wake;
 use crate::pack::{Kind, Packs, Position};
 use crate::storage::Storage;
@@ -25,24 +25,25 @@ pub(crate) fn open(storage: Arc<dyn Storage>, dir: &Path, options: &StoreOptions
     let packs = Packs::open(storage.clone(), options.segment_bytes, ids.clone());
     let packs = packs.map_err(StoreError::io("open the packs in", dir))?;
     let opened = IndexFile::open(storage.clone());
-    let (mut index_file, loaded) =
-        opened.map_err(|error| StoreError::Index { path: dir.join("index.redb"), reason: error.to_string() })?;
+    let index_error =
+        |error: redb::Error| StoreError::Index { path: dir.join("index.redb"), reason: error.to_string() };
+    let (mut index_file, loaded) = opened.map_err(index_error)?;
     let segments = packs.segments().map_err(StoreError::io("read the packs in", dir))?;
     let reaches = |position: &Position| {
         *position == (0, 0) || segments.iter().any(|(id, len)| *id == position.0 && *len >= position.1)
     };
     let (index, from) = match loaded {
-        Some((index, position)) if reaches(&position) => (index, position),
+        Some(Loaded { index, position, next }) if reaches(&position) => {
+            ids.fetch_max(next, Ordering::Relaxed);
+            (index, position)
+        }
         Some(_) => {
             tracing::warn!("the packs are older than the index, which is made again");
-            let reset = index_file.reset();
-            reset.map_err(|error| StoreError::Index { path: dir.join("index.redb"), reason: error.to_string() })?;
+            index_file.reset().map_err(index_error)?;
             (Index::default(), (0, 0))
         }
         None => (Index::default(), (0, 0)),
     };
-    let highest = index.containers.keys().max().copied().unwrap_or(0);
-    ids.fetch_max(highest + 1, Ordering::Relaxed);
     let inner = Inner {
         dir: dir.to_path_buf(),
         storage,
@@ -62,7 +63,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, dir: &Path, options: &StoreOptions
         full: Mutex::default(),
         arriving: Mutex::default(),
     };
-    inner.read_packs(&segments, from, options.segment_bytes)?;
+    inner.read_packs(&segments, from)?;
     inner.look_at_objects()?;
     inner.mark_start();
     Ok(inner)
@@ -70,7 +71,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, dir: &Path, options: &StoreOptions
 
 impl Inner {
     /// Adds to the index what the packs hold from a position on; goes on in the last segment.
-    fn read_packs(&self, segments: &[(u32, u64)], from: Position, limit: u64) -> Result<(), StoreError> {
+    fn read_packs(&self, segments: &[(u32, u64)], from: Position) -> Result<(), StoreError> {
         let mut notes = Vec::new();
         let mut end_of_last = 0;
         {
@@ -103,16 +104,20 @@ impl Inner {
                 }
             }
         }
-        if let Some((id, _)) = segments.last()
-            && end_of_last < limit
-        {
-            self.packs.resume(*id, end_of_last).map_err(StoreError::io("write to the packs in", &self.dir))?;
+        if let Some((id, _)) = segments.last() {
+            self.packs.resume(from.0, *id, end_of_last).map_err(StoreError::io("write to the packs in", &self.dir))?;
         }
         self.read_notes(&notes);
         Ok(())
     }
 
     fn read_notes(&self, notes: &[Note]) {
+        let named = notes.iter().filter_map(|note| match note {
+            Note::Object { id, .. } | Note::Folder { id, .. } | Note::Gone { id } => Some(*id),
+            Note::Content { .. } => None,
+        });
+        // No id is given twice: what is said of a container would be taken for said of another.
+        self.ids.fetch_max(named.max().map_or(0, |id| id + 1), Ordering::Relaxed);
         let gone: HashSet<u32> =
             notes.iter().filter_map(|note| if let Note::Gone { id } = note { Some(*id) } else { None }).collect();
         for note in notes {
@@ -124,7 +129,6 @@ impl Inner {
         }
         for note in notes {
             let (Note::Object { id, content } | Note::Folder { id, content, .. }) = note else { continue };
-            self.ids.fetch_max(id + 1, Ordering::Relaxed);
             if gone.contains(id) {
                 continue;
             }

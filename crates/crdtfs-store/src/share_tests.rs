@@ -117,6 +117,16 @@ impl Device {
         Self { dir, share, folder }
     }
 
+    /// Where its store is.
+    pub(crate) fn store_dir(&self) -> PathBuf {
+        self.share.store().inner.dir.clone()
+    }
+
+    /// Ends it; its directory stays as long as what is given.
+    pub(crate) fn end(self) -> tempfile::TempDir {
+        self.dir
+    }
+
     pub(crate) fn write_and_index(&self, key: InodeId, bytes: &[u8]) -> ContentRef {
         self.write_over(key, bytes, None)
     }

@@ -18,7 +18,7 @@ use crate::chunker::{self, Chunked};
 use crate::error::StoreError;
 use crate::fill::Fillings;
 use crate::index::{Container, Index, Note, Place, key};
-use crate::index_file::IndexFile;
+use crate::index_file::{IndexFile, UpTo};
 use crate::keeper::{Keeper, Wake};
 use crate::manifest;
 use crate::pack::{self, Codec, Kind, Packs};
@@ -99,7 +99,8 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// Lock order: `object_sync`, `gate`, then one of the others at a time; `index` may be held while `pending` objects are.
+/// Lock order: `index_file`, `object_sync`, `gate`, then one of the others at a time; `index` may be held while `pending`
+/// objects are.
 pub(crate) struct Inner {
     pub(crate) dir: PathBuf,
     pub(crate) storage: Arc<dyn Storage>,
@@ -343,21 +344,25 @@ impl Inner {
         })
     }
 
-    /// Makes what is pending in the index durable, after the packs that it speaks of.
+    /// Makes what is pending in the index durable, after the packs that it speaks of. One at a time: when it returns, the
+    /// index file has all changes that were made before the call, also those that another call was about to write; a pack
+    /// that only older rows name can be removed then.
     pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
+        let mut file = self.index_file.lock();
         self.sync_objects()?;
         if self.index.read().dead > 1024 {
             self.index.write().sweep();
         }
-        let (changes, position) = {
+        let (changes, upto) = {
             let _gate = self.gate.write();
-            (std::mem::take(&mut self.index.write().pending), self.packs.position())
+            let changes = std::mem::take(&mut self.index.write().pending);
+            (changes, UpTo { position: self.packs.position(), next: self.ids.load(Ordering::Relaxed) })
         };
         let result = self.sync().and_then(|()| {
             if changes.is_empty() {
                 return Ok(());
             }
-            self.index_file.lock().commit(&changes, position).map_err(|error| self.index_error(&error))
+            file.commit(&changes, &upto).map_err(|error| self.index_error(error))
         });
         if result.is_err() {
             let mut index = self.index.write();
@@ -367,8 +372,11 @@ impl Inner {
         result
     }
 
-    pub(crate) fn index_error(&self, error: &redb::Error) -> StoreError {
-        StoreError::Index { path: self.dir.join("index.redb"), reason: error.to_string() }
+    pub(crate) fn index_error(&self, error: redb::Error) -> StoreError {
+        match error {
+            redb::Error::Io(source) => StoreError::io("write the index in", &self.dir)(source),
+            other => StoreError::Index { path: self.dir.join("index.redb"), reason: other.to_string() },
+        }
     }
 
     /// For `map_err` of what writes to the packs.

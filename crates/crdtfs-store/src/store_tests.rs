@@ -85,58 +85,160 @@ fn a_chunk_is_stored_once() {
     assert!(store.usage().packs < 3_200_000, "{:?}", store.usage());
 }
 
+/// How far a run came.
+#[derive(Default)]
+struct Ran {
+    /// What has to be there, whatever happens.
+    kept: Vec<ContentRef>,
+    /// Segments that were compacted away.
+    rewritten: u32,
+    /// Bytes that were given back by holes.
+    punched: u64,
+}
+
+/// The `n`-th content of a run.
+fn nth(n: u64) -> Vec<u8> {
+    noise(if n % 5 == 4 { 150_000 } else { 3000 }, n)
+}
+
+/// All that a store does: puts, syncs, commits its index, collects, compacts, makes room on a full disk.
+fn work(storage: &FaultStorage, dir: &Path, ran: &mut Ran) -> Result<(), StoreError> {
+    let store = open(storage, dir)?;
+    let mut put = Vec::new();
+    for n in 0..24 {
+        put.push(store.put_bytes(&nth(n))?);
+        if n % 4 == 3 {
+            store.sync()?;
+            ran.kept = put.clone();
+        }
+        if n == 13 {
+            store.inner.checkpoint()?;
+        }
+    }
+    // The first collection spares all that was put before it.
+    store.gc(&mut || put.clone())?;
+    let live: Vec<ContentRef> = put.iter().copied().step_by(3).collect();
+    ran.kept = live.clone();
+    store.gc(&mut || live.clone())?;
+    while store.compact()? {
+        ran.rewritten += 1;
+    }
+    let more = (24..27).map(|n| store.put_bytes(&nth(n))).collect::<Result<Vec<_>, _>>()?;
+    store.sync()?;
+    let live: Vec<ContentRef> =
+        live.iter().filter(|content| content.manifest.is_none()).chain(&more).copied().collect();
+    ran.kept = live.clone();
+    for _ in 0..2 {
+        ran.punched += store.reclaim(&mut || live.clone())?.freed;
+    }
+    Ok(())
+}
+
 /// Every write of a run is a crash point, each with several ways in which unsynced writes reach the disk.
 #[test]
 fn after_a_crash_at_any_write_what_was_synced_is_there() {
     let dir = tempfile::tempdir().unwrap();
-    let run = |storage: &FaultStorage| -> Vec<ContentRef> {
-        let mut synced = Vec::new();
-        let mut put = Vec::new();
-        let Ok(store) = open(storage, dir.path()) else { return synced };
-        for n in 0..24_u64 {
-            match store.put_bytes(&noise(if n % 5 == 4 { 150_000 } else { 3000 }, n)) {
-                Ok(content) => put.push(content),
-                Err(_) => return synced,
-            }
-            if n % 4 == 3 {
-                if store.sync().is_err() {
-                    return synced;
-                }
-                synced = put.clone();
-            }
-            if n == 13 {
-                let _ = store.inner.checkpoint();
-            }
-            if n == 19 {
-                let keep = put.clone();
-                let _ = store.gc(&mut || keep.clone());
-                let _ = store.compact();
-            }
-        }
-        synced
-    };
     let storage = FaultStorage::new();
-    run(&storage);
+    let mut ran = Ran::default();
+    work(&storage, dir.path(), &mut ran).unwrap();
+    assert!(ran.rewritten >= 1, "compacting is a crash point");
+    assert!(ran.punched > 100_000, "making holes is a crash point: {}", ran.punched);
     let operations = storage.operations();
-    assert!(operations > 40, "{operations}");
+    assert!(operations > 80, "{operations}");
     for at in 1..=operations {
         let storage = FaultStorage::new();
         storage.crash_at(Some(at));
-        let synced = run(&storage);
-        for seed in 0..2 {
+        let mut ran = Ran::default();
+        // The last operations are of the store's end.
+        let _ = work(&storage, dir.path(), &mut ran);
+        for seed in 0..3 {
             let after = storage.after_crash(at * 131 + seed);
-            let store = open(&after, dir.path()).unwrap_or_else(|error| panic!("crash at {at}, {seed}: {error}"));
-            for content in &synced {
-                let bytes = content_bytes(&store, content).unwrap_or_else(|| panic!("crash at {at}, {seed}: lost"));
-                assert_eq!(Hash::of(&bytes), content.hash);
+            let case = format!("crash at {at} of {operations}, {seed}");
+            if seed == 2 {
+                let _ = crate::storage::Storage::remove(&after, "index.redb");
             }
-            let report = store.check(false, &mut || synced.clone()).unwrap();
-            assert_eq!((report.problems, report.incomplete), (vec![], vec![]), "crash at {at}, {seed}");
-            let more = store.put_bytes(&noise(100_000, 999)).unwrap();
-            store.sync().unwrap();
-            let store = open(&after.after_crash(1), dir.path()).unwrap();
-            assert!(content_bytes(&store, &more).is_some(), "crash at {at}, {seed}: goes on");
+            goes_on(&after, dir.path(), &ran.kept, &case);
         }
+    }
+}
+
+/// What has to be there is, nothing is damaged, and what is put is there after the next crash, also what was there before.
+fn goes_on(storage: &FaultStorage, dir: &Path, kept: &[ContentRef], case: &str) {
+    let store = open(storage, dir).unwrap_or_else(|error| panic!("{case}: {error}"));
+    for content in kept {
+        let bytes = content_bytes(&store, content).unwrap_or_else(|| panic!("{case}: lost"));
+        assert_eq!(Hash::of(&bytes), content.hash, "{case}");
+    }
+    let report = store.check(false, &mut || kept.to_vec()).unwrap();
+    assert_eq!((report.problems, report.incomplete), (vec![], vec![]), "{case}");
+    let again: Vec<ContentRef> = (0..28).map(|n| store.put_bytes(&nth(n)).unwrap()).collect();
+    store.sync().unwrap();
+    let store = open(&storage.after_crash(1), dir).unwrap();
+    for content in &again {
+        assert!(content_bytes(&store, content).is_some(), "{case}: put again, and lost");
+    }
+}
+
+/// Where begins of segments fail, a sync still is one.
+#[test]
+fn what_was_put_before_there_was_no_room_for_a_segment_is_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = FaultStorage::new();
+    let store = open(&storage, dir.path()).unwrap();
+    store.inner.checkpoint().unwrap();
+    let mut put = Vec::new();
+    while store.inner.packs.position().1 < 300_000 - 60_000 {
+        put.push(store.put_bytes(&noise(50_000, put.len() as u64)).unwrap());
+    }
+    store.flush().unwrap();
+    storage.set_capacity(Some(0));
+    assert_eq!(store.put_bytes(&noise(64_000, 99)).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    store.sync().unwrap();
+    let after = open(&storage.after_crash(3), dir.path()).unwrap();
+    assert!(put.iter().all(|content| content_bytes(&after, content).is_some()));
+}
+
+/// What a killed process left with the system and no disk has yet is durable once somebody syncs.
+#[test]
+fn what_is_found_at_a_start_is_synced_by_a_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = FaultStorage::new();
+    let killed = open(&storage, dir.path()).unwrap();
+    let put: Vec<_> = (0..12).map(|n| killed.put_bytes(&noise(60_000, n)).unwrap()).collect();
+    killed.flush().unwrap();
+    // It is not dropped, which would commit.
+    std::mem::forget(killed);
+    let store = open(&storage, dir.path()).unwrap();
+    store.sync().unwrap();
+    for seed in 0..8 {
+        let after = open(&storage.after_crash(seed), dir.path()).unwrap();
+        assert!(put.iter().all(|content| content_bytes(&after, content).is_some()), "{seed}");
+    }
+}
+
+/// On a disk so full that not even the index can be written, room is made all the same, and nothing is taken for stored
+/// afterwards that was given up, though the process ends before the index could be written.
+#[test]
+fn room_is_made_where_the_index_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = FaultStorage::new();
+    let store = open(&storage, dir.path()).unwrap();
+    let put: Vec<_> = (0..40).map(|n| store.put_bytes(&noise(60_000, n)).unwrap()).collect();
+    store.sync().unwrap();
+    store.inner.checkpoint().unwrap();
+    store.gc(&mut || put.clone()).unwrap();
+    storage.freeze("index.redb");
+    let report = store.reclaim(&mut Vec::new);
+    assert_eq!(report.unwrap_err().kind(), std::io::ErrorKind::StorageFull, "the index still does not fit");
+    let holes: u64 = storage.holes();
+    assert!(holes > 1_000_000, "{holes}");
+    std::mem::forget(store);
+    for seed in 0..4 {
+        let after = storage.after_crash(seed);
+        goes_on(&after, dir.path(), &[], &format!("{seed}"));
+        let store = open(&after, dir.path()).unwrap();
+        let again: Vec<_> = (0..40).map(|n| store.put_bytes(&noise(60_000, n)).unwrap()).collect();
+        assert!(again.iter().all(|content| content_bytes(&store, content).is_some()), "{seed}");
     }
 }
 
