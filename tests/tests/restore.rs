@@ -224,7 +224,10 @@ fn refused(a: &Device, one: &Path) {
     };
     let f = written(a, &one.join("f.txt"), "two\n");
     let there = one.join("d").to_str().unwrap().to_owned();
-    fails(1, "never.txt", &[], "never.txt");
+    fails(1, "never.txt", &[], "never.txt: nothing of this name is in the share, nor ever was");
+    fs::rename(one.join("t/kept"), one.join("t/moved")).unwrap();
+    fails(1, "t/kept", &[], "it was moved to t/moved");
+    fs::rename(one.join("t/moved"), one.join("t/kept")).unwrap();
     fails(1, "f.txt", &["--at", "2001-01-01"], "was not there");
     fails(1, "f.txt", &["--version", "0123456789abcdef"], "0123456789abcdef");
     fails(2, "f.txt", &["--version", "nonsense"], "hexadecimal");
@@ -243,6 +246,93 @@ fn refused(a: &Device, one: &Path) {
     let made = deleted(a, &one.join("x"));
     fails(1, "x", &["--version", id(&made)], "--to");
     assert_eq!(text(&one.join("x")), "a file\n");
+}
+
+/// A conflict copy is known by the name that it was shown under, also when it is gone, and the file beside it tells of it.
+#[test]
+fn conflict_copies() {
+    needs!("conflict_copies", Fuse);
+    let lab = Lab::new();
+    let (segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
+    let (one, other) = (a.dir("s"), b.dir("s"));
+    a.show(Mode::Mount, None, &one);
+    let ticket = a.invite(&one, &[]);
+    b.show(Mode::Watch, Some(&ticket), &other);
+    fs::write(one.join("edited.txt"), "as it was\n").unwrap();
+    a.wait(&one, "all");
+    segment.cut(&b);
+    for (dir, who) in [(&one, "anna"), (&other, "bert")] {
+        fs::write(dir.join("edited.txt"), format!("as {who} has it\n")).unwrap();
+        fs::write(dir.join("made.txt"), format!("as {who} made it\n")).unwrap();
+    }
+    fs::create_dir(one.join("kind")).unwrap();
+    fs::write(other.join("kind"), "a file\n").unwrap();
+    segment.heal(&b);
+    a.wait(&one, "all");
+    b.wait(&other, "all");
+    let before = same_trees(&[&one, &other], SETTLED);
+    let copies: Vec<_> = before.names().into_iter().filter(|name| name.contains(" (conflict ")).collect();
+    assert_eq!(copies.len(), 3, "{copies:?}");
+    let kept: Vec<_> = copies.iter().map(|copy| text(&one.join(copy))).collect();
+    let hash = |text: &str| Value::from(blake3::hash(text.as_bytes()).to_hex().as_str());
+    let tells = |path: &str, text: &str| {
+        let told = events(&a, &one.join(path));
+        assert!(told.iter().any(|event| event["blake3"] == hash(text)), "{path}: {told:#?}");
+    };
+    let names_of =
+        |copy: &str| ["edited.txt", "made.txt", "kind"].into_iter().find(|name| copy.starts_with(&name[..4]));
+    for (copy, bytes) in copies.iter().zip(&kept) {
+        tells(copy, bytes);
+        tells(names_of(copy).unwrap(), bytes);
+    }
+    for copy in &copies {
+        fs::remove_file(one.join(copy)).unwrap();
+    }
+    a.wait(&one, "all");
+    assert!(copies.iter().all(|copy| !other.join(copy).exists()));
+    for (copy, bytes) in copies.iter().zip(&kept) {
+        tells(copy, bytes);
+        deleted(&a, &one.join(copy));
+        // The other device, too, knows it by that name.
+        b.wait(&other, "all");
+        b.ok(&restore(&other.join(copy), &[]));
+    }
+    b.wait(&other, "all");
+    let after = same_trees(&[&one, &other], SETTLED);
+    assert_eq!(after.names(), before.names());
+    assert_eq!(copies.iter().map(|copy| text(&one.join(copy))).collect::<Vec<_>>(), kept);
+    a.check();
+    a.stop();
+    b.stop();
+}
+
+/// A directory that is there and was emptied comes back as it was, also the share's own.
+#[test]
+fn an_emptied_directory() {
+    needs!("an_emptied_directory", Fuse);
+    let lab = Lab::new();
+    let (_segment, [mut a]) = lab.on_one_segment(["anna"]);
+    let share = a.dir("s");
+    a.show(Mode::Mount, None, &share);
+    let dir = share.join("d");
+    fs::create_dir_all(dir.join("below")).unwrap();
+    fs::write(dir.join("x"), "x\n").unwrap();
+    fs::write(dir.join("below/y"), "y\n").unwrap();
+    let before = Tree::read(&share).unwrap();
+    let said = a.fails(2, &restore(&dir, &[]));
+    assert!(said.contains("something is in it") && said.contains("--at"), "{said}");
+    fs::remove_file(dir.join("x")).unwrap();
+    fs::remove_dir_all(dir.join("below")).unwrap();
+    a.ok(&restore(&dir, &[]));
+    assert_eq!(Tree::read(&share).unwrap().names(), before.names());
+    fs::remove_dir_all(&dir).unwrap();
+    a.ok(&restore(&share, &[]));
+    assert_eq!(Tree::read(&share).unwrap().names(), before.names());
+    assert_eq!((text(&dir.join("x")), text(&dir.join("below/y"))), ("x\n".into(), "y\n".into()));
+    fs::create_dir(share.join("never")).unwrap();
+    let said = a.fails(1, &restore(&share.join("never"), &[]));
+    assert!(said.contains("nothing was ever removed from it"), "{said}");
+    a.stop();
 }
 
 /// Restoring is an operation: what the other device did at once is merged with it.

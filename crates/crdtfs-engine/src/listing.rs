@@ -1,5 +1,6 @@
 //! `crdtfs ls` and `crdtfs log`: the tree with what of it is here, and how it came about.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crdtfs_core::node::{Kind, Node, Shown};
 
 use crate::convert;
 use crate::core::Core;
+use crate::past::{self, Unsuffixed};
 use crate::share::Share;
 use crate::shows::blocking;
 
@@ -57,11 +59,8 @@ impl Core {
             let found = core.find(&asked.path.to_path())?;
             let events = found.share.history().map_err(|error| Failure::failed(error.to_string()))?;
             let path = found.below.as_os_str().as_bytes().to_vec();
-            // What is there now is also told of where it was before.
+            let events = found.share.concerned(events, &path);
             let now = found.share.walk(&found.below);
-            let of_it = |event: &history::Event| now.is_some_and(|now| now != InodeId::ROOT && now == event.inode);
-            let events: Vec<_> = events.into_iter().filter(|event| event.concerns(&path) || of_it(event)).collect();
-            // A conflict copy is there without an event of its own.
             if events.is_empty() && now.is_none() {
                 return Err(nothing_of_this_name(&asked.path));
             }
@@ -127,6 +126,25 @@ fn entry(share: &Share, node: &Node, path: &[u8]) -> Entry {
 }
 
 impl Share {
+    /// The events that tell of a path: what happened there and below, and to what is there now wherever it was; of a file also
+    /// the versions that stand or stood beside it as its conflict copies, and of a conflict copy the version that it is.
+    fn concerned(&self, events: Vec<history::Event>, path: &[u8]) -> Vec<history::Event> {
+        let walk = |path: &[u8]| self.read(|replica| past::walk(replica.view(), path));
+        let mut inodes: BTreeSet<InodeId> = walk(path).into_iter().filter(|now| *now != InodeId::ROOT).collect();
+        let unsuffixed = Unsuffixed::parse(path);
+        let holder = unsuffixed.as_ref().and_then(|unsuffixed| walk(&unsuffixed.path));
+        let told = |event: &history::Event| unsuffixed.as_ref().is_some_and(|unsuffixed| unsuffixed.tells_of(event));
+        // One that could not have its name is a file of its own; another version of a file is in that one's history.
+        inodes.extend(
+            events.iter().filter(|event| told(event)).map(|event| event.inode).filter(|of| Some(*of) != holder),
+        );
+        let beside = |event: &history::Event| Unsuffixed::parse(&event.path).is_some_and(|of| of.path == path);
+        let concerned = |event: &history::Event| {
+            event.concerns(path) || inodes.contains(&event.inode) || told(event) || beside(event)
+        };
+        events.into_iter().filter(concerned).collect()
+    }
+
     /// What of a node's bytes is here.
     pub(crate) fn local(&self, node: &Node) -> Local {
         if node.kind != Kind::File || self.has_whole(&node.content) {

@@ -5,12 +5,52 @@ use std::collections::{BTreeMap, BTreeSet};
 use crdtfs_core::document::Schema;
 use crdtfs_core::envelope::{Envelope, Trust};
 use crdtfs_core::history::{self, History, Stamp};
-use crdtfs_core::id::{ChangeHash, DeviceId, RecordId};
+use crdtfs_core::id::{ChangeHash, DeviceId, InodeId, RecordId};
+use crdtfs_core::node::Kind;
 use crdtfs_core::record::Record;
-use crdtfs_core::view::View;
+use crdtfs_core::view::{Suffixed, View};
 use crdtfs_store::{LogEntry, Urgency};
 
 use crate::share::{Share, ShareError};
+
+/// A path as it would be if everything on it had the name that it was to have, and the version that its name tells of.
+///
+/// Records have the names that entries were given; the suffixes of what stood beside another entry are the view's.
+pub(crate) struct Unsuffixed<'a> {
+    /// The path without suffixes.
+    pub(crate) path: Vec<u8>,
+    /// The suffix of the last name.
+    last: Option<Suffixed<'a>>,
+}
+
+impl<'a> Unsuffixed<'a> {
+    /// `None` if no name of the path has a suffix.
+    pub(crate) fn parse(path: &'a [u8]) -> Option<Self> {
+        let names: Vec<_> = path.split(|byte| *byte == b'/').map(|name| (name, Suffixed::parse(name))).collect();
+        if names.iter().all(|(_, suffixed)| suffixed.is_none()) {
+            return None;
+        }
+        let plain = |(name, suffixed): &(&[u8], Option<Suffixed<'_>>)| {
+            suffixed.as_ref().map_or_else(|| name.to_vec(), |suffixed| suffixed.base.clone())
+        };
+        let path = names.iter().map(plain).collect::<Vec<_>>().join(&b'/');
+        Some(Self { path, last: names.into_iter().last()?.1 })
+    }
+
+    /// Whether the last name is that of a conflict copy, and of this version.
+    pub(crate) fn tells_of(&self, event: &history::Event) -> bool {
+        self.last
+            .as_ref()
+            .is_some_and(|last| last.device == event.device_name && event.version.to_string().starts_with(last.digits))
+    }
+
+    /// The last removal of what may have stood under this name, from the end.
+    fn removals<'e>(&'e self, events: &'e [history::Event]) -> impl Iterator<Item = &'e history::Event> {
+        let made: BTreeSet<_> = events.iter().filter(|event| self.tells_of(event)).map(|event| event.inode).collect();
+        let removals = events.iter().rev().filter(|event| event.action == history::Action::Delete);
+        removals.filter(move |event| event.path == self.path && (self.last.is_none() || made.contains(&event.inode)))
+    }
+}
 
 /// One change of the past.
 struct Change {
@@ -201,6 +241,25 @@ impl Past {
         first.version
     }
 
+    /// The moment before a path was removed, and the inode that it named.
+    pub(crate) fn removed(&self, path: &[u8]) -> Option<(Moment, InodeId)> {
+        let before = |event: &history::Event| match event.kind {
+            Kind::Dir => Moment::Before(self.first_of_removal(event, &event.path)),
+            _ => Moment::Before(event.version),
+        };
+        let of_it = |event: &&history::Event| event.action == history::Action::Delete && event.path == path;
+        if let Some(event) = self.events.iter().rev().find(of_it) {
+            return Some((before(event), event.inode));
+        }
+        // It stood beside another entry: whether under this name, the view of then tells.
+        let unsuffixed = Unsuffixed::parse(path)?;
+        let stood = |event: &history::Event| {
+            let moment = before(event);
+            (walk(&self.view(moment), path) == Some(event.inode)).then_some((moment, event.inode))
+        };
+        unsuffixed.removals(&self.events).find_map(stood)
+    }
+
     /// The device that made a content first.
     pub(crate) fn author_of(&self, content: &crdtfs_core::content::ContentRef) -> Option<DeviceId> {
         let made = |change: &&Change| {
@@ -218,11 +277,15 @@ impl Past {
     }
 }
 
+/// The inode at a path of a view.
+pub(crate) fn walk(view: &View, path: &[u8]) -> Option<InodeId> {
+    let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+    names.into_iter().try_fold(InodeId::ROOT, |at, name| view.child(at, name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crdtfs_core::id::InodeId;
-    use crdtfs_core::node::Kind;
 
     fn change(hash: u8, deps: &[u8], time_ms: i64) -> Change {
         let of = |byte: &u8| ChangeHash([*byte; 32]);

@@ -22,7 +22,7 @@ use crdtfs_core::view::View;
 use crate::conflicts::{SETTLE, path_bytes, refused};
 use crate::core::Core;
 use crate::listing::nothing_of_this_name;
-use crate::past::{Moment, Past};
+use crate::past::{Moment, Past, Unsuffixed, walk};
 use crate::put_back::{Gone, Plan, Was, joined, names};
 use crate::share::{Share, ShareError};
 use crate::shows::{Found, blocking};
@@ -132,7 +132,9 @@ impl Share {
             (Some(id), _) => {
                 let event = version(past, id)?;
                 let now = self.walk(&found.below);
-                let itself = event.path == path || event.from.as_ref() == Some(&path) || now == Some(event.inode);
+                let plain = Unsuffixed::parse(&path).is_some_and(|plain| plain.path == event.path);
+                let itself =
+                    plain || event.path == path || event.from.as_ref() == Some(&path) || now == Some(event.inode);
                 if itself && let Some(Record::Content(content)) = past.record(&event.version) {
                     return Ok(vec![Was { below: Vec::new(), node: as_it_was(content, event.kind) }]);
                 }
@@ -153,7 +155,7 @@ impl Share {
                     return Ok(vec![Was { below: Vec::new(), node }]);
                 }
                 None => {
-                    let (moment, inode) = removed(past, &path).ok_or_else(|| never_removed(past, &path, asked))?;
+                    let (moment, inode) = past.removed(&path).ok_or_else(|| never_removed(past, &path, asked))?;
                     (moment, Some(inode))
                 }
             },
@@ -253,14 +255,6 @@ fn as_it_was(content: &Content, kind: Kind) -> Node {
     }
 }
 
-/// The moment before a path was removed, and the inode that it named.
-fn removed(past: &Past, path: &[u8]) -> Option<(Moment, InodeId)> {
-    let of_it = |event: &&Event| event.action == Action::Delete && event.path == path;
-    let event = past.events.iter().rev().find(of_it)?;
-    let first = if event.kind == Kind::Dir { past.first_of_removal(event, path) } else { event.version };
-    Some((Moment::Before(first), event.inode))
-}
-
 /// Why there is nothing to bring back to a path at which nothing is.
 fn never_removed(past: &Past, path: &[u8], asked: &request::Restore) -> Failure {
     let Some(last) = past.events.iter().rev().find(|event| event.concerns(path)) else {
@@ -279,12 +273,6 @@ fn of_another(event: &Event, id: &str, asked: &request::Restore) -> Failure {
     let other = PathText::from_bytes(&event.path);
     Failure::new(FailureKind::Usage, format!("version {id} is one of {other}, not of {}", asked.path))
         .with_hint(format!("name that path, with `--to {}` to put it there", asked.path))
-}
-
-/// The inode at a path of a view.
-fn walk(view: &View, path: &[u8]) -> Option<InodeId> {
-    let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
-    names.into_iter().try_fold(InodeId::ROOT, |at, name| view.child(at, name))
 }
 
 /// A node of a view and all below it, depth first.

@@ -45,6 +45,7 @@ use arena::{Claimant, CopyState, NodeIx, NodeState, PlaceIx, PlaceState, Rec, Re
 pub use mutation::Mutation;
 pub use query::{Conflict, Problem, ProblemKind};
 pub use saved::BUILD;
+pub use suffix::Suffixed;
 
 /// Who makes an operation, and when.
 #[derive(Clone, Copy, Debug)]

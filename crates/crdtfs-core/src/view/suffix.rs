@@ -24,6 +24,34 @@ pub(super) fn suffixed(base: &Name, device: &str, digits: &str) -> Name {
     Name::new(&name[..name.len().min(MAX_LEN)]).expect("longer than dots, without separators")
 }
 
+/// What a name of a conflict copy is made of: `stem (conflict DEVICE DIGITS).ext`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suffixed<'a> {
+    /// `stem.ext`: the name that the entry was to have, or what was left of it where it had to be cut.
+    pub base: Vec<u8>,
+    /// Name of the device that made the version.
+    pub device: &'a str,
+    /// How the version's id begins, in hexadecimal digits.
+    pub digits: &'a str,
+}
+
+impl<'a> Suffixed<'a> {
+    /// Takes a name apart; `None` if it is no such name. That it is one does not say that it ever stood for a conflict.
+    pub fn parse(name: &'a [u8]) -> Option<Self> {
+        const OPEN: &[u8] = b" (conflict ";
+        let start = name.windows(OPEN.len()).rposition(|part| part == OPEN)?;
+        let (stem, rest) = (&name[..start], &name[start + OPEN.len()..]);
+        let end = rest.iter().position(|byte| *byte == b')')?;
+        let extension = &rest[end + 1..];
+        let (device, id) = std::str::from_utf8(&rest[..end]).ok()?.rsplit_once(' ')?;
+        // Where that was not enough, more follows that is not the version's.
+        let digits = id.split('-').next().filter(|digits| (8..=32).contains(&digits.len()))?;
+        let hexadecimal = digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let fits = hexadecimal && (extension.is_empty() || extension[0] == b'.');
+        fits.then(|| Self { base: [stem, extension].concat(), device, digits })
+    }
+}
+
 impl Want {
     /// The name tried in a round: ever more digits, never longer than the suffix allows; in the end with what nobody else in
     /// a directory has (`own`), since two names of one file show one version.
@@ -139,6 +167,17 @@ mod tests {
         assert_eq!(make("a.txt"), "a (conflict lap 12345678).txt");
         assert_eq!(make(".profile"), ".profile (conflict lap 12345678)");
         assert_eq!(make("Makefile"), "Makefile (conflict lap 12345678)");
+        for base in ["a.txt", ".profile", "Makefile"] {
+            let base = Name::try_from(base).expect("legal");
+            let made = suffixed(&base, "my lap", "12345678");
+            let expected = Suffixed { base: base.as_bytes().to_vec(), device: "my lap", digits: "12345678" };
+            assert_eq!(Suffixed::parse(made.as_bytes()), Some(expected));
+            let longer = suffixed(&base, "my lap", "0123456789abcdef-77-3");
+            assert_eq!(Suffixed::parse(longer.as_bytes()).expect("one").digits, "0123456789abcdef");
+        }
+        for none in ["a.txt", "a (conflict lap).txt", "a (conflict lap 1234567).txt", "a (conflict lap 1234567g)", ""] {
+            assert_eq!(Suffixed::parse(none.as_bytes()), None, "{none}");
+        }
         let long = make(&"ä".repeat(127));
         assert!(long.len() <= 255 && long.ends_with("ä (conflict lap 12345678)"), "{long}");
     }
