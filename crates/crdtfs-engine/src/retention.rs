@@ -11,9 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crdtfs_core::content::ContentRef;
+use crdtfs_core::document::Schema;
+use crdtfs_core::envelope::{Envelope, Trust};
 use crdtfs_core::id::{ActorId, RecordId};
 use crdtfs_core::merge::MergeCache;
 use crdtfs_core::record::{PlaceState, Record};
+use crdtfs_core::replica::Replica;
 use crdtfs_core::vector::Vector;
 use crdtfs_store::{LogEntry, StoreError};
 
@@ -112,10 +115,6 @@ impl Share {
     /// The contents that changes which are not old yet put aside or brought, and those that a merge may need with what a
     /// member does that has not heard of the change; `None`: no change is old.
     fn put_aside_lately(&self, keep: Keep) -> Result<Option<BTreeSet<ContentRef>>, ShareError> {
-        if !self.order.lock().unlogged.is_empty() {
-            // Changes that the disk has no room for are not in the log.
-            return Ok(None);
-        }
         let older_than = |age: Duration| {
             let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
             self.ages.lock().older_than(self.history_options.clock.now_ms(), age)
@@ -133,18 +132,41 @@ impl Share {
         let unheard = |entry: &LogEntry| known.get(&entry.actor).is_none_or(|seq| entry.seq > *seq);
         // Read one after the other: which of the two made it wanted is remembered for each.
         let is_young = Cell::new(false);
-        let mut contents = BTreeSet::new();
+        // Before the log: a change that goes there meanwhile is read twice.
+        let mut contents = self.put_aside_unlogged()?;
+        contents.retain(|content| keep == Keep::Retained || MergeCache::can_be_text(content));
         let mut wanted = |place: u64, entry: &LogEntry| {
             is_young.set(place >= young);
             is_young.get() || unheard(entry)
         };
         self.each_wanted(from, &mut wanted, &mut |change| {
-            let (mut found, mut older) = (BTreeSet::new(), Vec::new());
-            change.records.iter().for_each(|(_, record)| put_aside(record, &mut older, &mut found));
-            self.read(|replica| found.extend(older.iter().filter_map(|id| replica.view().content_of(id))));
+            let found = self.put_aside_by(change.records.iter().map(|(_, record)| record));
             contents.extend(found.into_iter().filter(|c| is_young.get() || MergeCache::can_be_text(c)));
         })?;
         Ok(Some(contents))
+    }
+
+    /// What records put aside or brought.
+    fn put_aside_by<'a>(&self, records: impl Iterator<Item = &'a Record>) -> BTreeSet<ContentRef> {
+        let (mut found, mut older) = (BTreeSet::new(), Vec::new());
+        records.for_each(|record| put_aside(record, &mut older, &mut found));
+        self.read(|replica| found.extend(older.iter().filter_map(|id| replica.view().content_of(id))));
+        found
+    }
+
+    /// What changes put aside or brought that are not in the log: a full disk has no room for them, and is to get room.
+    fn put_aside_unlogged(&self) -> Result<BTreeSet<ContentRef>, ShareError> {
+        let order = self.order.lock();
+        let schema = Schema::new(&self.id());
+        let mut records = self.read(Replica::queued_records);
+        for change in &order.unlogged {
+            let envelope = Envelope::decode(&self.id(), &schema, &change.bytes, Trust::Stored);
+            let damaged =
+                |error: &dyn std::fmt::Display| ShareError::Damaged { share: self.id(), reason: error.to_string() };
+            records.extend(envelope.map_err(|error| damaged(&error))?.records.into_iter().map(|(_, record)| record));
+        }
+        drop(order);
+        Ok(self.put_aside_by(records.iter()))
     }
 
     /// Up to which change of each chain every member is known to have all.
@@ -190,6 +212,7 @@ mod tests {
     use crdtfs_core::node::{Kind, Time};
     use crdtfs_core::op::{NewNode, Op};
     use crdtfs_core::port::{Adapter, Tree};
+    use crdtfs_core::sync::Numbered;
     use crdtfs_net::Network;
     use tokio::runtime::Runtime;
 
@@ -346,6 +369,33 @@ mod tests {
         assert!(world.core.removals() > removals);
         world.core.make_room();
         assert!(!world.has(&two) && world.has(&three));
+        world.end();
+    }
+
+    /// On a full disk changes wait until the log has room; that must not keep it from getting some.
+    #[test]
+    fn room_is_made_while_changes_wait_for_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = World::new(&dir.path().join("state"));
+        let [one, two, three, four] = [1, 2, 3, 4].map(|seed| world.put(seed));
+        let text = world.share.ports().put(b"a text that may be a base\n").unwrap();
+        let file = world.create(one);
+        world.edit(file, two);
+        world.edit(file, text);
+        world.share.commit_all();
+        // The log takes nothing.
+        world.edit(file, three);
+        {
+            let mut order = world.share.order.lock();
+            let change = world.share.replica.write().commit(0).unwrap().unwrap();
+            let waiting = Numbered { actor: change.actor, tip: change.tip, bytes: change.envelope };
+            order.unlogged.push_back(waiting);
+            // This one is in no change yet.
+            let op = Op::Edit { inode: file, via: None, basis: None, content: four, mtime: Time::default() };
+            world.share.replica.write().apply(&op, 0).unwrap();
+        }
+        let kept = world.share.put_aside_lately(Keep::MergeBases).unwrap();
+        assert_eq!(kept, Some(BTreeSet::from([text])), "with {two:?} or {three:?} nothing can be merged");
         world.end();
     }
 

@@ -28,7 +28,7 @@ use crate::key::Key;
 use crate::membership::{Membership, MembershipError};
 use crate::node::Delta;
 use crate::op::{Applied, Op, OpError};
-use crate::record::clean_device_name;
+use crate::record::{Record, clean_device_name};
 use crate::share::{Genesis, Parameters, Role};
 use crate::vector::{Tip, Vector};
 use crate::view::{Author, View};
@@ -222,6 +222,12 @@ impl Replica {
     /// Number of records that are in no change yet.
     pub fn queued(&self) -> usize {
         self.queued
+    }
+
+    /// The records that are in no change yet.
+    pub fn queued_records(&self) -> Vec<Record> {
+        let decode = |filed: &Filed| Record::decode(&filed.bytes).expect("what is queued was decoded before");
+        self.queue.iter().flatten().map(decode).collect()
     }
 
     /// This device's role, if it is a member.
