@@ -55,6 +55,12 @@ pub trait Tree: Send + Sync + 'static {
     /// items but each is one change batch; a subscriber that went away is dropped.
     fn subscribe(&self, by: Adapter) -> Receiver<Arc<Delta>>;
 
+    /// How many deltas its subscription has been sent until now: who has handled as many has heard of all that the view shows.
+    /// Trees whose subscribers do not ask need not count.
+    fn sent(&self, _by: Adapter) -> u64 {
+        0
+    }
+
     /// Bytes that the share's contents take in the view, and the number of nodes, for `statfs`.
     fn totals(&self) -> (u64, u64);
 

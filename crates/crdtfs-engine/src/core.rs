@@ -475,7 +475,7 @@ impl Events for CoreEvents {
 
     fn settle(&self, share: &Share, deadline: Instant) -> bool {
         let Some(core) = self.core.upgrade() else { return false };
-        core.share(&share.id()).is_some_and(|share| core.settle(&[share], deadline))
+        core.share(&share.id()).is_some_and(|share| core.settle_for_others(share, deadline))
     }
 
     fn later(&self, share: &Share, when: Instant) {

@@ -140,6 +140,12 @@ pub trait Presented: Send + Sync {
     /// and what is in the view is shown; gives up at `deadline`. True if it is so.
     fn settle(&self, deadline: std::time::Instant) -> bool;
 
+    /// Blocks until whoever looks into the directory sees what the view shows, whatever a cache had of it; gives up at
+    /// `deadline`. True if it is so. Only what is not [`Presented::behind`] is asked; a plain folder has no cache.
+    fn is_seen(&self, _deadline: std::time::Instant) -> bool {
+        true
+    }
+
     /// Flushes as [`Presented::settle`], then shows the share no more. Idempotent. An error says what is still there
     /// ("device busy") and leaves it shown.
     fn stop(&self) -> Result<(), PresentError>;

@@ -107,7 +107,7 @@ pub(crate) struct Share {
     content: ShareContent,
     pub(crate) space: Arc<Space>,
     pub(crate) events: Arc<dyn Events>,
-    pub(crate) subscribers: Mutex<Vec<(Adapter, Sender<Arc<Delta>>)>>,
+    pub(crate) subscribers: Mutex<Vec<Subscriber>>,
     next_adapter: AtomicU32,
     work: Mutex<Work>,
     work_came: Condvar,
@@ -138,6 +138,14 @@ pub(crate) struct Share {
     pub(crate) saying: Mutex<()>,
     pub(crate) probes: Probes,
     pub(crate) key: Key,
+}
+
+/// Who is told of changes of the view.
+pub(crate) struct Subscriber {
+    pub(crate) adapter: Adapter,
+    pub(crate) sender: Sender<Arc<Delta>>,
+    /// How many it was sent.
+    pub(crate) sent: u64,
 }
 
 /// What goes into the log, in order.
@@ -332,9 +340,13 @@ impl Share {
     pub(crate) fn announce(&self, replica: &Replica, by: Option<Adapter>, delta: &Delta) {
         if !delta.is_empty() {
             let shared = Arc::new(delta.clone());
-            self.subscribers
-                .lock()
-                .retain(|(adapter, sender)| Some(*adapter) == by || sender.send(shared.clone()).is_ok());
+            self.subscribers.lock().retain_mut(|subscriber| {
+                if Some(subscriber.adapter) == by {
+                    return true;
+                }
+                subscriber.sent += 1;
+                subscriber.sender.send(shared.clone()).is_ok()
+            });
         }
         let mut work = self.work.lock();
         for change in delta.nodes.iter().filter(|change| change.content || change.gone) {

@@ -14,7 +14,7 @@ use crdtfs_core::view::View;
 use rand::RngCore;
 
 use crate::held_back::Done;
-use crate::share::Share;
+use crate::share::{Share, Subscriber};
 
 impl Tree for Share {
     fn node(&self, inode: InodeId) -> Option<Node> {
@@ -99,8 +99,15 @@ impl Tree for Share {
         let (sender, receiver) = channel();
         // With the replica locked, so that a look at the tree after this misses nothing.
         let _replica = self.replica.read();
-        self.subscribers.lock().push((by, sender));
+        self.subscribers.lock().push(Subscriber { adapter: by, sender, sent: 0 });
         receiver
+    }
+
+    fn sent(&self, by: Adapter) -> u64 {
+        // With the replica locked: what it shows has been sent.
+        let _replica = self.replica.read();
+        let subscribers = self.subscribers.lock();
+        subscribers.iter().find(|subscriber| subscriber.adapter == by).map_or(0, |subscriber| subscriber.sent)
     }
 
     fn totals(&self) -> (u64, u64) {

@@ -94,6 +94,14 @@ impl Showing {
         }
     }
 
+    /// See [`Presented::is_seen`].
+    pub(crate) fn is_seen(&self, deadline: Instant) -> bool {
+        match self.presented() {
+            Some(presented) if self.is_alive() => presented.is_seen(deadline),
+            _ => true,
+        }
+    }
+
     /// Ends it on request.
     pub(crate) fn stop(&self) -> Result<(), PresentError> {
         self.end(|presented| presented.stop())

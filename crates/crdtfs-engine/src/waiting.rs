@@ -22,6 +22,9 @@ const PATHS: usize = 5;
 /// Who has not answered is probed again this often: it may have failed at what was asked.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// How long others wait until what came from them can be seen here.
+const SEEN: Duration = Duration::from_secs(1);
+
 impl Core {
     pub(crate) async fn wait(self: &Arc<Self>, asked: Wait, talk: &mut Talk) -> Result<Reply, Failure> {
         let deadline = Instant::now() + Duration::from_millis(asked.timeout_ms);
@@ -47,8 +50,13 @@ impl Core {
             progress.mark_unchanged();
             let devices: Vec<Vec<Lacking>> =
                 probes.iter().map(|probe| self.lacking_by(probe.share(), Some(probe))).collect();
-            let done = settled && devices.iter().all(|devices| is_done(devices, asked.devices));
+            let held = settled && devices.iter().all(|devices| is_done(devices, asked.devices));
+            let done = held && self.is_seen(&shares, deadline).await?;
             if done || Instant::now() >= deadline {
+                if held && !done {
+                    let message = "all is here, but a program holds up what the mount's cache has to forget".to_owned();
+                    talk.send(Item::Note(Note { message })).await?;
+                }
                 if !done {
                     self.say_problems(&shares, talk).await?;
                 }
@@ -81,6 +89,12 @@ impl Core {
         }
     }
 
+    /// Waits until all that came can be seen where the shares are shown.
+    async fn is_seen(self: &Arc<Self>, shares: &[Arc<Share>], deadline: Instant) -> Result<bool, Failure> {
+        let showings: Vec<_> = shares.iter().flat_map(|share| self.showings_of(&share.id())).collect();
+        blocking(move || Ok(showings.iter().all(|showing| showing.is_seen(deadline)))).await
+    }
+
     /// What stands in the way in the directories of these shares, as far as it is known.
     async fn say_problems(&self, shares: &[Arc<Share>], talk: &mut Talk) -> Result<(), Failure> {
         let shown = shares.iter().flat_map(|share| self.showings_of(&share.id()));
@@ -101,6 +115,17 @@ impl Core {
             }
             settled &= share.commit_all();
             self.showing_progressed(&share.id());
+        }
+        settled
+    }
+
+    /// The same for somebody else's `wait`, which wants to know nothing of what caches have here: that is seen to as far as it
+    /// takes no time to speak of.
+    pub(crate) fn settle_for_others(&self, share: Arc<Share>, deadline: Instant) -> bool {
+        let settled = self.settle(std::slice::from_ref(&share), deadline);
+        let seen = deadline.min(Instant::now() + SEEN);
+        for showing in self.showings_of(&share.id()) {
+            showing.is_seen(seen);
         }
         settled
     }

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -70,8 +70,15 @@ impl Drop for SyncingDir {
     }
 }
 
+/// What the threads do, in order.
+enum Task<T> {
+    Forget(T),
+    /// Says that all before it is done.
+    Say(Sender<()>),
+}
+
 /// What is to be forgotten, and since when.
-type Batch = (Instant, Vec<Invalidation>);
+type Batch = Task<(Instant, Vec<Invalidation>)>;
 
 /// The sink of a mount's filesystem.
 pub(crate) struct Forgetting {
@@ -112,16 +119,35 @@ impl Invalidate for Forgetting {
     fn invalidate(&self, what: Vec<Invalidation>) {
         if let Some(names) = &*self.names.lock() {
             // Fails only when the thread has ended, with the mount.
-            let _ = names.send((Instant::now(), what));
+            let _ = names.send(Task::Forget((Instant::now(), what)));
         }
+    }
+
+    fn forgotten(&self, deadline: Instant) -> bool {
+        let (say, said) = channel();
+        let sent = self.names.lock().as_ref().is_some_and(|names| names.send(Task::Say(say)).is_ok());
+        // Where the threads have ended there is no mount, and nothing to forget.
+        !sent
+            || !matches!(
+                said.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+                Err(RecvTimeoutError::Timeout)
+            )
     }
 }
 
 /// Pages of an inode: offset and length in bytes, all of them if the length is 0.
-type Pages = (u64, u64, u64);
+type Pages = Task<(u64, u64, u64)>;
 
 fn forget_names(notifier: &Notifier, syncing: &Syncing, batches: &Receiver<Batch>, pages: &Sender<Pages>) {
-    for (since, what) in batches {
+    for batch in batches {
+        let (since, what) = match batch {
+            Task::Forget(batch) => batch,
+            Task::Say(done) => {
+                // The thread for pages ends after this one.
+                let _ = pages.send(Task::Say(done));
+                continue;
+            }
+        };
         std::thread::sleep(AFTER.saturating_sub(since.elapsed()));
         for invalidation in what {
             let result = match &invalidation {
@@ -132,12 +158,12 @@ fn forget_names(notifier: &Notifier, syncing: &Syncing, batches: &Receiver<Batch
                 // A negative offset: the attributes only.
                 Invalidation::Inode { ino, data } => {
                     if *data {
-                        let _ = pages.send((*ino, 0, 0));
+                        let _ = pages.send(Task::Forget((*ino, 0, 0)));
                     }
                     notifier.inval_inode(INodeNo(*ino), -1, 0)
                 }
                 Invalidation::Pages { ino, from, len } => {
-                    let _ = pages.send((*ino, *from, *len));
+                    let _ = pages.send(Task::Forget((*ino, *from, *len)));
                     continue;
                 }
             };
@@ -149,7 +175,15 @@ fn forget_names(notifier: &Notifier, syncing: &Syncing, batches: &Receiver<Batch
 }
 
 fn forget_pages(notifier: &Notifier, pages: &Receiver<Pages>) {
-    for (ino, from, len) in pages {
+    for task in pages {
+        let (ino, from, len) = match task {
+            Task::Forget(pages) => pages,
+            Task::Say(done) => {
+                // Who asked may have given up.
+                let _ = done.send(());
+                continue;
+            }
+        };
         if let Err(error) = notifier.inval_inode(INodeNo(ino), from.cast_signed(), len.cast_signed()) {
             debug!(ino, %error, "the kernel did not drop its pages");
         }

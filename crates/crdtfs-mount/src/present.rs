@@ -338,6 +338,10 @@ impl Presented for Mounted {
         self.vfs.settle(deadline)
     }
 
+    fn is_seen(&self, deadline: Instant) -> bool {
+        self.vfs.is_seen(deadline)
+    }
+
     fn stop(&self) -> Result<(), PresentError> {
         let mut stopped = self.stopped.lock();
         if *stopped {

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::Delta;
+use parking_lot::{Condvar, Mutex};
 
 use crate::vfs::Vfs;
 
@@ -47,6 +48,29 @@ pub enum Invalidation {
 pub trait Invalidate: Send + Sync + 'static {
     /// Takes invalidations, in order.
     fn invalidate(&self, what: Vec<Invalidation>);
+
+    /// Blocks until all that was given before the call is forgotten; gives up at `deadline`. True if it is so.
+    fn forgotten(&self, deadline: Instant) -> bool;
+}
+
+/// How many deltas were handled.
+#[derive(Default)]
+pub(crate) struct Heard {
+    count: Mutex<u64>,
+    more: Condvar,
+}
+
+impl Heard {
+    fn one_more(&self) {
+        *self.count.lock() += 1;
+        self.more.notify_all();
+    }
+
+    fn wait(&self, count: u64, deadline: Instant) -> bool {
+        let mut heard = self.count.lock();
+        while *heard < count && !self.more.wait_until(&mut heard, deadline).timed_out() {}
+        *heard >= count
+    }
 }
 
 /// How often the listener looks whether it is to end.
@@ -57,11 +81,20 @@ impl Vfs {
     pub(crate) fn listen(&self, deltas: &Receiver<Arc<Delta>>) {
         while !self.stopping.load(Ordering::SeqCst) {
             match deltas.recv_timeout(LISTEN) {
-                Ok(delta) => self.remote_change(&delta),
+                Ok(delta) => {
+                    self.remote_change(&delta);
+                    self.heard.one_more();
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// Blocks until nothing older than what the tree now shows is in any cache; gives up at `deadline`. True if it is so.
+    pub fn is_seen(&self, deadline: Instant) -> bool {
+        let Some(sink) = self.sink.get() else { return true };
+        self.heard.wait(self.tree.sent(self.adapter), deadline) && sink.forgotten(deadline)
     }
 
     fn remote_change(&self, delta: &Delta) {

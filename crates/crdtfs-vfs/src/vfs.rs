@@ -16,7 +16,7 @@ use crdtfs_core::port::{Adapter, Content, Tree};
 use parking_lot::{Mutex, RwLock};
 
 use crate::attr::{Attr, LocalTimes, Owners};
-use crate::coherence::Invalidate;
+use crate::coherence::{Heard, Invalidate};
 use crate::error::{Error, Result};
 use crate::file::Handle;
 use crate::inodes::{Inode, Inodes, State};
@@ -58,6 +58,7 @@ pub struct Vfs {
     pub(crate) sink: OnceLock<Arc<dyn Invalidate>>,
     pub(crate) stopping: AtomicBool,
     deltas: Mutex<Option<Receiver<Arc<Delta>>>>,
+    pub(crate) heard: Heard,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -97,6 +98,7 @@ impl Vfs {
             sink: OnceLock::new(),
             stopping: AtomicBool::new(false),
             deltas: Mutex::new(Some(deltas)),
+            heard: Heard::default(),
             threads: Mutex::default(),
         });
         // No record has the root's times, and it is new here.

@@ -42,6 +42,10 @@ impl Invalidate for Sink {
     fn invalidate(&self, what: Vec<Invalidation>) {
         let _ = self.0.send(what);
     }
+
+    fn forgotten(&self, _: Instant) -> bool {
+        true
+    }
 }
 
 fn mount(share: &Arc<FakeShare>, owner: Owners) -> Mounted {
