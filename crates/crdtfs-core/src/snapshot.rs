@@ -233,3 +233,6 @@ fn encode(share: &ShareId, chains: &Chains, document: &Document) -> Vec<u8> {
     out.extend(sum);
     out
 }
+
+#[cfg(test)]
+mod tests;

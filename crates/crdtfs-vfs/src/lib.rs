@@ -16,6 +16,7 @@ mod file;
 mod inodes;
 mod list;
 mod names;
+mod note;
 mod publish;
 mod version;
 mod vfs;

@@ -12,12 +12,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crdtfs_core::content::ContentRef;
-use crdtfs_core::id::{InodeId, RecordId};
+use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Basis, Delta, Kind, Node, Shown, Time};
 use crdtfs_core::op::{NewNode, Op};
 use crdtfs_core::record::birth_id;
-use minicbor::{Decode, Encode};
 use parking_lot::{Condvar, Mutex};
 use tracing::{debug, warn};
 
@@ -25,6 +24,7 @@ use crate::attr::now;
 use crate::error::{Error, Result};
 use crate::inodes::Inode;
 use crate::names::is_missing;
+use crate::note::Note;
 use crate::version::{Body, Data, Version, with_room};
 use crate::vfs::Vfs;
 
@@ -131,22 +131,6 @@ impl Queue {
         let waiting = self.waiting.lock();
         waiting.working.iter().chain(waiting.due.values()).cloned().collect()
     }
-}
-
-/// What finishing a write file needs after a crash.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub(crate) struct Note {
-    #[n(0)]
-    inode: InodeId,
-    #[n(1)]
-    dir: Option<InodeId>,
-    #[n(2)]
-    name: Option<Name>,
-    #[n(3)]
-    basis: Vec<RecordId>,
-    #[n(4)]
-    mtime: Time,
 }
 
 /// One state of a version, about to be published.
@@ -473,7 +457,7 @@ impl Vfs {
             basis: body.basis.to_vec(),
             mtime: body.mtime,
         };
-        minicbor::to_vec(&note).expect("writing to memory does not fail")
+        note.encode()
     }
 
     /// Makes what was written through a handle durable, with its name and attributes.
@@ -545,7 +529,7 @@ impl Vfs {
     /// What cannot be published now (a full disk) is shown all the same, as what was written in this life is, and tried again.
     pub(crate) fn recover(&self) -> io::Result<()> {
         for (note, file) in self.content.recover()? {
-            let note = minicbor::decode::<Note>(&note).ok();
+            let note = Note::decode(&note);
             let inode = self.inodes.intern(note.as_ref().map_or_else(|| self.fresh_inode(), |note| note.inode), 0);
             let shown = self.tree.node(inode.id).map(|node| node.content);
             if shown.is_some() && self.content.seal(&*file).ok() == shown {
