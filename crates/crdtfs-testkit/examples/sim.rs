@@ -1,13 +1,15 @@
 //! Many worlds of the simulator, on all cores: `sim SEEDS FROM DEVICES OPERATIONS` (`cargo xtask sim` calls it). With one number
 //! more, the place of a rule in `Mutation::ALL`, on one core with that rule switched off.
 //!
-//! Prints the count, the time and the failures; each failure as a test that can be pasted. Exit code 1 if there was one.
+//! Counts on stderr, if that is a terminal. Prints the count, the time and the failures; each failure as a test that can be pasted. Exit code 1 if there was one.
 #![allow(clippy::print_stdout, reason = "it is what it is for")]
 
+use std::io::{IsTerminal as _, Write as _, stderr};
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use crdtfs_core::view::Mutation;
 use crdtfs_testkit::{Failure, SimConfig, simulate, simulate_without};
@@ -57,6 +59,18 @@ fn without(rule: Mutation, seeds: Range<u64>, config: &SimConfig) -> ExitCode {
     if found.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+/// Tells how far the run is, until every worker has dropped its end.
+fn count(ran: &AtomicU64, seeds: u64, workers: Receiver<()>) {
+    if !stderr().is_terminal() {
+        return;
+    }
+    while workers.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout) {
+        // A terminal that is gone is no reason to stop.
+        _ = write!(stderr(), "\r{} of {seeds} histories\u{1b}[K", ran.load(Ordering::Relaxed));
+    }
+    _ = write!(stderr(), "\r\u{1b}[K");
+}
+
 /// Every core takes the next seed until none is left.
 fn run(from: u64, seeds: u64, config: &SimConfig) -> (Vec<Failure>, u64) {
     let (next, ran) = (AtomicU64::new(from), AtomicU64::new(0));
@@ -64,9 +78,15 @@ fn run(from: u64, seeds: u64, config: &SimConfig) -> (Vec<Failure>, u64) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let full =
         || failures.lock().map_or(true, |failures: std::sync::MutexGuard<'_, Vec<Failure>>| failures.len() >= ENOUGH);
+    let (working, workers) = channel::<()>();
     std::thread::scope(|scope| {
+        let counted = &ran;
+        scope.spawn(move || count(counted, seeds, workers));
         for _ in 0..cores {
-            scope.spawn(|| {
+            let working = working.clone();
+            let (next, ran, failures, full) = (&next, &ran, &failures, &full);
+            scope.spawn(move || {
+                let _working = working;
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= from + seeds || full() {
@@ -85,6 +105,7 @@ fn run(from: u64, seeds: u64, config: &SimConfig) -> (Vec<Failure>, u64) {
                 }
             });
         }
+        drop(working);
     });
     (failures.into_inner().unwrap_or_default(), ran.into_inner())
 }

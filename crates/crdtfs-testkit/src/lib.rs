@@ -10,4 +10,7 @@ mod sim;
 pub use device::Device;
 pub use meeting::{copies, meet, two};
 pub use memory::MemoryShare;
-pub use sim::{Action, Digest, Failure, SimConfig, Step, generate, replay, replay_without, simulate, simulate_without};
+pub use sim::{
+    Action, Digest, Failure, SimConfig, Step, generate, replay, replay_without, simulate, simulate_shrunk,
+    simulate_without,
+};

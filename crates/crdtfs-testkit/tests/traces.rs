@@ -144,6 +144,12 @@ fn vim() {
     is_an_edit(include_str!("traces/vim.strace"));
 }
 
+/// With `backupcopy=no`: the old file is moved aside, and removed when the new one is written.
+#[test]
+fn vim_that_moves_aside() {
+    is_an_edit(include_str!("traces/vim-aside.strace"));
+}
+
 #[test]
 fn nano() {
     is_an_edit(include_str!("traces/nano.strace"));

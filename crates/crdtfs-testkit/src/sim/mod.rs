@@ -153,7 +153,8 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {}: {}", self.seed, self.message)?;
-        writeln!(f, "#[test]\nfn seed_{}() {{\n    use Action::*;\n    let steps = [", self.seed)?;
+        writeln!(f, "#[test]\nfn seed_{}() {{", self.seed)?;
+        writeln!(f, "    use crdtfs_testkit::{{Action::*, Step, replay}};\n    let steps = [")?;
         for Step { device, action, picks } in &self.steps {
             writeln!(f, "        Step {{ device: {device}, action: {action:?}, picks: {picks:?} }},")?;
         }
@@ -165,8 +166,13 @@ impl std::error::Error for Failure {}
 
 /// Runs the world of a seed. A failure is shrunk.
 pub fn simulate(seed: u64, config: &SimConfig) -> Result<Digest, Failure> {
+    simulate_shrunk(None, seed, config)
+}
+
+/// Runs the world of a seed with a view that may lack a rule. A failure is shrunk.
+pub fn simulate_shrunk(rule: Option<Mutation>, seed: u64, config: &SimConfig) -> Result<Digest, Failure> {
     let steps = generate(seed, config);
-    replay(seed, &steps, config.thorough).map_err(|message| shrink(seed, steps, message))
+    replay_without(rule, seed, &steps, config.thorough).map_err(|message| shrink(rule, seed, steps, message))
 }
 
 /// Runs the world of a seed with a view that lacks a rule; what was noticed, not shrunk.
@@ -200,7 +206,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// Leaves steps out for as long as the world still fails, then makes what is left simpler.
-fn shrink(seed: u64, mut steps: Vec<Step>, mut message: String) -> Failure {
+fn shrink(rule: Option<Mutation>, seed: u64, mut steps: Vec<Step>, mut message: String) -> Failure {
     let mut chunk = steps.len() / 2;
     while chunk > 0 {
         let before = steps.len();
@@ -208,7 +214,7 @@ fn shrink(seed: u64, mut steps: Vec<Step>, mut message: String) -> Failure {
         while at < steps.len() {
             let mut fewer = steps.clone();
             fewer.drain(at..(at + chunk).min(steps.len()));
-            match replay(seed, &fewer, true) {
+            match replay_without(rule, seed, &fewer, true) {
                 Err(why) => (steps, message) = (fewer, why),
                 Ok(_) => at += chunk,
             }
@@ -226,7 +232,7 @@ fn shrink(seed: u64, mut steps: Vec<Step>, mut message: String) -> Failure {
                 if steps[at].picks[pick] <= simpler {
                     break;
                 }
-                if let Err(why) = replay(seed, &other, true) {
+                if let Err(why) = replay_without(rule, seed, &other, true) {
                     (steps, message) = (other, why);
                     break;
                 }
