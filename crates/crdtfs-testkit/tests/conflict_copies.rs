@@ -295,3 +295,37 @@ fn two_names_of_one_file_that_are_cut_to_the_same_are_both_shown() {
     assert_eq!(b.ls("").len(), 4);
     assert_eq!(copies(&b, "").len(), 2);
 }
+
+#[test]
+fn a_conflict_inside_a_conflict_follows_the_same_rules() {
+    for seed in 0..4 {
+        let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+        a.write("f.txt", b"\0base").unwrap();
+        b.sync_from(&a);
+        a.write("f.txt", b"\0one").unwrap();
+        b.write("f.txt", b"\0two").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let copy = copies(&a, "")[0].clone();
+        let holder = a.read("f.txt").unwrap();
+        // Both edit the copy at once: it is a file of its own then, with a conflict copy of its own.
+        a.write(&copy, b"\0three").unwrap();
+        b.write(&copy, b"\0four").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let inner = copies(&a, "").into_iter().find(|name| *name != copy).unwrap();
+        assert!(inner.starts_with(copy.strip_suffix(".txt").unwrap()), "{inner:?} is called after {copy:?}");
+        assert_eq!(a.ls("").len(), 3);
+        assert_eq!(a.read("f.txt").unwrap(), holder);
+        let mut texts = [a.read(&copy).unwrap(), a.read(&inner).unwrap()];
+        let text = texts[1].clone();
+        texts.sort();
+        assert_eq!(texts, ["\0four", "\0three"]);
+        // What becomes of the one that has the copy's name leaves its copy; deleting that settles it.
+        a.mv(&copy, "mine").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(b.read(&inner).unwrap(), text);
+        b.unlink(&inner).unwrap();
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(a.ls(""), ["f.txt", "mine"]);
+        assert!(a.view.conflicts().is_empty());
+    }
+}

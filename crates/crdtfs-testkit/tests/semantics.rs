@@ -106,6 +106,61 @@ fn two_directories_moved_to_one_name_are_both_there() {
 }
 
 #[test]
+fn a_directory_moved_to_a_name_is_not_united_with_one_made_there() {
+    for seed in 0..4 {
+        let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+        a.mkdir("d").unwrap();
+        a.write("d/fa", "ann").unwrap();
+        b.mkdir("e").unwrap();
+        b.write("e/fb", "bob").unwrap();
+        b.mv("e", "d").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let copy = copies(&a, "")[0].clone();
+        assert_eq!(a.ls(""), ["d", copy.as_str()]);
+        let mut inside = [a.ls("d"), a.ls(&copy)];
+        inside.sort();
+        assert_eq!(inside, [["fa"], ["fb"]]);
+        // Nor are two that were one, once one of them was moved away and back.
+        let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+        for device in [&mut a, &mut b] {
+            device.mkdir("d").unwrap();
+            let file = format!("d/{}", device.name);
+            device.write(&file, "in").unwrap();
+        }
+        b.mv("d", "e").unwrap();
+        b.mv("e", "d").unwrap();
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!((a.ls("").len(), copies(&a, "").len()), (2, 1));
+    }
+}
+
+/// Where an entry is written down as it would be disturbed, that is no choice of a user's.
+#[test]
+fn a_users_choice_of_a_place_beats_an_automatic_one() {
+    let holder_leaves: [fn(&mut Device); 3] =
+        [|a| _ = a.mv("f", "g").unwrap(), |a| _ = a.unlink("f").unwrap(), |a| _ = a.mv("f", "d/f").unwrap()];
+    for leave in holder_leaves {
+        for seed in 0..4 {
+            let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+            a.mkdir("d").unwrap();
+            b.sync_from(&a);
+            a.write("f", b"\0one").unwrap();
+            b.write("f", b"\0two").unwrap();
+            meet(&mut [&mut a, &mut b]);
+            let copy = copies(&a, "")[0].clone();
+            let text = a.read(&copy).unwrap();
+            // The holder leaves, and the copy is written down under the name that it has; meanwhile somebody renames it.
+            leave(&mut a);
+            assert!(a.find(&copy).is_some());
+            b.mv(&copy, "d/chosen").unwrap();
+            meet(&mut [&mut a, &mut b]);
+            assert_eq!(a.read("d/chosen").unwrap(), text);
+            assert!(a.find(&copy).is_none());
+        }
+    }
+}
+
+#[test]
 fn edit_edit_of_other_lines_is_one_text() {
     let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
     a.write("f", LINES.replace("2\n", "two\n")).unwrap();
