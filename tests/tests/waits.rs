@@ -92,7 +92,7 @@ fn what_was_written_while_the_link_was_cut() {
     needs!("what_was_written_while_the_link_was_cut", Fuse);
     let lab = Lab::new();
     let (segment, [mut a, mut b], [one, other]) = two(&lab, [Mode::Mount, Mode::Mount]);
-    for (round, seconds) in [0.0, 0.3, 1.0, 2.0, 3.0, 4.5].into_iter().enumerate() {
+    for (round, seconds) in [0.0, 0.3, 1.0, 2.0, 3.0, 4.5, 8.0, 8.0].into_iter().enumerate() {
         let name = format!("round {round}.txt");
         until("connected", LIMIT, || if connected(&a, "bert") { Ok(()) } else { Err("not yet".into()) });
         if round % 2 == 0 {

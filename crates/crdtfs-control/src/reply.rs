@@ -227,7 +227,8 @@ pub struct Lacking {
     pub connected: bool,
     /// Whether its heads are ours.
     pub same_heads: bool,
-    /// For how long it, being reached, has not answered what it was asked when this wait began; absent if it has.
+    /// For how long it has not answered what it was asked, or the call if it is not reached, since this wait began; absent if it
+    /// has, or is taken for away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unanswered_ms: Option<u64>,
     /// Content that it lacks.

@@ -9,14 +9,20 @@
 //! and all who ask while it goes on share the next one. However often others ask, such runs take a tenth of the time in the
 //! long run, and more only where one alone takes longer than a second ([`Pace`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crdtfs_core::id::DeviceId;
 use crdtfs_core::sync::{PeerState, Settling};
 use parking_lot::{Condvar, Mutex};
 
 use crate::share::Share;
+
+/// So much time a member that is not connected has to come when it is called. A device that is there is connected after a few
+/// round trips.
+const CALL: Duration = Duration::from_secs(2);
 
 /// One run's time. Who still waits then probes again.
 const RUN: Duration = Duration::from_secs(30);
@@ -120,6 +126,10 @@ pub(crate) struct Probing {
     share: Arc<Share>,
     number: u64,
     since: Instant,
+    /// Members that are not connected may still come until then.
+    calls_end: Instant,
+    /// Members that were called, and could not be reached.
+    away: Mutex<BTreeSet<DeviceId>>,
 }
 
 impl Probing {
@@ -130,6 +140,23 @@ impl Probing {
     /// Since when a connected member has not answered; `None` if it has, or does not know probes.
     pub(crate) fn unanswered(&self, state: &PeerState) -> Option<Instant> {
         state.probed.filter(|probed| *probed < self.number).map(|_| self.since)
+    }
+
+    /// Since when a member that is not connected may still come: it is called, and there is time for it. Who was away for a
+    /// while and comes back just now is not to be judged by what it said before.
+    pub(crate) fn called(&self, device: &DeviceId) -> Option<Instant> {
+        let may_come = Instant::now() < self.calls_end && !self.away.lock().contains(device);
+        may_come.then_some(self.since)
+    }
+
+    /// When members that are not connected are judged by what they last said.
+    pub(crate) fn calls_end(&self) -> Instant {
+        self.calls_end
+    }
+
+    /// A member could not be reached.
+    pub(crate) fn is_away(&self, device: DeviceId) {
+        self.away.lock().insert(device);
     }
 
     /// Asks once more: who could not do what was asked has another try.
@@ -146,8 +173,9 @@ impl Drop for Probing {
 }
 
 impl Share {
-    /// Asks all connected members, and those that become connected, what was done there until now.
-    pub(crate) fn probe_members(self: &Arc<Self>) -> Probing {
+    /// Asks all connected members, and those that become connected, what was done there until now. Whoever asks waits until
+    /// `deadline`.
+    pub(crate) fn probe_members(self: &Arc<Self>, deadline: Instant) -> Probing {
         let number = {
             let mut asking = self.probes.asking.lock();
             asking.waits += 1;
@@ -155,7 +183,9 @@ impl Share {
             asking.number
         };
         self.events.changed(self);
-        Probing { share: self.clone(), number, since: Instant::now() }
+        let since = Instant::now();
+        let calls_end = deadline.min(since + CALL);
+        Probing { share: self.clone(), number, since, calls_end, away: Mutex::default() }
     }
 
     /// The newest probe, while somebody waits for answers.

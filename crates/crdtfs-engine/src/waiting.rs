@@ -1,7 +1,8 @@
 //! `crdtfs wait`: until this device and others hold the same heads and the content that they want.
 //!
-//! It is judged on what the others say that they hold, never on what was sent to them: what a connected one answers to a probe of
-//! this wait ([`crate::probes`]), and what any other last said to anybody ([`crate::statements`]).
+//! It is judged on what the others say that they hold, never on what was sent to them: what a connected one answers to a
+//! probe of this wait ([`crate::probes`]), and what any other last said to anybody ([`crate::statements`]), after it was
+//! called and did not come.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use crdtfs_control::reply::{Lacking, Note, Progress, Unit, Waited};
 use crdtfs_control::request::{Wait, WaitFor};
 use crdtfs_control::status::Missing;
 use crdtfs_control::{Failure, Item, PathText, Reply, Talk};
+use crdtfs_core::id::DeviceId;
+use tokio::task::JoinSet;
 
 use crate::core::Core;
 use crate::probes::Probing;
@@ -28,16 +31,12 @@ const SEEN: Duration = Duration::from_secs(1);
 impl Core {
     pub(crate) async fn wait(self: &Arc<Self>, asked: Wait, talk: &mut Talk) -> Result<Reply, Failure> {
         let deadline = Instant::now() + Duration::from_millis(asked.timeout_ms);
-        let core = self.clone();
-        let dir = asked.dir.clone();
-        let (shares, mut settled) = blocking(move || {
-            let shares = core.shares_of(dir.as_ref())?;
-            let settled = core.settle(&shares, deadline);
-            Ok((shares, settled))
-        })
-        .await?;
+        let (core, dir) = (self.clone(), asked.dir.clone());
+        let shares = blocking(move || core.shares_of(dir.as_ref())).await?;
+        let mut settled = self.settle_now(&shares, deadline).await?;
         // After what was done here went out: the answers speak of that, too.
-        let probes: Vec<Probing> = shares.iter().map(|share| share.probe_members()).collect();
+        let probes: Vec<Probing> = shares.iter().map(|share| share.probe_members(deadline)).collect();
+        let mut calls = self.call_members(&probes);
         for share in &shares {
             if let Some(message) = too_few(&self.lacking(share), asked.devices) {
                 talk.send(Item::Note(Note { message })).await?;
@@ -53,12 +52,8 @@ impl Core {
             let held = settled && devices.iter().all(|devices| is_done(devices, asked.devices));
             let done = held && self.is_seen(&shares, deadline).await?;
             if done || Instant::now() >= deadline {
-                if held && !done {
-                    let message = "all is here, but a program holds up what the mount's cache has to forget".to_owned();
-                    talk.send(Item::Note(Note { message })).await?;
-                }
                 if !done {
-                    self.say_problems(&shares, talk).await?;
+                    self.say_problems(&shares, held, talk).await?;
                 }
                 let devices = devices.into_iter().flatten().collect();
                 return Ok(Reply::Waited(Waited { done, devices }));
@@ -71,16 +66,22 @@ impl Core {
                 total: Some(most),
                 unit: Unit::Bytes,
             }));
+            let calls_end = probes.iter().map(Probing::calls_end).filter(|end| *end > Instant::now()).min();
+            let next = calls_end.unwrap_or(deadline).min(again).min(deadline);
             tokio::select! {
                 // The sender lives as long as the engine.
                 _ = progress.changed() => {}
-                () = tokio::time::sleep_until(deadline.min(again).into()) => {}
+                Some(called) = calls.join_next(), if !calls.is_empty() => {
+                    if let Ok((at, device, false)) = called {
+                        probes[at].is_away(device);
+                    }
+                }
+                () = tokio::time::sleep_until(next.into()) => {}
                 () = talk.closed() => return Err(Failure::failed("the wait was given up")),
             }
             if Instant::now() >= again {
                 if !settled {
-                    let (core, shares) = (self.clone(), shares.clone());
-                    settled = blocking(move || Ok(core.settle(&shares, deadline))).await?;
+                    settled = self.settle_now(&shares, deadline).await?;
                 }
                 let silent = |devices: &Vec<Lacking>| devices.iter().any(|device| device.unanswered_ms.is_some());
                 probes.iter().zip(&devices).filter(|(_, d)| silent(d)).for_each(|(probe, _)| probe.again());
@@ -95,8 +96,32 @@ impl Core {
         blocking(move || Ok(showings.iter().all(|showing| showing.is_seen(deadline)))).await
     }
 
-    /// What stands in the way in the directories of these shares, as far as it is known.
-    async fn say_problems(&self, shares: &[Arc<Share>], talk: &mut Talk) -> Result<(), Failure> {
+    /// Dials the members that are not connected: where in `probes`, who, and whether it is connected then.
+    fn call_members(&self, probes: &[Probing]) -> JoinSet<(usize, DeviceId, bool)> {
+        let mut calls = JoinSet::new();
+        for (at, probe) in probes.iter().enumerate() {
+            let share = probe.share();
+            let connected = self.connected(&share.id());
+            let others = share.member_devices().into_iter().filter(|device| *device != share.device());
+            for device in others.filter(|device| !connected.contains(device)) {
+                let node = self.node().clone();
+                calls.spawn(async move { (at, device, node.call(device).await) });
+            }
+        }
+        calls
+    }
+
+    async fn settle_now(self: &Arc<Self>, shares: &[Arc<Share>], deadline: Instant) -> Result<bool, Failure> {
+        let (core, shares) = (self.clone(), shares.to_vec());
+        blocking(move || Ok(core.settle(&shares, deadline))).await
+    }
+
+    /// What stands in the way in the directories of these shares, as far as it is known; `held` if all is here.
+    async fn say_problems(&self, shares: &[Arc<Share>], held: bool, talk: &mut Talk) -> Result<(), Failure> {
+        if held {
+            let message = "all is here, but a program holds up what the mount's cache has to forget".to_owned();
+            talk.send(Item::Note(Note { message })).await?;
+        }
         let shown = shares.iter().flat_map(|share| self.showings_of(&share.id()));
         let problems: Vec<_> = shown.flat_map(|showing| showing.problems()).take(PATHS).collect();
         for problem in problems {
@@ -149,7 +174,10 @@ impl Core {
                 let me = member.device == share.device();
                 let connected = me || connected.contains(&member.device);
                 let state = share.peer_state(&member.device).filter(|_| connected && !me);
-                let unanswered = probe.zip(state).and_then(|(probe, state)| probe.unanswered(&state));
+                let unanswered = probe.filter(|_| !me).and_then(|probe| match &state {
+                    Some(state) => probe.unanswered(state),
+                    None => probe.called(&member.device).filter(|_| !connected),
+                });
                 let (same_heads, missing) = if me {
                     (true, (own_holding.missing_files, own_holding.missing_bytes))
                 } else {

@@ -48,7 +48,11 @@ pub(crate) async fn keep(inner: Arc<Inner>, device: DeviceId) {
             Err(LinkError::Duplicate) => TIE_WAIT,
             Err(error) => {
                 tracing::debug!(peer = %device, %error, "cannot connect");
-                inner.peers.with(&device, |peer| peer.last_error = Some(error.to_string()));
+                inner.peers.with(&device, |peer| {
+                    peer.last_error = Some(error.to_string());
+                    peer.failed = peer.dialled;
+                    peer.tried.notify_waiters();
+                });
                 if matches!(error, LinkError::Refused) && introduce::ask(&inner, &device).await {
                     continue;
                 }
@@ -83,6 +87,7 @@ async fn pause(inner: &Arc<Inner>, device: &DeviceId, backoff: &mut Backoff, at_
 
 /// Dials a member once and takes the connection into use.
 async fn dial(inner: &Arc<Inner>, device: &DeviceId) -> Result<(), LinkError> {
+    inner.peers.with(device, |peer| peer.dialled = Some(Instant::now()));
     if let Some(left) = inner.roster.shut_out(device, Instant::now()) {
         return Err(LinkError::Dial(format!("left alone for {} s after it broke the protocol", left.as_secs().max(1))));
     }
@@ -98,6 +103,7 @@ pub(crate) async fn connect(inner: &Arc<Inner>, device: &DeviceId, alpn: &[u8]) 
     loop {
         let (known, generation) = inner.peers.with(device, |peer| {
             peer.fresh = false;
+            peer.dialled = Some(Instant::now());
             (peer.addresses.clone(), peer.generation)
         });
         let to = dial_addr(inner.config.network, &own_sockets(&inner.endpoint), device, &known)

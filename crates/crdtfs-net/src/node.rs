@@ -155,6 +155,12 @@ impl Node {
         self.0.peers.learn(&device, addresses.iter().copied(), [], true);
     }
 
+    /// Calls a member: dials it at once if it is not connected. Whether it is connected then; an attempt that failed before the
+    /// call says nothing. It may take as long as an attempt does: whoever calls sets a limit.
+    pub async fn call(&self, device: DeviceId) -> bool {
+        self.0.peers.call(&device).await
+    }
+
     /// Fetches chunks of a share from all connected members that have them, and hands each to `sink` once, verified, in
     /// any order, on threads that may block. Returns when the last one was taken, or when for `patience` none came and nobody
     /// was left to ask (peers may come back meanwhile), or when `sink` failed. Dropping the future ends the fetch; chunks may still arrive at `sink` for a moment.

@@ -16,6 +16,9 @@ use crate::link::Link;
 /// Devices that were found on the network and are no members (yet); more are not remembered.
 const MAX_UNWANTED: usize = 1024;
 
+/// An attempt to connect that began less than this ago may well be answered soon.
+const YOUNG: Duration = Duration::from_millis(500);
+
 /// One known device.
 #[derive(Default)]
 pub(crate) struct Peer {
@@ -32,6 +35,35 @@ pub(crate) struct Peer {
     pub(crate) fresh: bool,
     /// There is a reason for its keeper to look again.
     pub(crate) wake: Arc<Notify>,
+    /// When the last attempt to connect began.
+    pub(crate) dialled: Option<Instant>,
+    /// When the last attempt that failed had begun.
+    pub(crate) failed: Option<Instant>,
+    /// It is connected, or an attempt failed.
+    pub(crate) tried: Arc<Notify>,
+}
+
+impl Peer {
+    /// Somebody wants to know now whether it can be reached: dials at once, unless an attempt is young. Gives the time at which
+    /// the attempt that counts begins at the earliest.
+    fn call(&mut self, now: Instant) -> Instant {
+        let young = self.dialled.filter(|at| self.failed < Some(*at) && now.saturating_duration_since(*at) < YOUNG);
+        young.unwrap_or_else(|| {
+            // An old attempt waits longer and longer for its answer, also when there would be one by now.
+            self.generation += 1;
+            self.fresh = true;
+            self.wake.notify_one();
+            now
+        })
+    }
+
+    /// What became of a call: whether it is connected, once that is known.
+    fn answer(&self, since: Instant) -> Option<bool> {
+        if self.link.as_ref().is_some_and(|link| link.is_alive()) {
+            return Some(true);
+        }
+        self.failed.is_some_and(|failed| failed >= since).then_some(false)
+    }
 }
 
 /// All known devices.
@@ -99,6 +131,23 @@ impl Peers {
         }
     }
 
+    /// Dials a device at once if it is not connected; whether it is then.
+    pub(crate) async fn call(&self, device: &DeviceId) -> bool {
+        let (since, tried) = self.with(device, |peer| {
+            let since = peer.answer(Instant::now()).is_none().then(|| peer.call(Instant::now()));
+            (since.unwrap_or_else(Instant::now), peer.tried.clone())
+        });
+        loop {
+            let next = tried.notified();
+            tokio::pin!(next);
+            next.as_mut().enable();
+            if let Some(answer) = self.with(device, |peer| peer.answer(since)) {
+                return answer;
+            }
+            next.await;
+        }
+    }
+
     /// Sets who is wanted. Gives those that need a keeper task (they count as kept from now on) and the connections that
     /// nobody wants any more.
     pub(crate) fn want(&self, wanted: &BTreeSet<DeviceId>) -> (Vec<DeviceId>, Vec<Arc<Link>>) {
@@ -134,6 +183,7 @@ impl Peers {
         peer.link = Some(link.clone());
         peer.last_error = None;
         peer.wake.notify_one();
+        peer.tried.notify_waiters();
         Adopted::Used(old)
     }
 
@@ -195,6 +245,21 @@ mod tests {
         assert!(!keeps_old(&tie(1, 7, now), &tie(2, 8, now + Duration::from_millis(3))));
         assert!(!keeps_old(&tie(1, 7, now), &tie(2, 7, now + SIMULTANEOUS)), "long after, the newer one counts");
         assert!(!keeps_old(&tie(1, 7, now), &tie(1, 7, now + Duration::from_millis(3))), "the same dialler again");
+    }
+
+    #[test]
+    fn a_call_dials_anew_unless_an_attempt_is_young() {
+        let (mut peer, start) = (Peer::default(), Instant::now());
+        assert_eq!((peer.call(start), peer.fresh, peer.generation), (start, true, 1));
+        peer.dialled = Some(start);
+        assert_eq!(peer.answer(start), None);
+        let soon = start + YOUNG / 2;
+        assert_eq!((peer.call(soon), peer.generation), (start, 1), "it may well be answered");
+        let later = start + YOUNG;
+        assert_eq!((peer.call(later), peer.generation), (later, 2));
+        peer.failed = Some(start);
+        assert_eq!((peer.answer(start), peer.answer(later)), (Some(false), None), "it began before the call");
+        assert_eq!((peer.call(soon), peer.generation), (soon, 3), "what failed is tried anew");
     }
 
     #[test]
