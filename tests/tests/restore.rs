@@ -267,6 +267,10 @@ fn conflict_copies() {
     }
     fs::create_dir(one.join("kind")).unwrap();
     fs::write(other.join("kind"), "a file\n").unwrap();
+    // Each had said so before it heard of the other.
+    written(&a, &one, "as anna made it\n");
+    written(&b, &other, "a file\n");
+    written(&b, &other, "as bert made it\n");
     segment.heal(&b);
     a.wait(&one, "all");
     b.wait(&other, "all");
@@ -292,7 +296,8 @@ fn conflict_copies() {
     assert!(copies.iter().all(|copy| !other.join(copy).exists()));
     for (copy, bytes) in copies.iter().zip(&kept) {
         tells(copy, bytes);
-        deleted(&a, &one.join(copy));
+        let gone = deleted(&a, &one.join(copy));
+        assert_eq!(gone["path"], copy.as_str(), "what was removed is told by the name that it had");
         // The other device, too, knows it by that name.
         b.wait(&other, "all");
         b.ok(&restore(&other.join(copy), &[]));

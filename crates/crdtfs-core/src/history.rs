@@ -80,6 +80,10 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct History {
     places: BTreeMap<PlaceId, Known>,
+    /// Which places that live were given a name in a directory.
+    given: BTreeMap<(InodeId, Name), BTreeSet<PlaceId>>,
+    /// See [`History::take_contested`].
+    contested: BTreeMap<RecordId, BTreeSet<PlaceId>>,
     /// The name that an inode was last seen under.
     name_of: BTreeMap<InodeId, PlaceId>,
     contents: BTreeMap<InodeId, Content>,
@@ -136,6 +140,45 @@ impl History {
         self.events.into_iter().flatten().collect()
     }
 
+    /// The deletions of entries whose name another one was given, too, or that lay in such a directory, with the places of
+    /// those others. The paths of their events are by the names that were given: what was shown under a suffix only a view knows.
+    pub fn take_contested(&mut self) -> BTreeMap<RecordId, BTreeSet<PlaceId>> {
+        std::mem::take(&mut self.contested)
+    }
+
+    /// Notes where a name is from now on.
+    fn know(&mut self, place: PlaceId, known: Known) {
+        if known.alive {
+            self.given.entry((known.parent, known.name.clone())).or_default().insert(place);
+            self.name_of.insert(known.inode, place);
+        }
+        let now = known.alive.then(|| (known.parent, known.name.clone()));
+        let before = self.places.insert(place, known).filter(|before| before.alive);
+        if let Some(before) =
+            before.map(|before| (before.parent, before.name)).filter(|before| Some(before) != now.as_ref())
+            && let Some(places) = self.given.get_mut(&before)
+        {
+            places.remove(&place);
+            if places.is_empty() {
+                self.given.remove(&before);
+            }
+        }
+    }
+
+    /// Other places with this name, and with that of a directory above.
+    fn rivals(&self, known: &Known) -> BTreeSet<PlaceId> {
+        let mut rivals = BTreeSet::new();
+        let mut at = Some(known);
+        for _ in 0..DEPTH_MAX {
+            let Some(known) = at else { break };
+            let same = self.given.get(&(known.parent, known.name.clone())).into_iter().flatten();
+            let is_other = |place: &&PlaceId| self.places.get(place).is_some_and(|other| other.inode != known.inode);
+            rivals.extend(same.filter(is_other));
+            at = self.name_of.get(&known.parent).and_then(|place| self.places.get(place));
+        }
+        rivals
+    }
+
     /// Whether a record deletes a name that was gone before.
     fn is_gone(&self, place: &Place) -> bool {
         matches!(place.state, PlaceState::Deleted { .. })
@@ -149,10 +192,13 @@ impl History {
         let alive = matches!(place.state, PlaceState::Live);
         let (inode, kind) = (place.inode, place.kind);
         let known = Known { inode, kind, parent: place.parent, name: place.name.clone(), alive };
-        self.places.insert(place.place, known.clone());
-        if alive {
-            self.name_of.insert(place.inode, place.place);
+        if let (PlaceState::Deleted { .. }, Some(before)) = (&place.state, &before) {
+            let rivals = self.rivals(before);
+            if before.alive && !rivals.is_empty() {
+                self.contested.insert(id, rivals);
+            }
         }
+        self.know(place.place, known.clone());
         let path = self.path(&known).unwrap_or_default();
         let content = self.contents.get(&place.inode).and_then(|content| content.bytes);
         let action = match (&place.state, &from) {
@@ -211,8 +257,7 @@ impl History {
         let known =
             Known { inode: back.inode, kind: back.kind, parent: back.parent, name: back.name.clone(), alive: true };
         let path = self.path(&known).unwrap_or_default();
-        self.places.insert(back.place, known);
-        self.name_of.insert(back.inode, back.place);
+        self.know(back.place, known);
         let Some(author) = self.events[told].as_ref().map(|event| event.device) else { return };
         let own = |at: &usize| *at < told && self.events[*at].as_ref().is_some_and(|event| event.device == author);
         let last = self.events_of.get(&back.inode).into_iter().flatten().rev().copied().find(own);
@@ -246,8 +291,7 @@ impl History {
         let before = self.places.get(&pin.place);
         let (inode, kind) = before.map_or((InodeId(pin.place.0), Kind::File), |known| (known.inode, known.kind));
         let known = Known { inode, kind, parent: pin.parent, name: pin.name.clone(), alive: true };
-        self.places.insert(pin.place, known);
-        self.name_of.insert(inode, pin.place);
+        self.know(pin.place, known);
     }
 
     #[allow(clippy::too_many_arguments, reason = "one for each field of the event")]
@@ -347,6 +391,43 @@ mod tests {
         let deleted: Vec<_> = events.iter().filter(|event| event.action == Action::Delete).collect();
         let paths: Vec<_> = deleted.iter().map(|event| std::str::from_utf8(&event.path).unwrap()).collect();
         assert_eq!(paths, ["f", "g"]);
+    }
+
+    #[test]
+    fn what_others_had_the_name_of_is_found() {
+        let mut history = History::default();
+        let mut take = |n: u8, place: u8, inode: u8, parent: InodeId, name: &str, state: PlaceState| {
+            let place = Place {
+                place: PlaceId([place; 16]),
+                inode: InodeId([inode; 16]),
+                kind: if name == "d" { Kind::Dir } else { Kind::File },
+                parent,
+                parent_stamp: None,
+                name: Name::try_from(name).unwrap(),
+                name_stamp: None,
+                device: "desk".into(),
+                state,
+                replaces: Vec::new(),
+                saw: Vec::new(),
+            };
+            history.take(Stamp { device: DeviceId([1; 32]), time_ms: 0 }, RecordId([n; 16]), &Record::Place(place));
+        };
+        let gone = || PlaceState::Deleted { seen: Vec::new() };
+        let (root, dir) = (InodeId::ROOT, InodeId([1; 16]));
+        take(1, 1, 1, root, "d", PlaceState::Live);
+        take(2, 2, 2, dir, "f", PlaceState::Live);
+        take(3, 2, 2, dir, "f", gone());
+        take(4, 3, 3, root, "d", PlaceState::Live);
+        take(5, 4, 4, dir, "g", PlaceState::Live);
+        take(6, 4, 4, dir, "g", gone());
+        take(7, 3, 3, root, "elsewhere", PlaceState::Live);
+        take(8, 5, 5, dir, "h", PlaceState::Live);
+        take(9, 5, 5, dir, "h", gone());
+        take(10, 6, 5, root, "h", PlaceState::Live);
+        take(11, 7, 5, root, "h", PlaceState::Live);
+        take(12, 7, 5, root, "h", gone());
+        let contested = history.take_contested();
+        assert_eq!(contested, BTreeMap::from([(RecordId([6; 16]), BTreeSet::from([PlaceId([3; 16])]))]));
     }
 
     #[test]

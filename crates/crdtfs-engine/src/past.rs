@@ -1,5 +1,7 @@
 //! What happened in a share, read from its log: the tree as it was.
 
+mod as_shown;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crdtfs_core::document::Schema;
@@ -123,7 +125,15 @@ impl Share {
             let stamp = Stamp { device: change.device, time_ms: change.body.time_ms };
             change.records.iter().for_each(|(id, record)| history.take(stamp, *id, record));
         })?;
-        Ok(history.into_events())
+        self.told(history)
+    }
+
+    /// What a history tells, by the names that people saw.
+    fn told(&self, mut history: History) -> Result<Vec<history::Event>, ShareError> {
+        let contested = history.take_contested();
+        let mut events = history.into_events();
+        self.tell_as_shown(&contested, &mut events)?;
+        Ok(events)
     }
 
     /// Who made these records, and when.
@@ -157,7 +167,7 @@ impl Share {
                 records: change.records,
             });
         })?;
-        Ok(Past { changes, events: history.into_events() })
+        Ok(Past { changes, events: self.told(history)? })
     }
 
     /// Gives a view of the past the bytes that its merges need, as far as they can be had; what it merged is kept here.

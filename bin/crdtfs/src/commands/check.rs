@@ -17,7 +17,7 @@ use crate::{paths, quantity};
 /// Verify every stored byte and reference.
 ///
 /// Reads all chunks against their hashes, all changes against their signatures, and looks for references to what is not
-/// there. Exit 1 with a line for each thing that is wrong and was not mended.
+/// there. Exit 1 with a line for each thing that is wrong and was not mended; records that need a newer crdtfs are told, too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  crdtfs check\n  crdtfs check ~/Shared --repair")]
 pub(crate) struct Args {

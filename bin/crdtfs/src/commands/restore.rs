@@ -16,7 +16,8 @@ use crate::{paths, quantity};
 
 /// Bring back a file or directory as it was.
 ///
-/// Without --version or --at: what was removed comes back as it last was, and a file as it was before its present version.
+/// Without --version or --at: what was removed comes back as it last was, a file as it was before its present version, and
+/// in a directory that is empty what was last removed from it. A conflict copy is known by the name that it had.
 /// It is an operation like any other: the present state stays in the history, and what was not there then stays where it
 /// is. Versions are told by `crdtfs log`. Exit code 1 if bytes are missing; everything else is restored all the same.
 #[derive(Debug, clap::Args)]
