@@ -116,6 +116,24 @@ mod tests {
         assert!(fresh && other != first);
     }
 
+    /// As it is written, to the byte, and read.
+    #[test]
+    fn golden_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("incarnation.json");
+        fs::write(&path, "").unwrap();
+        let ino = fs::metadata(&path).unwrap().ino();
+        let text = format!(
+            r#"{{"incarnation":"0102030405060708090a0b0c0d0e0f10","boot":"another boot","ino":{ino},"clean":true}}"#
+        );
+        fs::write(&path, &text).unwrap();
+        let incarnation = Incarnation(std::array::from_fn(|i| i as u8 + 1));
+        let file = IncarnationFile::new(&path);
+        assert_eq!(file.take_up().unwrap(), (incarnation, false));
+        file.write(&incarnation, "another boot", true).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+
     #[test]
     fn another_boot_goes_on_only_after_an_orderly_end() {
         let dir = tempfile::tempdir().unwrap();

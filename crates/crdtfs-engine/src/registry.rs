@@ -238,6 +238,7 @@ impl ShareDir {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::present::OwnerPolicy;
 
     #[test]
     fn what_is_written_is_read() {
@@ -265,6 +266,92 @@ mod tests {
         assert_eq!(listed[0].1.membership().unwrap(), [b"one".to_vec(), Vec::new(), b"three".to_vec()]);
         assert_eq!(listed[0].1.shown().unwrap(), [shown]);
         assert!(listed[0].1.peers().unwrap().is_empty());
+    }
+
+    /// One of each file as it is written, to the byte. Keys may be added, with a default for who reads what was written before.
+    #[test]
+    fn golden_files() {
+        const SHOWN: &str = r#"[
+  {
+    "mode": "mount",
+    "dir": "/home/ann/Shared",
+    "options": {
+      "read_only": true,
+      "allow_other": false,
+      "owner": {
+        "fixed": {
+          "uid": 1000,
+          "gid": 100
+        }
+      },
+      "on_demand": true,
+      "cache": 1073741824
+    },
+    "active": true,
+    "state": "mount-0123456789abcdef"
+  },
+  {
+    "mode": "watch",
+    "dir": [
+      47,
+      97,
+      255
+    ],
+    "options": {
+      "read_only": false,
+      "allow_other": false,
+      "owner": "mounter",
+      "on_demand": false,
+      "cache": null
+    },
+    "active": false,
+    "state": "watch-0123456789abcdef"
+  }
+]"#;
+        const PEERS: &str = "{\n  \"ab\": [\n    \"192.0.2.1:4433\",\n    \"[2001:db8::1]:4433\"\n  ]\n}";
+        const AGES: &str = "[\n  {\n    \"time_ms\": 1800000000000,\n    \"envelopes\": 7\n  }\n]";
+        let dir = tempfile::tempdir().unwrap();
+        let share = ShareDir::create(dir.path(), &ShareId([7; 32])).unwrap();
+        let text = |name: &str| fs::read_to_string(share.path().join(name)).unwrap();
+        let mount = ShownDir {
+            mode: Mode::Mount,
+            dir: "/home/ann/Shared".into(),
+            options: PresentOptions {
+                read_only: true,
+                allow_other: false,
+                owner: OwnerPolicy::Fixed { uid: 1000, gid: 100 },
+                on_demand: true,
+                cache: Some(1 << 30),
+            },
+            active: true,
+            state: "mount-0123456789abcdef".into(),
+        };
+        let watch = ShownDir {
+            mode: Mode::Watch,
+            dir: std::ffi::OsStr::from_bytes(b"/a\xff").into(),
+            options: PresentOptions::default(),
+            active: false,
+            state: "watch-0123456789abcdef".into(),
+        };
+        share.write_shown(&[mount.clone(), watch.clone()]).unwrap();
+        assert_eq!(text("shown.json"), SHOWN);
+        assert_eq!(share.shown().unwrap(), [mount.clone(), watch]);
+        share.write_peers(&[("ab".into(), vec!["192.0.2.1:4433".into(), "[2001:db8::1]:4433".into()])].into()).unwrap();
+        assert_eq!(text("peers.json"), PEERS);
+        assert_eq!(share.peers().unwrap()["ab"], ["192.0.2.1:4433", "[2001:db8::1]:4433"]);
+        let mut ages = Ages::default();
+        ages.note(1_800_000_000_000, 7);
+        share.write_ages(&ages).unwrap();
+        assert_eq!(text("ages.json"), AGES);
+        assert_eq!(share.ages().unwrap(), ages);
+        share.write_membership(&[b"one".to_vec(), Vec::new()]).unwrap();
+        assert_eq!(fs::read(share.path().join("membership")).unwrap(), b"\x03\0\0\0one\0\0\0\0");
+        // As the first programs wrote it.
+        let first = r#"[{"mode": "mount", "dir": "/d", "options": {"read_only": false, "allow_other": true},
+            "active": true, "state": "mount-0123456789abcdef"}]"#;
+        fs::write(share.path().join("shown.json"), first).unwrap();
+        let options = PresentOptions { allow_other: true, ..PresentOptions::default() };
+        assert_eq!(share.shown().unwrap(), [ShownDir { dir: "/d".into(), options, ..mount }]);
     }
 
     #[test]
