@@ -3,20 +3,19 @@
 //! A finding is what somebody has to do something about. What may still come is none, and what was never accepted is not here.
 //! Records of a newer format are one: nothing is damaged, but what they say is not shown until this device has a newer crdtfs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crdtfs_control::reply::{Checked, Finding, Progress, Unit};
 use crdtfs_control::{Failure, Item, Reply, Talk, request};
-use crdtfs_core::document::Schema;
-use crdtfs_core::envelope::{Envelope, Trust};
-use crdtfs_core::id::{DeviceId, Hash, RecordId};
+use crdtfs_core::id::Hash;
 
 use crate::core::Core;
 use crate::retention::Keep;
-use crate::share::{Share, ShareError};
+use crate::share::Share;
 use crate::shows::blocking;
+use crate::verify::Wrong;
 
 impl Core {
     pub(crate) async fn check(self: &Arc<Self>, asked: request::Check, talk: &mut Talk) -> Result<Reply, Failure> {
@@ -66,11 +65,19 @@ impl Core {
         let incomplete: BTreeMap<Hash, u64> =
             report.incomplete.iter().map(|(content, lacks)| (content.hash, *lacks)).collect();
         for share in shares {
-            let mut found = share.check().map_err(|e| failed(&e))?;
+            let before = checked.bytes;
+            let mut found = share
+                .check(repair, &mut |bytes| {
+                    checked.bytes = before + bytes;
+                    tell(checked.bytes);
+                })
+                .map_err(|e| failed(&e))?;
             checked.changes += share.log().len();
-            found.extend(self.unreachable(share, &incomplete));
+            found.extend(self.unreachable(share, &incomplete).into_iter().map(Wrong::from));
             let id = Some(share.id().to_string());
-            findings.extend(found.into_iter().map(|message| Finding { share: id.clone(), message, repaired: false }));
+            let finding =
+                |wrong: Wrong| Finding { share: id.clone(), message: wrong.message, repaired: wrong.repaired };
+            findings.extend(found.into_iter().map(finding));
         }
         Ok((checked, findings))
     }
@@ -99,37 +106,7 @@ impl Core {
     }
 }
 
-/// Records of a format that this program does not know, by author and format.
-type Newer = BTreeMap<(DeviceId, u8), BTreeSet<RecordId>>;
-
 impl Share {
-    /// Verifies the log: that it is whole, that each of its changes reads and is signed, and what its records mean.
-    pub(crate) fn check(&self) -> Result<Vec<String>, ShareError> {
-        let mut findings = self.log().check()?;
-        let schema = Schema::new(&self.id());
-        let mut newer = Newer::new();
-        self.log().for_each(0, &mut |entry| {
-            match Envelope::decode(&self.id(), &schema, &entry.bytes, Trust::Nothing) {
-                // One that lost against another of its number says nothing.
-                Ok(envelope) if self.read(|replica| replica.chains().knows(&envelope.hash)) => {
-                    note_newer(&envelope, &mut newer);
-                }
-                Ok(_) => {}
-                Err(error) => findings.push(format!("change {} of {} in the log: {error}", entry.seq, entry.actor)),
-            }
-            true
-        })?;
-        let names: BTreeMap<_, _> = self.members().into_iter().map(|member| (member.device, member.name)).collect();
-        findings.extend(newer.iter().map(|((device, format), records)| {
-            let by = names.get(device).cloned().unwrap_or_else(|| device.to_string());
-            explain_newer(&by, *format, records)
-        }));
-        findings.extend(self.newer_membership());
-        let problems = self.read(|replica| replica.view().problems());
-        findings.extend(problems.iter().map(ToString::to_string));
-        Ok(findings)
-    }
-
     /// What only a newer crdtfs understands of who may do what.
     pub(crate) fn newer_membership(&self) -> Option<String> {
         let unknown = self.read(|replica| replica.membership().state().unknown);
@@ -139,30 +116,6 @@ impl Share {
             )
         })
     }
-}
-
-fn note_newer(envelope: &Envelope, newer: &mut Newer) {
-    if envelope.records.len() == envelope.body.records.len() {
-        return;
-    }
-    let known: BTreeSet<_> = envelope.records.iter().map(|(id, _)| *id).collect();
-    for record in envelope.body.records.iter().filter(|record| !known.contains(&record.id)) {
-        // A record begins with the number of its format.
-        let format = record.bytes.first().copied().unwrap_or_default();
-        newer.entry((envelope.device, format)).or_default().insert(record.id);
-    }
-}
-
-fn explain_newer(by: &str, format: u8, records: &BTreeSet<RecordId>) -> String {
-    let first = records.first().map(ToString::to_string).unwrap_or_default();
-    let which = match records.len() {
-        1 => format!("the record {first} of {by} is"),
-        many => format!("{many} records of {by} (one is {first}) are"),
-    };
-    format!(
-        "{which} of format {format}, which needs a newer crdtfs: nothing is damaged, but what is said there is not shown on \
-         this device until crdtfs is updated here"
-    )
 }
 
 /// Files that a check names because nobody reachable has them.

@@ -138,6 +138,7 @@ impl Core {
 fn join_failure(error: &JoinError) -> Failure {
     let kind = match error {
         JoinError::Refused(_) => FailureKind::Ticket,
+        JoinError::Unreachable { .. } => FailureKind::Timeout,
         _ => FailureKind::Failed,
     };
     Failure::new(kind, error.to_string())

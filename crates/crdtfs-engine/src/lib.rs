@@ -42,6 +42,7 @@ mod source;
 mod space;
 pub mod state;
 mod statements;
+mod verify;
 mod waiting;
 mod wants;
 

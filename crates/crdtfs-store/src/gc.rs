@@ -48,6 +48,8 @@ pub(crate) struct Marks {
     now: u64,
     /// When the last collection began.
     collected: u64,
+    /// The segment that was written at the last collection, and bytes of chunks that were dropped from it since it began.
+    garbage: (u32, u64),
 }
 
 impl Marks {
@@ -207,9 +209,13 @@ impl Inner {
         self.drop_parts(&contents, &mut report);
         let mut dropped = Vec::new();
         {
-            let marks = self.marks.lock();
+            let mut marks = self.marks.lock();
             let mut index = self.index.write();
             index.sweep();
+            let mut garbage = (self.packs.active().unwrap_or_default(), 0);
+            if garbage.0 == marks.garbage.0 {
+                garbage = marks.garbage;
+            }
             let dead = |key: &Key| !keys.contains(key) && !marks.is_touched(key);
             for key in index.keys().into_iter().filter(dead) {
                 let in_old_pack = |place: &Place| {
@@ -221,8 +227,12 @@ impl Inner {
                     index.drop_place(&key, place.container);
                     report.chunks += 1;
                     dropped.push((place.container, place.offset()));
+                    if place.container == garbage.0 {
+                        garbage.1 += u64::from(place.len()) + ENTRY_HEADER as u64;
+                    }
                 }
             }
+            marks.garbage = garbage;
         }
         Ok((report, dropped))
     }
@@ -338,8 +348,16 @@ impl Inner {
             }
         }
         let garbage = |(id, len): &(u32, u64)| len.saturating_sub(used.get(id).copied().unwrap_or(0));
-        let candidate = segments.iter().filter(|(id, _)| Some(*id) != active).max_by_key(|segment| garbage(segment));
+        // The one that is being written, too, if that pays: else who has little would never get room back.
+        let dropped = self.marks.lock().garbage;
+        let pays = |(id, len): &(u32, u64)| {
+            (Some(*id) != active) || (*id == dropped.0 && dropped.1 * 2 > *len && dropped.1 >= self.packs.worth())
+        };
+        let candidate = segments.iter().filter(|segment| pays(segment)).max_by_key(|segment| garbage(segment));
         let Some(segment) = candidate.filter(|segment| garbage(segment) * 2 > segment.1) else { return Ok(false) };
+        if Some(segment.0) == active {
+            self.packs.finish(segment.0).map_err(self.writing())?;
+        }
         self.rewrite(segment.0)?;
         Ok(true)
     }

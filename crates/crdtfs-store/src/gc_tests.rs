@@ -48,6 +48,26 @@ fn reclaiming_gives_room_back_without_needing_any() {
     assert_eq!((found.problems, found.incomplete), (vec![], vec![]));
 }
 
+/// Who has little gets room back, too: the segment that is being written is compacted where that pays.
+#[test]
+fn the_segment_that_is_written_is_compacted_where_that_pays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let put: Vec<ContentRef> = (0..60).map(|n| store.put_bytes(&noise(50_000, n)).unwrap()).collect();
+    let live: Vec<ContentRef> = put.iter().copied().step_by(3).collect();
+    store.gc(&mut || put.clone()).unwrap();
+    assert!(!store.compact().unwrap(), "nothing is garbage");
+    store.gc(&mut || live.clone()).unwrap();
+    assert!(store.compact().unwrap());
+    assert!(!store.compact().unwrap(), "once is enough");
+    assert!(store.usage().packs < 1_200_000, "{:?}", store.usage());
+    for pass in 0..2 {
+        let store = if pass == 0 { store.clone() } else { Store::open(dir.path(), StoreOptions::default()).unwrap() };
+        let found = store.check(false, &mut || live.clone()).unwrap();
+        assert_eq!((found.problems, found.incomplete), (vec![], vec![]));
+    }
+}
+
 #[test]
 fn what_is_put_during_a_lease_stays_until_it_ends() {
     let device = device(Peer::nobody());

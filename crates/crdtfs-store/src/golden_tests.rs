@@ -34,6 +34,7 @@ fn formats() -> Vec<(&'static str, Vec<u8>)> {
         |body, note: Option<&[u8]>| Record { generation: 2, body, size: 9, note: note.map(|n| n.to_vec().into()) };
     let memory = BodyRecord::Memory { bytes: b"bytes".to_vec().into() };
     vec![
+        ("pack segment, head", crate::pack::segment_header(&nonce).to_vec()),
         ("pack entry, chunk, raw", header(Kind::Chunk, Codec::Raw)),
         ("pack entry, chunk, zstd", header(Kind::Chunk, Codec::Zstd)),
         ("pack entry, note", header(Kind::Note, Codec::Raw)),
@@ -48,7 +49,10 @@ fn formats() -> Vec<(&'static str, Vec<u8>)> {
         ("journal, memory", crate::journal::frame(&[record(memory, Some(b"note"))])),
         ("journal, plain", crate::journal::frame(&[record(BodyRecord::Plain, Some(b"note"))])),
         ("journal, overlay", crate::journal::frame(&[record(below, None), record(overlay, Some(b"note"))])),
+        ("log, head", crate::log::file_header(&nonce).to_vec()),
         ("log entry", crate::log::header(&nonce, 28, &ActorId([8; 32]), 3, 28, b"envelope").to_vec()),
+        ("log entry, void", crate::log::header(&nonce, 28, &ActorId([0; 32]), 0, 28, b"damaged").to_vec()),
+        ("snapshot", [&crate::log::snapshot_header(b"snapshot")[..], b"snapshot"].concat()),
     ]
 }
 

@@ -30,6 +30,12 @@ const MAX_ENVELOPE: usize = 64 << 20;
 /// Appends are gathered up to this many bytes before they are written.
 const BUFFER: usize = 256 << 10;
 const SNAPSHOT_MAGIC: &[u8; 12] = b"crdtfs snap\x01";
+/// magic 12, length 8, blake3 32.
+const SNAPSHOT_HEADER: usize = 52;
+/// The actor of a record with number 0 that holds nothing: a damaged place that was given up.
+const VOID: ActorId = ActorId([0; 32]);
+/// The offset of an envelope that was given up.
+const GONE: u64 = u64::MAX;
 
 /// One share's envelopes in the order in which they were accepted, which is causal. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -123,7 +129,7 @@ impl Log {
             entries: Vec::new(),
             failed: false,
         };
-        for found in scan.found.into_iter().filter(|found| found.offset < end) {
+        for found in scan.found.into_iter().filter(|found| found.offset < end && !found.is_void()) {
             state.note(&found.actor, found.seq, found.offset + HEADER as u64, found.len);
         }
         let inner =
@@ -219,7 +225,7 @@ impl Log {
                 return Ok(());
             }
             at += batch.len();
-            for (actor, slot) in batch {
+            for (actor, slot) in batch.into_iter().filter(|(_, slot)| slot.offset != GONE) {
                 let bytes = self.inner.read(slot)?;
                 if !each(LogEntry { actor, seq: slot.seq, bytes }) {
                     return Ok(());
@@ -274,10 +280,7 @@ impl Log {
         let write = || {
             let out = inner.storage.open(&temporary, true)?;
             out.set_len(0)?;
-            let mut head = Vec::with_capacity(52);
-            head.extend_from_slice(SNAPSHOT_MAGIC);
-            head.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-            head.extend_from_slice(blake3::hash(bytes).as_bytes());
+            let head = snapshot_header(bytes);
             out.write_all_at(&head, 0)?;
             out.write_all_at(bytes, head.len() as u64)?;
             out.sync()?;
@@ -299,28 +302,6 @@ impl Log {
             Ok(None) => Ok(None),
             Err(source) => Err(StoreError::io("read", &path)(source)),
         }
-    }
-
-    /// Verifies every stored byte; the findings, as sentences.
-    pub fn check(&self) -> Result<Vec<String>, StoreError> {
-        self.sync()?;
-        let inner = &*self.inner;
-        let mut scan = Scan::default();
-        let path = inner.path();
-        let end = inner.state.lock().start;
-        scan.run(inner.file.as_ref(), &inner.nonce, end).map_err(StoreError::io("read", &path))?;
-        let mut findings: Vec<String> = scan
-            .gaps
-            .iter()
-            .map(|(from, to)| format!("{}: {} bytes at {from} are damaged; fetch the envelopes again", FILE, to - from))
-            .collect();
-        for name in inner.storage.list("").map_err(StoreError::io("list", &inner.dir))? {
-            let Some(name) = name.strip_suffix(".snap") else { continue };
-            if let Ok(Some(Err(reason))) = inner.snapshot(name) {
-                findings.push(format!("snapshot {name}: {reason}; it is a cache and will be made again"));
-            }
-        }
-        Ok(findings)
     }
 }
 
@@ -364,16 +345,16 @@ impl Inner {
         let mut bytes = vec![0; file.len()? as usize];
         let n = read_full(file.as_ref(), &mut bytes, 0)?;
         bytes.truncate(n);
-        if bytes.len() < 52 || bytes[..12] != *SNAPSHOT_MAGIC {
+        if bytes.len() < SNAPSHOT_HEADER || bytes[..12] != *SNAPSHOT_MAGIC {
             return Ok(Some(Err("not a snapshot of this version")));
         }
-        if bytes[12..20] != (bytes.len() as u64 - 52).to_le_bytes() {
+        if bytes[12..20] != (bytes.len() as u64 - SNAPSHOT_HEADER as u64).to_le_bytes() {
             return Ok(Some(Err("its length is not what it says")));
         }
-        if bytes[20..52] != *blake3::hash(&bytes[52..]).as_bytes() {
+        if bytes[20..SNAPSHOT_HEADER] != *blake3::hash(&bytes[SNAPSHOT_HEADER..]).as_bytes() {
             return Ok(Some(Err("its checksum does not match")));
         }
-        bytes.drain(..52);
+        bytes.drain(..SNAPSHOT_HEADER);
         Ok(Some(Ok(bytes)))
     }
 }
@@ -450,6 +431,23 @@ fn check(nonce: &[u8; 16], offset: u64, head: &[u8; HEADER]) -> [u8; 8] {
     check
 }
 
+/// What the file begins with.
+pub(crate) fn file_header(nonce: &[u8; 16]) -> [u8; FILE_HEADER as usize] {
+    let mut head = [0; FILE_HEADER as usize];
+    head[..12].copy_from_slice(FILE_MAGIC);
+    head[12..].copy_from_slice(nonce);
+    head
+}
+
+/// What stands before a snapshot's bytes.
+pub(crate) fn snapshot_header(bytes: &[u8]) -> [u8; SNAPSHOT_HEADER] {
+    let mut head = [0; SNAPSHOT_HEADER];
+    head[..12].copy_from_slice(SNAPSHOT_MAGIC);
+    head[12..20].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+    head[20..].copy_from_slice(blake3::hash(bytes).as_bytes());
+    head
+}
+
 fn read_or_write_header(storage: &dyn Storage, file: &dyn StorageFile) -> std::io::Result<[u8; 16]> {
     let mut head = [0; FILE_HEADER as usize];
     let n = read_full(file, &mut head, 0)?;
@@ -464,8 +462,7 @@ fn read_or_write_header(storage: &dyn Storage, file: &dyn StorageFile) -> std::i
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason));
     }
     nonce = crate::storage::fresh_nonce();
-    head[..12].copy_from_slice(FILE_MAGIC);
-    head[12..].copy_from_slice(&nonce);
+    head = file_header(&nonce);
     file.set_len(0)?;
     file.write_all_at(&head, 0)?;
     file.sync()?;
@@ -480,6 +477,13 @@ struct Found {
     actor: ActorId,
     seq: u64,
     durable: u64,
+}
+
+impl Found {
+    /// Whether it holds nothing: chains begin with 1.
+    fn is_void(&self) -> bool {
+        (self.actor, self.seq) == (VOID, 0)
+    }
 }
 
 /// All good records of a file, and the gaps between them.
@@ -528,7 +532,7 @@ impl Scan {
         let durable = self.found.iter().map(|found| found.durable).max().unwrap_or(0);
         let torn = self.gaps.iter().find(|(from, _)| *from >= durable).map_or(len.max(FILE_HEADER), |gap| gap.0);
         let damaged = self.gaps.iter().filter(|gap| gap.0 < torn).map(|(from, to)| (*from, to - from)).collect();
-        let entries = self.found.iter().filter(|found| found.offset < torn).count() as u64;
+        let entries = self.found.iter().filter(|found| found.offset < torn && !found.is_void()).count() as u64;
         (torn, Recovered { entries, torn: len.saturating_sub(torn), damaged })
     }
 }
@@ -564,6 +568,8 @@ fn next_magic(file: &dyn StorageFile, from: u64, end: u64) -> std::io::Result<Op
     }
     Ok(None)
 }
+
+mod check;
 
 #[cfg(test)]
 #[path = "log_tests.rs"]

@@ -19,6 +19,10 @@ fn open(storage: &FaultStorage) -> Result<(Log, Recovered), StoreError> {
     Log::open_on(Arc::new(storage.clone()), Path::new("log"))
 }
 
+fn check(log: &Log, repair: bool) -> Vec<crate::Problem> {
+    log.check(repair, &mut |_| ()).unwrap()
+}
+
 fn all(log: &Log) -> Vec<(ActorId, u64, Vec<u8>)> {
     let mut out = Vec::new();
     log.for_each(0, &mut |entry| {
@@ -48,7 +52,7 @@ fn what_was_appended_is_read_in_order_and_after_a_restart() {
     assert_eq!(log.get(&actor(1), 3).unwrap(), Some(entries[7].2.clone()));
     assert_eq!(log.get(&actor(1), 900).unwrap(), None);
     assert_eq!(log.vector()[&actor(0)], 167);
-    assert_eq!(log.check().unwrap(), Vec::<String>::new());
+    assert_eq!(check(&log, false), vec![]);
 }
 
 /// What a killed process left with the system and no disk has yet is durable once it was read back.
@@ -134,7 +138,7 @@ fn after_a_crash_at_any_write_what_was_synced_is_there() {
             for (n, (_, seq, bytes)) in got.iter().enumerate() {
                 assert_eq!((*seq, bytes[0]), (n as u64, n as u8), "no gap and no torn envelope");
             }
-            assert!(log.check().unwrap().is_empty());
+            assert!(check(&log, false).is_empty());
             log.append(&actor(2), 0, b"goes on").unwrap();
             log.sync().unwrap();
             let (log, _) = open(&after.after_crash(1)).unwrap();
@@ -159,7 +163,19 @@ fn bytes_that_went_bad_are_reported_and_what_follows_stays() {
     assert_eq!((recovered.entries, recovered.torn), (8, 0));
     assert_eq!(log.get(&actor(1), 3).unwrap(), None);
     assert_eq!(log.get(&actor(1), 9).unwrap(), Some(vec![9; 100]));
-    assert_eq!(log.check().unwrap().len(), 2);
+    assert_eq!(check(&log, false).len(), 2);
+    assert_eq!(log.lacks(&actor(1), 12), [(3, 3), (6, 6), (10, 12)]);
+    assert!(check(&log, true).iter().all(|problem| problem.mended.is_some()));
+    // What comes again is appended; nothing is wrong any more, now and later.
+    for n in [3, 6] {
+        log.append(&actor(1), n, &[n as u8; 100]).unwrap();
+    }
+    log.sync().unwrap();
+    for log in [log, open(&storage).unwrap().0] {
+        assert_eq!(check(&log, false), vec![]);
+        assert_eq!((log.lacks(&actor(1), 9), all(&log).len()), (vec![], 10));
+    }
+    assert_eq!(open(&storage).unwrap().1, Recovered { entries: 10, torn: 0, damaged: vec![] });
 }
 
 #[test]
@@ -190,5 +206,23 @@ fn a_damaged_snapshot_is_passed_over() {
     assert_eq!(log.read_snapshot("view").unwrap().unwrap(), b"the newer tree");
     storage.rot("view.snap", 55);
     assert_eq!(log.read_snapshot("view").unwrap(), None);
-    assert_eq!(log.check().unwrap().len(), 1);
+    assert_eq!(check(&log, true).len(), 1);
+    assert_eq!(check(&log, false), vec![]);
+}
+
+/// Bytes that go bad while the log is open are given up there, too.
+#[test]
+fn what_is_given_up_is_not_there() {
+    let storage = FaultStorage::new();
+    let (log, _) = open(&storage).unwrap();
+    for n in 1..=5 {
+        log.append(&actor(1), n, &[n as u8; 100]).unwrap();
+    }
+    log.sync().unwrap();
+    storage.rot(FILE, FILE_HEADER + 180 * 2 + 100);
+    assert_eq!((check(&log, true).len(), check(&log, false)), (1, vec![]));
+    assert_eq!((log.lacks(&actor(1), 5), log.get(&actor(1), 3).unwrap()), (vec![(3, 3)], None));
+    let seqs = |log: &Log| all(log).iter().map(|(_, seq, _)| *seq).collect::<Vec<_>>();
+    assert_eq!(seqs(&log), [1, 2, 4, 5]);
+    assert_eq!(seqs(&open(&storage).unwrap().0), [1, 2, 4, 5]);
 }

@@ -193,9 +193,7 @@ impl Packs {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let name = segment_name(id);
         let segment = Arc::new(Segment { id, nonce: fresh_nonce(), file: self.storage.open(&name, true)? });
-        let mut head = FILE_MAGIC.to_vec();
-        head.extend_from_slice(&segment.nonce);
-        if let Err(error) = segment.file.write_all_at(&head, 0) {
+        if let Err(error) = segment.file.write_all_at(&segment_header(&segment.nonce), 0) {
             let _ = self.storage.remove(&name);
             return Err(error);
         }
@@ -205,6 +203,21 @@ impl Packs {
         active.finished.extend(finished);
         self.segments.write().insert(id, segment);
         Ok(())
+    }
+
+    /// Begins another segment, if this one is still being written.
+    pub(crate) fn finish(&self, id: u32) -> io::Result<()> {
+        let mut active = self.active.lock();
+        if active.segment.as_ref().is_some_and(|segment| segment.id == id) {
+            active.flush()?;
+            self.begin(&mut active)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of garbage from which on a segment is finished before its time.
+    pub(crate) fn worth(&self) -> u64 {
+        self.segment_bytes / 128
     }
 
     /// Where the next entry will be: all before is in the segments or in memory.
@@ -523,6 +536,14 @@ pub(crate) fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     let small = CONTEXT.with_borrow_mut(|context| context.as_mut()?.compress(bytes).ok())?;
     (small.len() < bytes.len()).then_some(small)
+}
+
+/// What a segment begins with.
+pub(crate) fn segment_header(nonce: &[u8; 16]) -> [u8; SEGMENT_HEADER as usize] {
+    let mut head = [0; SEGMENT_HEADER as usize];
+    head[..16].copy_from_slice(FILE_MAGIC);
+    head[16..].copy_from_slice(nonce);
+    head
 }
 
 fn segment_name(id: u32) -> String {
