@@ -1,7 +1,8 @@
-//! Many worlds of the simulator, on all cores: `sim SEEDS FROM DEVICES OPERATIONS` (`cargo xtask sim` calls it). With one number
-//! more, the place of a rule in `Mutation::ALL`, on one core with that rule switched off.
+//! Many worlds of the simulator, on all cores: `sim SEEDS FROM DEVICES OPERATIONS` (`cargo xtask sim` calls it). With one
+//! number more, the place of a rule in `Mutation::ALL`, on one core with that rule switched off.
 //!
-//! Counts on stderr, if that is a terminal. Prints the count, the time and the failures; each failure as a test that can be pasted. Exit code 1 if there was one.
+//! Counts on stderr, if that is a terminal. Prints the count, the time and the failures; each failure as a test that can be
+//! pasted. Exit code 1 if there was one.
 #![allow(clippy::print_stdout, reason = "it is what it is for")]
 
 use std::io::{IsTerminal as _, Write as _, stderr};

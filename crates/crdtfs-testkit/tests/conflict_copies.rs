@@ -1,5 +1,5 @@
-//! Conflict copies and entries whose name another has: how they are called, and what becomes of them when somebody works on them
-//! or on who has the name.
+//! Conflict copies and entries whose name another has: how they are called, and what becomes of them when somebody works on
+//! them or on who has the name.
 
 #![allow(clippy::unwrap_used)]
 

@@ -122,8 +122,8 @@ fn a_file_that_was_removed_and_made_anew_later_is_told_so() {
     assert_eq!(told(&a, before), [one(Action::Delete, "f"), one(Action::Create, "f")].concat());
 }
 
-/// The children that were removed are gone, and the history has what they were, and where: the whole directory can be had again below
-/// its new name.
+/// The children that were removed are gone, and the history has what they were, and where: the whole directory can be had
+/// again below its new name.
 #[test]
 fn what_was_removed_from_a_directory_that_was_renamed_is_in_the_history() {
     let (mut a, mut b) = two(|a| {

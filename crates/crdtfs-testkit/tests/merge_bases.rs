@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use crdtfs_core::id::{Hash, RecordId};
 use crdtfs_core::merge::MergeCache;
+use crdtfs_core::node::Shown;
 use crdtfs_core::record::Record;
 use crdtfs_core::text;
 use crdtfs_testkit::{Device, copies, meet};
 
-/// How many times devices may edit what was merged on their last merged texts: the depth to which bases are merged, and the two
-/// levels that have one base.
+/// How many times devices may edit what was merged on their last merged texts: the eight levels of bases that are merged, and
+/// the first texts, which have one base.
 const ROUNDS_MERGED: usize = 9;
 
 fn lines(count: usize) -> String {
@@ -43,8 +44,8 @@ fn two_last_common_versions_are_merged_to_the_base() {
         let merged = "1\ntwo\n3\n4\n5\n6\n7\neight\n9\n";
         assert_eq!(a.read("f").unwrap(), merged);
         assert_eq!(a.find("f").unwrap().basis.len(), 2, "nobody has written the merged text");
-        // Each edits the merged text beside what the other had written: on either one of the two versions alone these are changes
-        // of the same lines.
+        // Each edits the merged text beside what the other had written: on either one of the two versions alone these are
+        // changes of the same lines.
         a.write("f", changed(merged, 7, "seven")).unwrap();
         b.write("f", changed(merged, 3, "three")).unwrap();
         meet(&mut [&mut a, &mut b]);
@@ -93,8 +94,32 @@ fn three_last_common_versions_are_merged_to_the_base() {
     }
 }
 
-/// Two devices that edit what was merged again and again, and never see each other's text before they edit. They meet after each
-/// round; what both have then after the last.
+/// Who has no bytes yet shows both versions, and asks first for those of which the base is made, then for the rest.
+#[test]
+fn a_merge_of_several_bases_waits_for_the_bytes_of_all() {
+    let (mut a, mut b, expected) = criss_cross(2);
+    let mut c = Device::new("cat", 1);
+    let log = a.log.clone();
+    c.receive(&log);
+    let mut rounds = Vec::new();
+    while !c.view.wanted().is_empty() {
+        assert_eq!(c.find("f").unwrap().shown, Shown::Pending);
+        assert_eq!(c.ls("").len(), 2);
+        let wanted = c.view.wanted();
+        for content in &wanted {
+            c.view.supply(content.hash, a.bytes(content).unwrap());
+        }
+        rounds.push(wanted.len());
+        assert!(rounds.len() < 4, "{rounds:?}");
+    }
+    // The two versions that the base is made of, and theirs; then the two that are merged on it: nobody has to give the base.
+    assert_eq!(rounds, [3, 2]);
+    meet(&mut [&mut a, &mut b, &mut c]);
+    assert_eq!(c.read("f").unwrap(), expected);
+}
+
+/// Two devices that edit what was merged again and again, and never see each other's text before they edit. They meet after
+/// each round; what both have then after the last.
 fn criss_cross(rounds: usize) -> (Device, Device, String) {
     let count = 4 * rounds + 4;
     let (mut a, mut b) = pair(1, &lines(count));
@@ -158,8 +183,8 @@ fn three(seed: u64, base: &str, texts: [&str; 3]) -> ([Device; 3], [Vec<(RecordI
     (devices, done)
 }
 
-/// Lets three devices, and a fourth that wrote nothing, hear of the texts in every order that there is, one after the other; what all
-/// of them show.
+/// Lets three devices, and a fourth that wrote nothing, hear of the texts in every order that there is, one after the
+/// other; what all of them show.
 fn in_every_order(seed: u64, base: &str, texts: [&str; 3]) -> Device {
     let mut shown: Option<Device> = None;
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
@@ -182,8 +207,8 @@ fn in_every_order(seed: u64, base: &str, texts: [&str; 3]) -> Device {
     shown.unwrap()
 }
 
-/// What the rule makes of three versions of a text, by itself: in the order of their records, the greatest first, each merged into what
-/// there is, of the two the one with the smaller hash first. The text, and what is left beside it.
+/// What the rule makes of three versions of a text, by itself: in the order of their records, the greatest first, each
+/// merged into what there is, of the two the one with the smaller hash first. The text, and what is left beside it.
 fn folded(base: &str, mut versions: Vec<(RecordId, String)>) -> (String, Vec<String>) {
     versions.sort_by_key(|(id, _)| std::cmp::Reverse(*id));
     let mut versions = versions.into_iter().map(|(_, text)| text);

@@ -1,5 +1,5 @@
-//! Two things at once, and a third device that has seen one side of it, or the first steps of one: it ends as it does without the
-//! third, and whoever sees what came of it can remove it for good.
+//! Two things at once, and a third device that has seen one side of it, or the first steps of one: it ends as it does
+//! without the third, and whoever sees what came of it can remove it for good.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,8 +8,8 @@ use crdtfs_testkit::{Device, copies, meet};
 
 type Act = fn(&mut Device);
 
-/// A test for each pair: what was there before; what each of two devices does, a step at a time; and what one of them does once it has
-/// seen both.
+/// A test for each pair: what was there before; what each of two devices does, a step at a time; and what one of them does
+/// once it has seen both.
 macro_rules! pairs {
     ($($name:ident: $before:expr, $one:expr, $two:expr $(, then $then:expr)?;)*) => {
         $(
@@ -102,7 +102,8 @@ pairs! {
         text, [|a| write(a, "f.new", "one\n2\n3\n"), |a| mv(a, "f.new", "f")], [|b| write(b, "f", "1\n2\nthree\n")];
     save_by_rename_of_a_temporary_file_that_all_have_seen:
         text_and_temporary, [|a| mv(a, "f.new", "f")], [|b| write(b, "f", "1\n2\nthree\n")];
-    moved_aside_and_edit: text, [|a| mv(a, "f", "f~"), written_again, |a| unlink(a, "f~")], [|b| write(b, "f", "1\n2\nthree\n")];
+    moved_aside_and_edit:
+        text, [|a| mv(a, "f", "f~"), written_again, |a| unlink(a, "f~")], [|b| write(b, "f", "1\n2\nthree\n")];
     removed_and_created_again_and_edit: text, [|a| unlink(a, "f"), written_again], [|b| write(b, "f", "1\n2\nthree\n")];
     replaced_by_a_symlink_and_edit:
         text, [|a| unlink(a, "f"), |a| _ = a.symlink("elsewhere", "f").unwrap()], [|b| write(b, "f", "edited")];

@@ -1,6 +1,7 @@
 //! What stands in a write file's journal, so that a crash loses nothing of it: where its bytes belong.
 //!
-//! One byte for the format, then a CBOR map; the first programs wrote the map alone. The bytes themselves are the store's affair.
+//! One byte for the format, then a CBOR map; the first programs wrote the map alone. The bytes themselves are the store's
+//! affair.
 
 use crdtfs_core::id::{InodeId, RecordId};
 use crdtfs_core::name::Name;

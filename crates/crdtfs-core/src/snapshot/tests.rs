@@ -9,8 +9,8 @@ use crate::record::{Family, Pin, Record};
 
 const SHARE: ShareId = ShareId([5; 32]);
 
-/// A snapshot that an earlier program wrote: it is read for ever. Its document is compressed by automerge, which may come to do that
-/// otherwise; so what it says is compared, and the bytes of the rest.
+/// A snapshot that an earlier program wrote: it is read for ever. Its document is compressed by automerge, which may come
+/// to do that otherwise; so what it says is compared, and the bytes of the rest.
 const GOLDEN: &str = include_str!("golden.hex");
 
 fn record(n: u8) -> Filed {
