@@ -488,6 +488,12 @@ impl Events for CoreEvents {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use crdtfs_core::id::{InodeId, PlaceId};
+    use crdtfs_core::node::Kind;
+    use crdtfs_core::op::{NewNode, Op};
+    use crdtfs_core::port::Tree;
+    use crdtfs_core::sync::Settling;
+
     use super::*;
     use crate::engine::Engine;
     use crate::retention::HistoryOptions;
@@ -505,6 +511,34 @@ mod tests {
 
     fn start(state_dir: &Path) -> Engine {
         Engine::start(config(state_dir.to_owned()), Vec::new()).unwrap()
+    }
+
+    /// What other devices' probes ask for: all is committed by a thread that is there only meanwhile.
+    #[test]
+    fn a_share_settles_for_others_as_often_as_they_ask_and_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let core = Core::open(config(dir.path().join("state")), Vec::new(), &runtime).unwrap();
+        let share = core.create_share().unwrap();
+        let mut progress = core.progress();
+        for round in 1..=3_u8 {
+            // A name that is held back: nothing but the settling commits it now.
+            let name = format!("{round}.tmp").as_str().try_into().unwrap();
+            let (inode, place) = (InodeId([round; 16]), PlaceId([round; 16]));
+            let node = NewNode::new(Kind::File, 0o644);
+            share.apply(share.new_adapter(), Op::Create { dir: InodeId::ROOT, name, inode, place, node }).unwrap();
+            let before = share.vector();
+            let number = share.begin_settling();
+            runtime.block_on(async {
+                while share.settling(number) == Settling::Busy {
+                    progress.changed().await.unwrap();
+                }
+            });
+            assert_eq!((share.settling(number), share.vector() == before), (Settling::Done, false), "round {round}");
+        }
+        assert_eq!(core.close(Instant::now() + Duration::from_secs(10)), LastWords::default());
+        let late = share.begin_settling();
+        assert_eq!(share.settling(late), Settling::Busy, "nothing is begun at the end");
     }
 
     #[test]

@@ -145,6 +145,53 @@ async fn what_a_peer_said_in_an_earlier_session_is_forgotten_before_the_next_cou
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_is_answered_in_each_session() {
+    let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
+    let share = genesis(9).share();
+    let probed = |a: &FakeHost| a.states.lock().get(&(share, device(2))).and_then(|state| state.probed);
+    let (node_a, node_b) = (start(1, &a).await, start(2, &b).await);
+    introduce(&node_a, &node_b);
+    in_session(&a, &share, device(2)).await;
+    a.until("they know of each other what they can", |a| probed(a) == Some(0)).await;
+    b.make(&share, 2, 100_000);
+    *a.probe.lock() = Some(3);
+    a.changed(&share);
+    a.until("it is answered", |a| probed(a) == Some(3)).await;
+    assert!(a.has(&share, 2, 1), "what was done before came before");
+    end(node_b, &b).await;
+    a.until("a sees b leave", |a| a.disconnects.load(Ordering::SeqCst) == 1).await;
+    a.states.lock().clear();
+    let node_b = start(2, &b).await;
+    introduce(&node_a, &node_b);
+    a.until("it is answered anew", |a| probed(a) == Some(3)).await;
+    node_a.shutdown().await;
+    node_b.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_called_is_connected_or_could_not_be_reached() {
+    let (a, b) = (host(9, &[1, 2, 3]), host(9, &[1, 2, 3]));
+    let (node_a, node_b) = (start(1, &a).await, start(2, &b).await);
+    assert!(!node_a.call(device(3)).await, "nobody knows where it is");
+    introduce(&node_a, &node_b);
+    assert!(node_a.call(device(2)).await);
+    assert!(node_a.call(device(2)).await, "it is there");
+    let bound = node_b.bound()[0];
+    end(node_b, &b).await;
+    a.until("a sees b leave", |a| a.disconnects.load(Ordering::SeqCst) == 1).await;
+    let calling = tokio::spawn({
+        let node_a = node_a.clone();
+        async move { node_a.call(device(2)).await }
+    });
+    let node_b = start_at(2, &b, bound).await;
+    calling.await.unwrap();
+    // Whatever became of that one: now it is there.
+    assert!(node_a.call(device(2)).await);
+    node_a.shutdown().await;
+    node_b.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_comes_back_where_it_was_is_found_without_a_hint() {
     let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
     let share = genesis(9).share();

@@ -260,6 +260,10 @@ fn the_caches_are_told_what_changed_elsewhere_and_nothing_else() {
     mount.remote_edit("new", b"3");
     mount.remote_edit("f", b"4");
     assert_eq!(mount.told.recv_timeout(wait).unwrap(), [Invalidation::Inode { ino, data: true }]);
+    // Who has to be sure waits until they were told.
+    mount.remote_edit("f", b"5");
+    assert!(mount.vfs.is_seen(Instant::now() + wait));
+    assert_eq!(mount.told.try_recv().unwrap(), [Invalidation::Inode { ino, data: true }]);
 }
 
 #[test]

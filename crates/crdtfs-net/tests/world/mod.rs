@@ -57,6 +57,8 @@ pub struct FakeHost {
     pub connects: AtomicUsize,
     pub disconnects: AtomicUsize,
     pub reads: AtomicUsize,
+    /// The probe that peers are to answer.
+    pub probe: Mutex<Option<u64>>,
     /// What an invitation answers; unknown ones are refused.
     pub invitations: Mutex<HashMap<Hash, Result<(), Refusal>>>,
     changes: watch::Sender<u64>,
@@ -209,6 +211,9 @@ impl SyncHost for FakeSync {
     }
     fn holding(&self) -> Holding {
         Holding { vector: self.vector(), missing_files: 0, missing_bytes: 0, partial: false }
+    }
+    fn probe(&self) -> Option<u64> {
+        *self.host.probe.lock()
     }
 }
 

@@ -20,7 +20,7 @@ use crdtfs_core::port::{Adapter, Content, Reader, Tree, WriteFile};
 struct Maps {
     nodes: HashMap<InodeId, Node>,
     dirs: HashMap<InodeId, BTreeMap<Name, InodeId>>,
-    subscribers: Vec<(Adapter, Sender<Arc<Delta>>)>,
+    subscribers: Vec<(Adapter, Sender<Arc<Delta>>, u64)>,
 }
 
 /// One share, in memory.
@@ -85,7 +85,10 @@ impl FakeShare {
 
     fn told(&self, by: Adapter, mut maps: MutexGuard<'_, Maps>, delta: Delta) -> Result<Applied, OpError> {
         let shared = Arc::new(delta.clone());
-        maps.subscribers.retain(|(who, sender)| *who == by || sender.send(shared.clone()).is_ok());
+        for (who, sender, sent) in maps.subscribers.iter_mut().filter(|(who, _, _)| *who != by) {
+            // Who went away hears no more.
+            *sent += u64::from(sender.send(shared.clone()).is_ok());
+        }
         Ok(Applied { delta })
     }
 
@@ -349,8 +352,13 @@ impl Tree for FakeShare {
 
     fn subscribe(&self, by: Adapter) -> Receiver<Arc<Delta>> {
         let (sender, receiver) = channel();
-        self.maps.lock().unwrap().subscribers.push((by, sender));
+        self.maps.lock().unwrap().subscribers.push((by, sender, 0));
         receiver
+    }
+
+    fn sent(&self, by: Adapter) -> u64 {
+        let maps = self.maps.lock().unwrap();
+        maps.subscribers.iter().find(|(who, _, _)| *who == by).map_or(0, |(_, _, sent)| *sent)
     }
 
     fn totals(&self) -> (u64, u64) {
