@@ -175,6 +175,9 @@ fn the_log_has_every_event() {
     fs::write(dir.join("f"), "one\n").unwrap();
     let first = after(1);
     assert_eq!(first[0], ("create".into(), "f".into()));
+    fs::write(dir.join("f"), "another one\n").unwrap();
+    let second = after(2);
+    assert_eq!(second[1], ("update".into(), "f".into()), "{second:?}");
     fs::rename(dir.join("f"), dir.join("g")).unwrap();
     fs::remove_file(dir.join("g")).unwrap();
     let all = until("all is in the log", LIMIT, || {

@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crdtfs_tests::{Device, Lab, Mode, Tree, bytes, needs, same_trees, seed};
+use crdtfs_tests::{Device, Lab, Mode, Tree, bytes, needs, same_trees, seed, until};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -200,16 +201,18 @@ fn during_writes() {
     b.stop();
 }
 
-/// Waits until the receiver has begun, so that the kill meets a transfer; small ones may be over by then.
-fn under_way(receiver: &Device, limit: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < limit {
-        let status = receiver.status();
-        let missing = &status["shares"][0]["missing"]["bytes"];
-        if missing.as_u64().is_some_and(|bytes| bytes > 0) {
-            return;
-        }
-    }
+/// What the only share of a device lacks, in bytes.
+fn missing(receiver: &Device) -> u64 {
+    receiver.status()["shares"][0]["missing"]["bytes"].as_u64().unwrap()
+}
+
+/// What the large files of `during_a_transfer` have: enough that the kill meets one on its way, also on a quick machine.
+const LARGE: usize = 96 << 20;
+
+/// Whether a device shows a file with the time that it has elsewhere.
+fn shows(device: &Device, file: &Path) -> bool {
+    let time = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    time(&device.dir("s").join(file.file_name().unwrap())) == time(file)
 }
 
 #[test]
@@ -225,19 +228,26 @@ fn during_a_transfer() {
     for n in 1..3 {
         devices[n].show(modes[n], Some(&ticket), &dirs[n]);
     }
-    for round in 0..rounds(25) {
+    let (rounds, mut met) = (rounds(25), 0);
+    for round in 0..rounds {
         // Two large files take turns, and a handful of small ones come along.
         let large = dirs[0].join(format!("large-{}", round % 2));
-        fs::write(&large, bytes(rng.random(), 24 << 20)).unwrap();
+        fs::write(&large, bytes(rng.random(), LARGE)).unwrap();
         for n in 0..20 {
             fs::write(dirs[0].join(format!("small-{n}")), bytes(rng.random(), 9_000)).unwrap();
         }
-        under_way(&devices[1 + (round % 2) as usize], Duration::from_secs(2));
-        let after = Duration::from_millis(rng.random_range(0..200));
-        thread::sleep(after);
+        // It has begun when somebody lacks something, and is over when nobody does and the file is there.
+        until("the change has come", LIMIT, || match devices[1..].iter().map(missing).max() {
+            Some(bytes) if bytes > 0 => Ok(()),
+            _ if devices[1..].iter().all(|device| shows(device, &large)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        thread::sleep(Duration::from_millis(rng.random_range(0..200)));
         // Any of them, or several.
         let victims = rng.random_range(1..8);
-        eprintln!("round {round}: {victims:03b} killed after {after:?}");
+        let lacks = devices[1..].iter().map(missing).max().unwrap();
+        met += u64::from(lacks > 0);
+        eprintln!("round {round}: {victims:03b} killed, {lacks} bytes are on their way");
         let hit = |n: usize| victims & (1 << n) != 0;
         for n in (0..3).filter(|n| hit(*n)) {
             devices[n].kill();
@@ -253,11 +263,20 @@ fn during_a_transfer() {
         let tree = same_trees(&paths, LIMIT);
         assert!(tree.names().iter().all(|name| !name.contains("conflict")), "{:?}", tree.names());
     }
+    assert!(met * 3 >= rounds, "{met} of {rounds} kills met a transfer");
     for device in &mut devices {
         device.stop();
     }
 }
 
+/// The pack segments of a device.
+fn packs(device: &Device) -> BTreeSet<String> {
+    let entries = fs::read_dir(device.state_dir().join("store/packs")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Two thirds of what is in packs that are worth compacting is garbage at once; the collection and the compactions of
+/// `check --repair` are killed.
 #[test]
 fn during_a_compaction() {
     needs!("during_a_compaction", Fuse);
@@ -265,12 +284,16 @@ fn during_a_compaction() {
     let lab = Lab::new();
     let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
     let (mount, other) = (a.dir("s"), b.dir("s"));
+    for device in [&a, &b] {
+        fs::DirBuilder::new().mode(0o700).create(device.state_dir()).unwrap();
+        // What is removed is garbage.
+        fs::write(device.state_dir().join("config.toml"), "retention = '0s'\n").unwrap();
+    }
     a.show(Mode::Mount, None, &mount);
     let ticket = a.invite(&mount, &[]);
     b.show(Mode::Mount, Some(&ticket), &other);
-    let rounds = rounds(25);
+    let (rounds, mut compacted) = (rounds(25), [0; 2]);
     for round in 0..rounds {
-        // Many small contents, two thirds of them garbage at once: packs that are worth compacting.
         let dir = mount.join(format!("round-{round}"));
         fs::create_dir(&dir).unwrap();
         for n in 0..120 {
@@ -283,7 +306,13 @@ fn during_a_compaction() {
             fs::remove_file(dir.join(format!("{n}"))).unwrap();
         }
         sync_dir(&dir).unwrap();
+        a.wait(&mount, "all");
+        // A collection spares what came since the one before: this one drops nothing, the next one all.
+        for device in [&a, &b] {
+            device.ok(&["check", "--repair"]);
+        }
         let before = Tree::read(&mount).unwrap();
+        let segments = [packs(&a), packs(&b)];
         let after = Duration::from_millis(rng.random_range(0..150));
         // What it repairs with is a collection and as many compactions as there are segments worth one.
         let repair = [a.crdtfs(&["check", "--repair"]), b.crdtfs(&["check", "--repair"])];
@@ -298,6 +327,9 @@ fn during_a_compaction() {
         }
         a.show(Mode::Mount, None, &mount);
         b.show(Mode::Mount, None, &other);
+        for ((device, before), compacted) in [&a, &b].into_iter().zip(&segments).zip(&mut compacted) {
+            *compacted += u64::from(before.difference(&packs(device)).next().is_some());
+        }
         assert_eq!(before.differences(&Tree::read(&mount).unwrap()), Vec::<String>::new());
         a.check();
         b.check();
@@ -307,6 +339,8 @@ fn during_a_compaction() {
             fs::remove_dir_all(mount.join(format!("round-{}", round - 3))).unwrap();
         }
     }
+    eprintln!("compacted in {compacted:?} of {rounds} rounds");
+    assert!(compacted.iter().all(|compacted| *compacted > 0), "{compacted:?} of {rounds}");
     a.stop();
     b.stop();
 }
