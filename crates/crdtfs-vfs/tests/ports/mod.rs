@@ -85,7 +85,7 @@ impl FakeShare {
 
     fn told(&self, by: Adapter, mut maps: MutexGuard<'_, Maps>, delta: Delta) -> Result<Applied, OpError> {
         let shared = Arc::new(delta.clone());
-        for (who, sender, sent) in maps.subscribers.iter_mut().filter(|(who, _, _)| *who != by) {
+        for (_, sender, sent) in maps.subscribers.iter_mut().filter(|(who, _, _)| *who != by) {
             // Who went away hears no more.
             *sent += u64::from(sender.send(shared.clone()).is_ok());
         }
