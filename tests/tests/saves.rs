@@ -121,3 +121,42 @@ fn saves_around_kills_are_versions_of_one_file() {
     assert_eq!(fs::read_to_string(&file).unwrap(), last);
     a.stop();
 }
+
+/// What is moved over another one and made anew under its old name before a kill, and changed after it, stands beside nothing.
+#[test]
+fn files_that_change_places_around_kills_have_no_copies() {
+    needs!("files_that_change_places_around_kills_have_no_copies");
+    let lab = Lab::new();
+    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
+    let folder = a.dir("shared");
+    a.show(Mode::Watch, None, &folder);
+    let at = |name: &str| folder.join(name);
+    let are_published = |a: &Device, sizes: [usize; 2]| {
+        let listed = a.ok(&["ls", "--json", folder.to_str().unwrap()]);
+        let found =
+            sizes.iter().all(|size| listed.contains(&format!("\"size\":{size},"))) && listed.lines().count() == 2;
+        if found { Ok(()) } else { Err(listed) }
+    };
+    for n in 0..10 {
+        let size = |k: usize| 100 + 10 * n + k;
+        let write = |name: &str, k: usize| fs::write(at(name), "x".repeat(size(k))).unwrap();
+        write("f", 0);
+        write("g", 1);
+        until("both are published", LIMIT, || are_published(&a, [size(0), size(1)]));
+        fs::rename(at("g"), at("f")).unwrap();
+        write("g", 2);
+        until("the move is published", LIMIT, || are_published(&a, [size(1), size(2)]));
+        if n % 2 == 0 {
+            fs::rename(at("f"), at("g")).unwrap();
+            write("f", 3);
+            until("the move back is published", LIMIT, || are_published(&a, [size(1), size(3)]));
+        }
+        a.kill();
+        write("f", 4);
+        write("g", 5);
+        a.show(Mode::Watch, None, &folder);
+        until("what was written last is published", LIMIT, || are_published(&a, [size(4), size(5)]));
+        assert_eq!(names(&folder), BTreeSet::from(["f".to_owned(), "g".to_owned()]));
+    }
+    a.stop();
+}

@@ -12,7 +12,7 @@ use crdtfs_engine::present::{Mode, PresentError, PresentOptions, Presented, Pres
 use parking_lot::{Mutex, RwLock};
 
 use crate::aliased::Aliased;
-use crate::disk::Root;
+use crate::disk::{Ident, Root};
 use crate::filesystem;
 use crate::ignores::is_temporary;
 use crate::mailbox::{Mail, Mailbox};
@@ -92,7 +92,13 @@ impl Presenter for FolderPresenter {
         root.probe().map_err(io("cannot try what can be done in"))?;
         let ports = SharePorts { tree: Aliased::over(ports.tree, root.abilities().names), ..ports };
         adjust(&root, &mut synced, whose, &now, &ports)?;
-        synced.take_unsaved(&*ports.tree, |dir, name| root.dir(dir).and_then(|dir| dir.open(name)).is_ok());
+        // Where numbers do not last they say nothing of what lies where.
+        let numbers = root.abilities().numbers;
+        synced.take_unsaved(&*ports.tree, |dir, name| {
+            let file = root.dir(dir).and_then(|dir| dir.open(name)).ok()?;
+            let stamp = root.stamp_of(&file).ok()?;
+            Some(if numbers { stamp.ident } else { Ident::void(0) })
+        });
         if whose != Some(now) {
             db.set_whose(&now).map_err(|error| state_error(&path, &error))?;
         }

@@ -140,9 +140,13 @@ impl SyncedTree {
     }
 
     /// Takes what the last run published without saving it for what it is: versions that were made of what lay here. Whether that
-    /// still lies here is to be seen. `is_there`: whether there is a file now.
-    pub(crate) fn take_unsaved(&mut self, tree: &dyn Tree, is_there: impl Fn(&[Name], &Name) -> bool) {
-        for (inode, content) in std::mem::take(&mut self.unsaved) {
+    /// still lies here is to be seen. `look`: the file that lies at a place now.
+    pub(crate) fn take_unsaved(&mut self, tree: &dyn Tree, look: impl Fn(&[Name], &Name) -> Option<Ident>) {
+        let unsaved = std::mem::take(&mut self.unsaved);
+        if !unsaved.is_empty() {
+            self.take_moved(tree, &look);
+        }
+        for (inode, content) in unsaved {
             let shown = tree.node(inode).filter(|node| node.kind == Kind::File && node.content.hash == content);
             let Some(shown) = shown else { continue };
             match self.nodes.get(&inode).cloned() {
@@ -152,8 +156,26 @@ impl SyncedTree {
                     self.set(inode, Synced { stamp, content: shown.content, basis: shown.basis, ..before });
                 }
                 Some(_) => {}
-                None => self.take_created(tree, inode, &shown, &is_there),
+                None => self.take_created(tree, inode, &shown, &look),
             }
+        }
+    }
+
+    /// Files that lie where the view shows them are there, whoever moved them: what has come to their old places since is
+    /// something else.
+    fn take_moved(&mut self, tree: &dyn Tree, look: impl Fn(&[Name], &Name) -> Option<Ident>) {
+        let files = self.nodes.iter().filter(|(_, node)| node.kind == Kind::File);
+        let moved = files.filter_map(|(inode, node)| {
+            let ([from], [to]) = (self.names(*inode), &tree.names(*inode)[..]) else { return None };
+            let path = self.path(to.0).filter(|_| from != to && self.is_dir(to.0))?;
+            (look(&path, &to.1) == Some(node.stamp.ident)).then(|| (*inode, from.clone(), to.clone()))
+        });
+        let moved: Vec<(InodeId, Place, Place)> = moved.collect();
+        for (_, from, _) in &moved {
+            self.unplace(from);
+        }
+        for (inode, _, to) in moved {
+            self.place(inode, to);
         }
     }
 
@@ -163,13 +185,12 @@ impl SyncedTree {
         tree: &dyn Tree,
         inode: InodeId,
         node: &Node,
-        is_there: impl Fn(&[Name], &Name) -> bool,
+        look: impl Fn(&[Name], &Name) -> Option<Ident>,
     ) {
         let mut names = tree.names(inode);
-        names.retain(|(dir, name)| {
-            let new = self.child(&(*dir, name.clone())).is_none();
-            new && self.is_dir(*dir) && self.path(*dir).is_some_and(|path| is_there(&path, name))
-        });
+        // What had such a name before was gone from it when the file was made.
+        names
+            .retain(|(dir, name)| self.is_dir(*dir) && self.path(*dir).is_some_and(|path| look(&path, name).is_some()));
         let number = u64::from_le_bytes(inode.0[..8].try_into().expect("eight bytes"));
         let none = Time::default();
         let stamp =
