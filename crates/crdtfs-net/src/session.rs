@@ -260,9 +260,7 @@ async fn drive(
                 Ok(count) => {
                     out.advance(count);
                 }
-                Err(WriteError::Stopped(code)) if code == VarInt::from(Code::Duplicate) => return End::Unknown,
-                Err(WriteError::Stopped(code)) if code == VarInt::from(Code::Busy) => return busy(),
-                Err(error) => return FrameError::from(error).into(),
+                Err(error) => return write_end(error),
             },
             received = receive(&mut reader) => match received {
                 Ok(Some(frames)) => {
@@ -270,17 +268,31 @@ async fn drive(
                     step.room = true;
                 }
                 Ok(None) => return End::Unknown,
-                Err(FrameError::Read(error)) if is_duplicate(&error) => return End::Unknown,
-                Err(FrameError::Read(iroh::endpoint::ReadError::Reset(code))) if code == VarInt::from(Code::Busy) => {
-                    return busy();
-                }
-                Err(error) => return error.into(),
+                Err(error) => return read_end(error),
             },
             () = slot.changed.notified() => {
                 step.changed = true;
                 step.room = true;
             }
         }
+    }
+}
+
+/// How a session ends whose peer takes nothing more.
+fn write_end(error: WriteError) -> End {
+    match error {
+        WriteError::Stopped(code) if code == VarInt::from(Code::Duplicate) => End::Unknown,
+        WriteError::Stopped(code) if code == VarInt::from(Code::Busy) => busy(),
+        error => FrameError::from(error).into(),
+    }
+}
+
+/// How a session ends whose peer sends nothing more.
+fn read_end(error: FrameError) -> End {
+    match error {
+        FrameError::Read(error) if is_duplicate(&error) => End::Unknown,
+        FrameError::Read(iroh::endpoint::ReadError::Reset(code)) if code == VarInt::from(Code::Busy) => busy(),
+        error => error.into(),
     }
 }
 

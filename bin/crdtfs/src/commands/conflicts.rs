@@ -23,7 +23,7 @@ use crate::{paths, quantity};
 #[command(after_help = "Examples:
   crdtfs conflicts ~/Shared
   crdtfs conflicts --keep ~/Shared/report.txt
-  crdtfs conflicts --keep '~/Shared/report (conflict laptop 1a2b3c4d).txt'")]
+  crdtfs conflicts --keep ~/Shared/'report (conflict laptop 1a2b3c4d).txt'")]
 pub(crate) struct Args {
     /// A directory of a share: only what is below it [default: all shares]
     dir: Option<PathBuf>,

@@ -42,7 +42,7 @@ enum RoleArg {
     Read,
     /// Read and change
     Write,
-    /// Write, invite and revoke
+    /// Write, and invite others
     Admin,
 }
 
