@@ -344,6 +344,9 @@ impl Share {
         if !saved && let Err(error) = self.save() {
             tracing::warn!(share = %self.id(), %error, "the next start reads the log");
         }
+        if let Err(error) = self.log().attest() {
+            tracing::warn!(share = %self.id(), %error, "the log does not say that it was left in order");
+        }
         if let Some(incarnation) = incarnation {
             IncarnationFile::new(&self.dir().path().join("incarnation.json")).close(&incarnation)?;
         }

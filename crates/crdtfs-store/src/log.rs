@@ -60,6 +60,8 @@ struct State {
     start: u64,
     buffer: Vec<u8>,
     durable: u64,
+    /// Up to where the last record says that all before it is durable, and itself.
+    attested: u64,
     actors: Vec<(ActorId, Vec<(u64, u32)>)>,
     actor_index: HashMap<ActorId, u32>,
     entries: Vec<Slot>,
@@ -124,6 +126,7 @@ impl Log {
             start: end,
             buffer: Vec::new(),
             durable: end,
+            attested: scan.attested(end),
             actors: Vec::new(),
             actor_index: HashMap::new(),
             entries: Vec::new(),
@@ -210,6 +213,22 @@ impl Log {
                 Err(StoreError::io("sync", &inner.path())(source))
             }
         }
+    }
+
+    /// As [`Log::sync`], and writes down that all is durable: what goes bad later is known to have been there, and is never
+    /// taken for an append that a crash cut off. To be called when the log is left.
+    pub fn attest(&self) -> Result<(), StoreError> {
+        self.sync()?;
+        let inner = &*self.inner;
+        let mut state = inner.state.lock();
+        if state.durable > state.attested && state.buffer.is_empty() {
+            let header = header(&inner.nonce, state.start, &VOID, 0, state.durable, b"");
+            inner.file.write_all_at(&header, state.start).map_err(StoreError::io("append to", &inner.path()))?;
+            state.start += HEADER as u64;
+            state.attested = state.start;
+        }
+        drop(state);
+        self.sync()
     }
 
     /// Calls `each` with every envelope from the `from`-th on (0: all), in append order, until it returns false.
@@ -494,6 +513,13 @@ struct Scan {
 }
 
 impl Scan {
+    /// The end, if the last record says that all before it is durable; else less.
+    fn attested(&self, end: u64) -> u64 {
+        let last = self.found.last();
+        let whole = last.is_some_and(|last| last.durable == last.offset && last.offset + HEADER as u64 == end);
+        if whole || end == FILE_HEADER { end } else { 0 }
+    }
+
     fn run(&mut self, file: &dyn StorageFile, nonce: &[u8; 16], end: u64) -> std::io::Result<()> {
         let mut at = FILE_HEADER;
         let mut gap = None;

@@ -226,3 +226,27 @@ fn what_is_given_up_is_not_there() {
     assert_eq!(seqs(&log), [1, 2, 4, 5]);
     assert_eq!(seqs(&open(&storage).unwrap().0), [1, 2, 4, 5]);
 }
+
+/// What was left in order and goes bad later is damage, wherever it is, and no append that a crash cut off.
+#[test]
+fn what_is_left_in_order_is_never_cut_off() {
+    let storage = FaultStorage::new();
+    let (log, _) = open(&storage).unwrap();
+    for n in 1..=5 {
+        log.append(&actor(1), n, &[n as u8; 100]).unwrap();
+    }
+    log.attest().unwrap();
+    let len = crate::storage::StorageFile::len(&*log.inner.file).unwrap();
+    for log in [log, open(&storage).unwrap().0] {
+        log.attest().unwrap();
+        assert_eq!(crate::storage::StorageFile::len(&*log.inner.file).unwrap(), len, "once is enough");
+        assert_eq!(check(&log, false), vec![]);
+    }
+    storage.rot(FILE, FILE_HEADER + 180 * 2 + 100);
+    let (log, recovered) = open(&storage).unwrap();
+    assert_eq!(recovered, Recovered { entries: 4, torn: 0, damaged: vec![(FILE_HEADER + 180 * 2, 180)] });
+    assert_eq!(log.lacks(&actor(1), 5), [(3, 3)]);
+    log.append(&actor(1), 3, &[3; 100]).unwrap();
+    log.attest().unwrap();
+    assert_eq!(open(&storage).unwrap().1.entries, 5);
+}
