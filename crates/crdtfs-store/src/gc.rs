@@ -350,9 +350,7 @@ impl Inner {
         let garbage = |(id, len): &(u32, u64)| len.saturating_sub(used.get(id).copied().unwrap_or(0));
         // The one that is being written, too, if that pays: else who has little would never get room back.
         let dropped = self.marks.lock().garbage;
-        let pays = |(id, len): &(u32, u64)| {
-            (Some(*id) != active) || (*id == dropped.0 && dropped.1 * 2 > *len && dropped.1 >= self.packs.worth())
-        };
+        let pays = |(id, _): &(u32, u64)| Some(*id) != active || (*id == dropped.0 && dropped.1 >= self.packs.worth());
         let candidate = segments.iter().filter(|segment| pays(segment)).max_by_key(|segment| garbage(segment));
         let Some(segment) = candidate.filter(|segment| garbage(segment) * 2 > segment.1) else { return Ok(false) };
         if Some(segment.0) == active {
