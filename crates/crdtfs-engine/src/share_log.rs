@@ -143,7 +143,9 @@ impl Share {
             }
             Err(error) => {
                 tracing::warn!(share = %self.id(), %error, "a change waits until the log can be written");
-                self.note_trouble(Some(format!("{error}: changes wait in memory until there is room")));
+                self.note_trouble(Some(format!(
+                    "{error}: changes made here wait in memory. Free some space, then they go on"
+                )));
                 order.unlogged.push_back(envelope);
                 false
             }
