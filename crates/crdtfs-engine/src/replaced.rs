@@ -5,14 +5,14 @@
 //! known and nothing has come since; and what nobody had a moment ago is not waited for in full again (the kernel asks for the
 //! parts of one read one after the other).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crdtfs_core::content::ContentRef;
-use crdtfs_core::id::{Hash, ShareId};
+use crdtfs_core::id::{DeviceId, Hash, ShareId};
 use crdtfs_store::Want;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -30,21 +30,22 @@ pub(crate) fn content_of(want: &Want) -> ContentRef {
     want.chunk.part.map_or(whole, |part| part.content)
 }
 
-/// Contents that nobody had.
+/// Contents that nobody had: when, and who was connected then.
 #[derive(Default)]
-pub(crate) struct Gone(Mutex<HashMap<Hash, Instant>>);
+pub(crate) struct Gone(Mutex<HashMap<Hash, (Instant, BTreeSet<DeviceId>)>>);
 
 impl Gone {
-    /// Nobody had it now.
-    pub(crate) fn note(&self, content: &ContentRef) {
+    /// Nobody had it now, of those who are `connected`.
+    pub(crate) fn note(&self, content: &ContentRef, connected: BTreeSet<DeviceId>) {
         let mut gone = self.0.lock();
-        gone.retain(|_, when| when.elapsed() < REMEMBERED);
-        gone.insert(content.hash, Instant::now());
+        gone.retain(|_, (when, _)| when.elapsed() < REMEMBERED);
+        gone.insert(content.hash, (Instant::now(), connected));
     }
 
-    /// Whether nobody had it a moment ago.
-    pub(crate) fn is_recent(&self, content: &ContentRef) -> bool {
-        self.0.lock().get(&content.hash).is_some_and(|when| when.elapsed() < REMEMBERED)
+    /// Whether nobody had it a moment ago, and those who are `connected` were so then: anybody else may have it.
+    pub(crate) fn is_recent(&self, content: &ContentRef, connected: &BTreeSet<DeviceId>) -> bool {
+        let gone = self.0.lock();
+        gone.get(&content.hash).is_some_and(|(when, asked)| when.elapsed() < REMEMBERED && connected.is_subset(asked))
     }
 }
 
@@ -99,8 +100,11 @@ mod tests {
     #[test]
     fn what_nobody_had_is_remembered_by_what_it_is() {
         let (gone, one, other) = (Gone::default(), ContentRef::single(b"one"), ContentRef::single(b"other"));
-        gone.note(&one);
-        assert!(gone.is_recent(&one) && !gone.is_recent(&other));
+        let [a, b] = [1, 2].map(|n| DeviceId([n; 32]));
+        gone.note(&one, [a].into());
+        assert!(gone.is_recent(&one, &[a].into()) && !gone.is_recent(&other, &[a].into()));
+        assert!(gone.is_recent(&one, &BTreeSet::new()));
+        assert!(!gone.is_recent(&one, &[a, b].into()), "the other one was not asked");
         let chunk = crdtfs_core::content::ChunkRef { hash: one.hash, part: None };
         assert_eq!(content_of(&Want { chunk, len: 3, base: None }), one);
     }

@@ -1,6 +1,6 @@
 //! Chunks from the network for the store: the seam between its blocking calls and the node's asynchronous ones.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crdtfs_core::content::ContentRef;
-use crdtfs_core::id::{Hash, ShareId};
+use crdtfs_core::id::{DeviceId, Hash, ShareId};
 use crdtfs_net::FetchError;
 use crdtfs_store::{ChunkSink, ChunkSource, Store, Urgency, Want};
 use parking_lot::Mutex;
@@ -60,12 +60,13 @@ impl ChunkSource for NetSource {
         let wants = asked.iter().map(|at| as_net(&want[*at])).collect();
         let read = asked.first().filter(|_| urgency == Urgency::Read).map(|at| content_of(&want[*at]));
         let (urgency, mut patience) = translate(urgency);
-        if read.is_some_and(|content| self.gone.is_recent(&content)) {
-            patience = GONE_PATIENCE;
-        }
         // A share that is being opened while the engine starts fetches once the network is there: members that connect are
         // the reason to try again.
         let Some(node) = core.node_if_started().cloned() else { return Err(starting()) };
+        let asking: BTreeSet<DeviceId> = node.connected().into_iter().collect();
+        if read.is_some_and(|content| self.gone.is_recent(&content, &asking)) {
+            patience = GONE_PATIENCE;
+        }
         let share = self.share;
         let waiting = read.map(|content| Waiting::new(&core, share, content));
         drop(core);
@@ -101,7 +102,7 @@ impl ChunkSource for NetSource {
         match self.runtime.block_on(fetched) {
             Ok(Err(error)) => {
                 if let Some(content) = read.filter(|_| error.kind() == io::ErrorKind::HostUnreachable) {
-                    self.gone.note(&content);
+                    self.gone.note(&content, asking);
                 }
                 Err(error)
             }

@@ -98,9 +98,10 @@ async fn dial(inner: &Arc<Inner>, device: &DeviceId) -> Result<(), LinkError> {
 
 /// Connects to a device at all its known addresses; begins again when another one is learned.
 pub(crate) async fn connect(inner: &Arc<Inner>, device: &DeviceId, alpn: &[u8]) -> Result<Connection, LinkError> {
-    let deadline = tokio::time::Instant::now() + DIAL_TIMEOUT;
     let wake = inner.peers.with(device, |peer| peer.wake.clone());
     loop {
+        // An attempt that begins anew has all of its time again: somebody may have called, and takes its end for an answer.
+        let deadline = tokio::time::Instant::now() + DIAL_TIMEOUT;
         let (known, generation) = inner.peers.with(device, |peer| {
             peer.fresh = false;
             peer.dialled = Some(Instant::now());
