@@ -496,21 +496,9 @@ mod tests {
 
     use super::*;
     use crate::engine::Engine;
-    use crate::retention::HistoryOptions;
-
-    fn config(state_dir: PathBuf) -> EngineConfig {
-        EngineConfig {
-            state_dir,
-            network: Network::Local,
-            relays: Vec::new(),
-            name: "a".to_owned(),
-            version: "test".to_owned(),
-            history: HistoryOptions::default(),
-        }
-    }
 
     fn start(state_dir: &Path) -> Engine {
-        Engine::start(config(state_dir.to_owned()), Vec::new()).unwrap()
+        Engine::start(EngineConfig::for_tests(state_dir.to_owned()), Vec::new()).unwrap()
     }
 
     /// What other devices' probes ask for: all is committed by a thread that is there only meanwhile.
@@ -518,7 +506,7 @@ mod tests {
     fn a_share_settles_for_others_as_often_as_they_ask_and_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let core = Core::open(config(dir.path().join("state")), Vec::new(), &runtime).unwrap();
+        let core = Core::open(EngineConfig::for_tests(dir.path().join("state")), Vec::new(), &runtime).unwrap();
         let share = core.create_share().unwrap();
         let mut progress = core.progress();
         for round in 1..=3_u8 {
@@ -545,7 +533,7 @@ mod tests {
     fn a_share_is_behind_until_what_showed_it_is_shown_again() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let open = || Core::open(config(dir.path().join("state")), Vec::new(), &runtime).unwrap();
+        let open = || Core::open(EngineConfig::for_tests(dir.path().join("state")), Vec::new(), &runtime).unwrap();
         let close =
             |core: &Core| assert_eq!(core.close(Instant::now() + Duration::from_secs(10)), LastWords::default());
         let core = open();

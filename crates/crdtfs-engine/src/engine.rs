@@ -40,6 +40,21 @@ pub struct EngineConfig {
     pub history: HistoryOptions,
 }
 
+#[cfg(test)]
+impl EngineConfig {
+    /// A device called `a` that keeps to this machine.
+    pub(crate) fn for_tests(state_dir: PathBuf) -> Self {
+        Self {
+            state_dir,
+            network: Network::Local,
+            relays: Vec::new(),
+            name: "a".to_owned(),
+            version: "test".to_owned(),
+            history: HistoryOptions::default(),
+        }
+    }
+}
+
 /// Why an engine cannot run.
 #[derive(Debug, Error)]
 pub enum EngineError {

@@ -160,10 +160,9 @@ impl Share {
         let schema = Schema::new(&self.id());
         let mut records = self.read(Replica::queued_records);
         for change in &order.unlogged {
-            let envelope = Envelope::decode(&self.id(), &schema, &change.bytes, Trust::Stored);
-            let damaged =
-                |error: &dyn std::fmt::Display| ShareError::Damaged { share: self.id(), reason: error.to_string() };
-            records.extend(envelope.map_err(|error| damaged(&error))?.records.into_iter().map(|(_, record)| record));
+            let envelope = Envelope::decode(&self.id(), &schema, &change.bytes, Trust::Stored)
+                .map_err(|error| ShareError::Damaged { share: self.id(), reason: error.to_string() })?;
+            records.extend(envelope.records.into_iter().map(|(_, record)| record));
         }
         drop(order);
         Ok(self.put_aside_by(records.iter()))
@@ -213,7 +212,6 @@ mod tests {
     use crdtfs_core::op::{NewNode, Op};
     use crdtfs_core::port::{Adapter, Tree};
     use crdtfs_core::sync::Numbered;
-    use crdtfs_net::Network;
     use tokio::runtime::Runtime;
 
     use super::*;
@@ -232,14 +230,8 @@ mod tests {
     fn open(dir: &Path, now: &Arc<AtomicI64>, runtime: &Runtime) -> Arc<Core> {
         let time = now.clone();
         let clock = Clock::new(move || time.load(Ordering::Relaxed));
-        let config = EngineConfig {
-            state_dir: dir.to_owned(),
-            network: Network::Local,
-            relays: Vec::new(),
-            name: "a".to_owned(),
-            version: "test".to_owned(),
-            history: HistoryOptions { clock, ..HistoryOptions::default() },
-        };
+        let history = HistoryOptions { clock, ..HistoryOptions::default() };
+        let config = EngineConfig { history, ..EngineConfig::for_tests(dir.to_owned()) };
         Core::open(config, Vec::new(), runtime).unwrap()
     }
 

@@ -5,13 +5,11 @@ use std::time::{Duration, Instant};
 
 use crdtfs_control::status::ShowState;
 use crdtfs_control::{Client, ClientError, request};
-use crdtfs_net::Network;
 use tokio::runtime::Runtime;
 
 use super::*;
 use crate::engine::{Engine, EngineConfig, LastWords};
 use crate::present::{Presented, Problem};
-use crate::retention::HistoryOptions;
 
 #[test]
 fn paths_are_resolved_as_far_as_they_exist() {
@@ -65,23 +63,12 @@ impl Presented for Shown {
     }
 }
 
-fn config(state_dir: PathBuf) -> EngineConfig {
-    EngineConfig {
-        state_dir,
-        network: Network::Local,
-        relays: Vec::new(),
-        name: "a".to_owned(),
-        version: "test".to_owned(),
-        history: HistoryOptions::default(),
-    }
-}
-
 #[test]
 fn a_share_that_was_made_to_be_shown_and_could_not_be_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let (state, folder) = (dir.path().join("state"), dir.path().join("new/folder"));
     let switch = Arc::new(Switch::default());
-    let engine = Engine::start(config(state.clone()), vec![switch.clone()]).unwrap();
+    let engine = Engine::start(EngineConfig::for_tests(state.clone()), vec![switch.clone()]).unwrap();
     let mut client = Client::connect(&state).unwrap();
     let show = Show {
         mode: request::Mode::Watch,
@@ -114,7 +101,7 @@ fn a_share_that_was_made_to_be_shown_and_could_not_be_is_gone() {
 
 /// An engine's parts with a share that the engine before showed in a folder.
 fn shown_before(dir: &Path, switch: &Arc<Switch>, runtime: &Runtime) -> (Arc<Core>, Arc<Share>, ShownDir) {
-    let core = Core::open(config(dir.join("state")), vec![switch.clone()], runtime).unwrap();
+    let core = Core::open(EngineConfig::for_tests(dir.join("state")), vec![switch.clone()], runtime).unwrap();
     let share = core.create_share().unwrap();
     let folder = dir.join("folder");
     fs::create_dir(&folder).unwrap();
