@@ -54,8 +54,8 @@ impl HeldBack {
         in_git: impl Fn(InodeId) -> bool,
         now: Instant,
     ) -> Option<Instant> {
-        if self.since.is_some_and(|since| now >= since + HOLD) || !self.may_wait(op, in_git) {
-            *self = Self::default();
+        if self.is_over(now) || !self.may_wait(op, in_git) {
+            self.clear();
             return None;
         }
         self.inodes.extend(done.node);
@@ -65,7 +65,7 @@ impl HeldBack {
 
     /// How many of the records that wait to be committed, the last ones, go on waiting.
     pub(crate) fn records(&mut self, now: Instant) -> usize {
-        if self.since.is_some_and(|since| now >= since + HOLD) {
+        if self.is_over(now) {
             self.clear();
         }
         self.records
@@ -74,6 +74,11 @@ impl HeldBack {
     /// All of it goes out.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Whether something waits for as long as it may.
+    fn is_over(&self, now: Instant) -> bool {
+        self.since.is_some_and(|since| now >= since + HOLD)
     }
 
     fn may_wait(&mut self, op: &Op, in_git: impl Fn(InodeId) -> bool) -> bool {

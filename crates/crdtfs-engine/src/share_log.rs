@@ -29,7 +29,7 @@ enum Which {
 
 /// What became of what was queued.
 #[derive(Clone, Copy, Debug)]
-struct Done {
+struct Committed {
     /// The log has more than before.
     more: bool,
     /// Nothing is left that was to be committed.
@@ -66,11 +66,11 @@ impl Share {
     }
 
     /// Commits what is queued.
-    fn commit_ordered(&self, order: &mut Ordered, which: Which) -> Done {
+    fn commit_ordered(&self, order: &mut Ordered, which: Which) -> Committed {
         if which == Which::All {
             self.held_back.lock().clear();
         }
-        let mut done = Done { more: self.retry_unlogged(order), whole: false };
+        let mut done = Committed { more: self.retry_unlogged(order), whole: false };
         while order.unlogged.is_empty() {
             // The lock is given back after each change: a mount's operations go on meanwhile.
             let committed = {
