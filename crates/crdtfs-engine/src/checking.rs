@@ -54,14 +54,7 @@ impl Core {
         }
         checked.chunks = report.chunks;
         checked.bytes = report.bytes;
-        findings.extend(report.problems.into_iter().map(|problem| Finding {
-            share: None,
-            repaired: problem.mended.is_some(),
-            message: match problem.mended {
-                Some(how) => format!("{}: {}: {how}", problem.place, problem.message),
-                None => format!("{}: {}", problem.place, problem.message),
-            },
-        }));
+        findings.extend(report.problems.into_iter().map(|problem| Wrong::from(problem).found_in(None)));
         let incomplete: BTreeMap<Hash, u64> =
             report.incomplete.iter().map(|(content, lacks)| (content.hash, *lacks)).collect();
         for share in shares {
@@ -74,10 +67,7 @@ impl Core {
                 .map_err(|e| failed(&e))?;
             checked.changes += share.log().len();
             found.extend(self.unreachable(share, &incomplete).into_iter().map(Wrong::from));
-            let id = Some(share.id().to_string());
-            let finding =
-                |wrong: Wrong| Finding { share: id.clone(), message: wrong.message, repaired: wrong.repaired };
-            findings.extend(found.into_iter().map(finding));
+            findings.extend(found.into_iter().map(|wrong| wrong.found_in(Some(share))));
         }
         Ok((checked, findings))
     }
@@ -115,6 +105,13 @@ impl Share {
                 "{unknown} statements on who is a member were made by a newer crdtfs: update this one to follow them"
             )
         })
+    }
+}
+
+impl Wrong {
+    /// As the answer has it; the store is of no share.
+    fn found_in(self, share: Option<&Share>) -> Finding {
+        Finding { share: share.map(|share| share.id().to_string()), message: self.message, repaired: self.repaired }
     }
 }
 

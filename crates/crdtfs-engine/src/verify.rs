@@ -10,7 +10,7 @@ use crdtfs_core::envelope::{Envelope, EnvelopeError, Trust};
 use crdtfs_core::id::{ActorId, ChangeHash, DeviceId, RecordId, ShareId};
 use crdtfs_core::membership::MemberRecord;
 use crdtfs_core::replica::Replica;
-use crdtfs_store::LogEntry;
+use crdtfs_store::{LogEntry, Problem};
 
 use crate::share::{Share, ShareError};
 
@@ -28,6 +28,15 @@ pub(crate) struct Wrong {
 impl From<String> for Wrong {
     fn from(message: String) -> Self {
         Self { message, repaired: false }
+    }
+}
+
+impl From<Problem> for Wrong {
+    fn from(Problem { place, message, mended }: Problem) -> Self {
+        match mended {
+            Some(how) => Self { message: format!("{place}: {message}: {how}"), repaired: true },
+            None => format!("{place}: {message}").into(),
+        }
     }
 }
 
@@ -53,15 +62,7 @@ impl Share {
         let logged = self.order.lock().logged.clone();
         let members = self.member_records();
         let damaged = self.log().check(repair, &mut |_| ())?;
-        let mut found: Vec<Wrong> = damaged
-            .into_iter()
-            .map(|problem| match problem.mended {
-                Some(how) => {
-                    Wrong { message: format!("{}: {}: {how}", problem.place, problem.message), repaired: true }
-                }
-                None => format!("{}: {}", problem.place, problem.message).into(),
-            })
-            .collect();
+        let mut found: Vec<Wrong> = damaged.into_iter().map(Wrong::from).collect();
         let mut newer = Newer::new();
         self.verify_changes(&mut newer, &mut found, tell)?;
         for (actor, tip) in logged.iter() {
