@@ -60,6 +60,22 @@ fn read_only_owner_and_allow_other() {
     // Without the flag files belong to who mounts.
     assert_eq!(owner(&other.join("theirs")), (0, 0));
     // What is shown keeps its flags until it is unmounted; then the engine that was there for it leaves, too.
+    let text = other.to_str().unwrap();
+    for flags in [
+        &["--on-demand"][..],
+        &["--read-only", "--allow-other"],
+        &["--owner", "keep"],
+        &["--on-demand", "--cache", "1GiB"],
+    ] {
+        let said = b.fails(1, &[&["mount"], flags, &[text]].concat());
+        assert!(["--read-only", "crdtfs unmount"].iter().all(|word| said.contains(word)), "{said}");
+        assert!(said.contains(&flags.join(" ")), "what to do then: {said}");
+    }
+    for same in [&["mount", "--read-only", text][..], &["mount", text]] {
+        let told = b.json(same);
+        assert_eq!((&told["how"], &told["options"]["read_only"]), (&"already".into(), &true.into()), "{told}");
+    }
+    assert_eq!(fs::write(other.join("new"), "x").unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     b.ok(&["unmount", other.to_str().unwrap()]);
     b.stop();
 

@@ -9,7 +9,7 @@ use crdtfs_control::reply::{
     Action, Checked, Entry, EntryKind, Event, Finding, How, Invited, Lacking, Listed, Local, Logged, Member, Members,
     Peer, Peers, Pong, Shown, Waited,
 };
-use crdtfs_control::request::{Mode, Role};
+use crdtfs_control::request::{Mode, Role, ShowOptions};
 use crdtfs_control::status::{
     Device, Disk, Engine, Missing, Problem, Route, Share, ShowState, Showing, Status, Transfer,
 };
@@ -28,9 +28,15 @@ impl Service for Book {
                     Err(Failure::new(FailureKind::Busy, "the directory is not empty").with_hint("use `watch`"))
                 }
                 Request::Show(show) => {
-                    let shown =
-                        Shown { share: id(), dir: show.dir, mode: show.mode, how: How::Created, role: Role::Admin };
-                    Ok(shown.into())
+                    let again = show.dir.as_str().ends_with("again");
+                    let how = if again { How::Already } else { How::Created };
+                    let options = if again {
+                        ShowOptions { read_only: true, on_demand: true, cache: Some(3 << 29), ..show.options }
+                    } else {
+                        show.options
+                    };
+                    let (share, dir, mode) = (id(), show.dir, show.mode);
+                    Ok(Shown { share, dir, mode, how, role: Role::Admin, options }.into())
                 }
                 Request::Invite(invite) => Ok(Invited {
                     ticket: format!("crdtfs{}", invite.expires_ms),
@@ -306,6 +312,9 @@ fn talk_goes_to_stderr() {
     a new share, kept in sync with /d
     invite another device: crdtfs invite /d
     ");
+    let (code, out, said) = with_book(&["mount", "/d/again"]);
+    assert_eq!((code, out.as_str()), (0, ""));
+    assert_eq!(said, "the share is mounted at /d/again already, with --read-only --on-demand --cache 1536MiB\n");
     let (code, out, said) = with_book(&["mount", "/d/full"]);
     assert_eq!((code, out.as_str()), (1, ""));
     insta::assert_snapshot!(said, @r"

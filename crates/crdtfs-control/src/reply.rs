@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::request::{Mode, Role};
+use crate::request::{Mode, Role, ShowOptions};
 use crate::status::{Missing, Route, Status};
 use crate::text::{DirText, FromText, PathText};
 
@@ -159,6 +159,9 @@ pub struct Shown {
     pub how: How,
     /// What this device may do.
     pub role: Role,
+    /// With which options; what is shown already keeps those that it has.
+    #[serde(default)]
+    pub options: ShowOptions,
 }
 
 /// How a showing came about.

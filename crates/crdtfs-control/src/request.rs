@@ -1,5 +1,7 @@
 //! What can be asked of an engine. Directories and paths are absolute; any path inside a shown directory names its share.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::reply::{self, Reply};
@@ -62,6 +64,33 @@ pub struct ShowOptions {
     /// Bytes of fetched contents that an on-demand mount keeps; all without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<u64>,
+}
+
+impl fmt::Display for ShowOptions {
+    /// As the flags of the command line; nothing if there are none.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |given: bool, flag: &str| given.then(|| flag.to_owned());
+        let owner = match self.owner {
+            Owner::Mounter => None,
+            Owner::Keep => Some("--owner keep".to_owned()),
+            Owner::Fixed { uid, gid } => Some(format!("--owner {uid}:{gid}")),
+        };
+        let flags = [
+            word(self.read_only, "--read-only"),
+            word(self.allow_other, "--allow-other"),
+            owner,
+            word(self.on_demand, "--on-demand"),
+            self.cache.map(|bytes| format!("--cache {}", exact_size(bytes))),
+        ];
+        f.write_str(&flags.into_iter().flatten().collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// A size without rounding, in the largest unit that has it whole.
+fn exact_size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let whole = units.into_iter().find(|(_, bits)| bytes != 0 && bytes.trailing_zeros() >= *bits);
+    whole.map_or_else(|| bytes.to_string(), |(unit, bits)| format!("{}{unit}", bytes >> bits))
 }
 
 /// Which other members a wait is for.

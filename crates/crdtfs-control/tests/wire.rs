@@ -50,6 +50,26 @@ fn requests() {
 }
 
 #[test]
+fn options_are_said_as_the_flags_of_the_command_line() {
+    let said = |options: ShowOptions| options.to_string();
+    assert_eq!(said(ShowOptions::default()), "");
+    let all = ShowOptions {
+        read_only: true,
+        allow_other: true,
+        owner: Owner::Fixed { uid: 7, gid: 8 },
+        on_demand: true,
+        cache: Some(3 << 29),
+    };
+    assert_eq!(said(all), "--read-only --allow-other --owner 7:8 --on-demand --cache 1536MiB");
+    for (bytes, words) in
+        [(0, "--cache 0"), (1000, "--cache 1000"), (5 << 30, "--cache 5GiB"), (1 << 50, "--cache 1024TiB")]
+    {
+        let options = ShowOptions { owner: Owner::Keep, cache: Some(bytes), ..ShowOptions::default() };
+        assert_eq!(said(options), format!("--owner keep {words}"));
+    }
+}
+
+#[test]
 fn least_fields_suffice() {
     let show: Request = serde_json::from_str(r#"{"request":"show","mode":"watch","dir":"/d"}"#).unwrap();
     let expected =
@@ -61,10 +81,16 @@ fn least_fields_suffice() {
 fn answers() {
     let progress = Progress { what: "fetching".to_owned(), done: 1, total: None, unit: Unit::Bytes };
     insta::assert_snapshot!(json(Item::Progress(progress)), @r#"{"item":"progress","what":"fetching","done":1,"unit":"bytes"}"#);
-    let shown =
-        Shown { share: "aa".to_owned(), dir: "/d".into(), mode: Mode::Watch, how: How::Created, role: Role::Admin };
-    insta::assert_snapshot!(json(Item::Ready(shown.clone())), @r#"{"item":"ready","share":"aa","dir":"/d","mode":"watch","how":"created","role":"admin"}"#);
-    insta::assert_snapshot!(json(Reply::from(shown)), @r#"{"reply":"shown","share":"aa","dir":"/d","mode":"watch","how":"created","role":"admin"}"#);
+    let shown = Shown {
+        share: "aa".to_owned(),
+        dir: "/d".into(),
+        mode: Mode::Watch,
+        how: How::Created,
+        role: Role::Admin,
+        options: ShowOptions::default(),
+    };
+    insta::assert_snapshot!(json(Item::Ready(shown.clone())), @r#"{"item":"ready","share":"aa","dir":"/d","mode":"watch","how":"created","role":"admin","options":{"read_only":false,"allow_other":false,"owner":"mounter","on_demand":false}}"#);
+    insta::assert_snapshot!(json(Reply::from(shown)), @r#"{"reply":"shown","share":"aa","dir":"/d","mode":"watch","how":"created","role":"admin","options":{"read_only":false,"allow_other":false,"owner":"mounter","on_demand":false}}"#);
     let side = |path: &str, size| Side {
         path: path.into(),
         kind: EntryKind::File,

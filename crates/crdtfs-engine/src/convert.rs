@@ -43,6 +43,20 @@ pub(crate) fn options_in(options: &request::ShowOptions) -> PresentOptions {
     }
 }
 
+pub(crate) fn options_out(options: &PresentOptions) -> request::ShowOptions {
+    request::ShowOptions {
+        read_only: options.read_only,
+        allow_other: options.allow_other,
+        owner: match options.owner {
+            OwnerPolicy::Mounter => request::Owner::Mounter,
+            OwnerPolicy::Keep => request::Owner::Keep,
+            OwnerPolicy::Fixed { uid, gid } => request::Owner::Fixed { uid, gid },
+        },
+        on_demand: options.on_demand,
+        cache: options.cache,
+    }
+}
+
 pub(crate) fn role_in(role: request::Role) -> Role {
     match role {
         request::Role::Read => Role::Read,

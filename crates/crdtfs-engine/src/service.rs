@@ -19,7 +19,7 @@ impl Service for EngineService {
             match request {
                 Request::Ping(ping) => {
                     if ping.shown {
-                        core.resumed().await;
+                        core.resumed(None).await;
                     }
                     Ok(Reply::Pong(core.pong()))
                 }

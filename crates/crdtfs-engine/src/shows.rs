@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crdtfs_control::request::{Hide, Show};
+use crdtfs_control::request::{self, Hide, Show};
 use crdtfs_control::{DirText, Failure, FailureKind, Item, Reply, Talk, reply};
 use crdtfs_core::id::ShareId;
 
@@ -28,9 +28,16 @@ impl Core {
     /// Shows a share at a directory.
     pub(crate) async fn show(self: &Arc<Self>, asked: Show, talk: &mut Talk) -> Result<Reply, Failure> {
         let attach = asked.attach;
+        let dir = blocking({
+            let dir = asked.dir.to_path();
+            move || resolve(&dir)
+        })
+        .await?;
+        // What the engine before showed here is shown with its options, whoever comes first.
+        self.resumed(Some(&dir)).await;
         let (showing, how) = {
             let _one_at_a_time = self.changing.lock().await;
-            self.show_now(asked, talk).await?
+            self.show_now(asked, dir, talk).await?
         };
         let shown = reply::Shown {
             share: showing.share.id().to_string(),
@@ -38,6 +45,7 @@ impl Core {
             mode: convert::mode_out(showing.mode),
             how,
             role: convert::role_out(showing.share.role()),
+            options: convert::options_out(&showing.options),
         };
         if attach {
             talk.send(Item::Ready(shown.clone())).await?;
@@ -54,20 +62,20 @@ impl Core {
         Ok(Reply::Shown(shown))
     }
 
-    async fn show_now(self: &Arc<Self>, asked: Show, talk: &mut Talk) -> Result<(Arc<Showing>, reply::How), Failure> {
+    async fn show_now(
+        self: &Arc<Self>,
+        asked: Show,
+        dir: PathBuf,
+        talk: &mut Talk,
+    ) -> Result<(Arc<Showing>, reply::How), Failure> {
         let core = self.clone();
         let mode = convert::mode_in(asked.mode);
         let options = convert::options_in(&asked.options);
-        let dir = blocking({
-            let dir = asked.dir.to_path();
-            move || resolve(&dir)
-        })
-        .await?;
         let presenter = self.presenter(mode)?;
         if let Some(showing) = self.alive_at(&dir) {
             // A ticket for what is shown here has a message of its own.
             asked.ticket.as_deref().map(|text| self.read_ticket(text)).transpose()?;
-            return already(&showing, mode, asked.ticket.is_some()).map(|()| (showing, reply::How::Already));
+            return already(&showing, &asked).map(|()| (showing, reply::How::Already));
         }
         self.refuse_nested(&dir)?;
         let ticket = asked.ticket.as_deref().map(|text| self.read_ticket(text)).transpose()?;
@@ -229,10 +237,11 @@ impl Core {
         self.rethink_keeping(&showing.share);
     }
 
-    /// Returns when all that was shown when the engine before ended is shown again, or it is known why it cannot be.
-    pub(crate) async fn resumed(&self) {
+    /// Returns when what was shown when the engine before ended, at `dir` or anywhere, is shown again, or it is known why it
+    /// cannot be.
+    pub(crate) async fn resumed(&self, dir: Option<&Path>) {
         let mut progress = self.progress();
-        while !self.resuming.lock().is_empty() {
+        while self.resuming.lock().iter().any(|(_, resuming)| dir.is_none_or(|dir| resuming == dir)) {
             // The sender lives as long as the engine.
             let _ = progress.changed().await;
         }
@@ -446,17 +455,25 @@ fn unmake(made: &[PathBuf]) {
     }
 }
 
-/// Whether asking for what is there already makes sense.
-fn already(showing: &Showing, mode: Mode, ticket: bool) -> Result<(), Failure> {
+/// Whether asking for what is there already makes sense. Who names no options takes those that it is shown with.
+fn already(showing: &Showing, asked: &Show) -> Result<(), Failure> {
     let dir = showing.dir.display();
-    if ticket {
+    if asked.ticket.is_some() {
         return Err(Failure::new(FailureKind::Busy, format!("{dir} shows a share already"))
             .with_hint(format!("choose another directory, or run `crdtfs unmount {dir}` first")));
     }
-    if showing.mode != mode {
-        let word = convert::mode_word(showing.mode);
+    let word = convert::mode_word(showing.mode);
+    if showing.mode != convert::mode_in(asked.mode) {
         return Err(Failure::new(FailureKind::Busy, format!("{dir} is in use already, by `{word}`"))
             .with_hint(format!("run `crdtfs unmount {dir}` first")));
+    }
+    let with = convert::options_out(&showing.options);
+    if asked.options != request::ShowOptions::default() && asked.options != with {
+        let with = if with == request::ShowOptions::default() { "no options".into() } else { format!("`{with}`") };
+        let message =
+            format!("{dir} is shown by `{word}` already, with {with}; that only changes when it is shown anew");
+        return Err(Failure::new(FailureKind::Busy, message)
+            .with_hint(format!("run `crdtfs unmount {dir}`, then `crdtfs {word} {} {dir}`", asked.options)));
     }
     Ok(())
 }

@@ -94,7 +94,8 @@ fn announcement(shown: &Shown) -> String {
         How::Created => format!("a new share, {verb} {dir}\ninvite another device: crdtfs invite {dir}"),
         How::Joined => format!("joined the share, {verb} {dir}; its content is on the way: crdtfs status {dir}"),
         How::Resumed => format!("the share is {verb} {dir} again"),
-        How::Already => format!("the share is {verb} {dir} already"),
+        How::Already if shown.options == ShowOptions::default() => format!("the share is {verb} {dir} already"),
+        How::Already => format!("the share is {verb} {dir} already, with {}", shown.options),
     }
 }
 

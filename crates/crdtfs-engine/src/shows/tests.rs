@@ -99,6 +99,43 @@ fn a_share_that_was_made_to_be_shown_and_could_not_be_is_gone() {
     engine.shutdown(Duration::from_secs(10));
 }
 
+#[test]
+fn what_is_shown_keeps_its_options_until_it_is_hidden() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, folder) = (dir.path().join("state"), dir.path().join("folder"));
+    let switch = Arc::new(Switch(AtomicBool::new(true)));
+    let read_only = request::ShowOptions { read_only: true, ..request::ShowOptions::default() };
+    let other = request::ShowOptions { allow_other: true, ..read_only.clone() };
+    let show = |state: &Path, options: &request::ShowOptions| {
+        let (mode, dir, options) = (request::Mode::Watch, DirText::from(&folder), options.clone());
+        Client::connect(state).unwrap().call(Show { mode, ticket: None, dir, options, attach: false })
+    };
+    let refused = |state: &Path, options: &request::ShowOptions, with: &str| {
+        let error = show(state, options).unwrap_err();
+        let ClientError::Failed(failure) = error else { panic!("{error}") };
+        assert_eq!(failure.kind, FailureKind::Busy);
+        assert!(failure.message.contains(with), "{failure}");
+        assert!(failure.hint.as_ref().is_some_and(|hint| hint.contains("crdtfs unmount")), "{failure}");
+    };
+    let engine = Engine::start(EngineConfig::for_tests(state.clone()), vec![switch.clone()]).unwrap();
+    assert_eq!(show(&state, &read_only).unwrap().options, read_only);
+    engine.shutdown(Duration::from_secs(10));
+    // The next engine shows it as this one did, whether it or the request comes first.
+    let engine = Engine::start(EngineConfig::for_tests(state.clone()), vec![switch]).unwrap();
+    refused(&state, &other, "`--read-only`");
+    for same in [&read_only, &request::ShowOptions::default()] {
+        let shown = show(&state, same).unwrap();
+        assert_eq!((shown.how, shown.options), (reply::How::Already, read_only.clone()));
+    }
+    let hide = || Client::connect(&state).unwrap().call(Hide { dir: DirText::from(&folder) }).unwrap();
+    hide();
+    assert_eq!(show(&state, &other).unwrap().options, other);
+    hide();
+    assert_eq!(show(&state, &request::ShowOptions::default()).unwrap().options, request::ShowOptions::default());
+    refused(&state, &read_only, "no options");
+    engine.shutdown(Duration::from_secs(10));
+}
+
 /// An engine's parts with a share that the engine before showed in a folder.
 fn shown_before(dir: &Path, switch: &Arc<Switch>, runtime: &Runtime) -> (Arc<Core>, Arc<Share>, ShownDir) {
     let core = Core::open(EngineConfig::for_tests(dir.join("state")), vec![switch.clone()], runtime).unwrap();
