@@ -160,3 +160,39 @@ fn files_that_change_places_around_kills_have_no_copies() {
     }
     a.stop();
 }
+
+/// The folder's state was saved between two moves, and the second was undone while the engine was dead: the file that came with
+/// the second move is gone, and the first one is what it was.
+#[test]
+fn a_move_that_is_undone_after_a_kill_has_no_copies() {
+    needs!("a_move_that_is_undone_after_a_kill_has_no_copies");
+    let lab = Lab::new();
+    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
+    let folder = a.dir("shared");
+    a.show(Mode::Watch, None, &folder);
+    let at = |name: &str| folder.join(name);
+    let listed = |a: &Device| a.ok(&["ls", "--json", folder.to_str().unwrap()]);
+    let are_published = |a: &Device, sizes: [usize; 2]| {
+        let listed = listed(a);
+        let found = sizes.iter().all(|size| listed.contains(&format!("\"size\":{size},")));
+        if found && listed.lines().count() == 2 { Ok(()) } else { Err(listed) }
+    };
+    for n in 0..4 {
+        let size = |k: usize| 100 + 10 * n + k;
+        let write = |name: &str, k: usize| fs::write(at(name), "x".repeat(size(k))).unwrap();
+        write("f", 0);
+        write("g", 1);
+        a.wait(&folder, "all");
+        fs::rename(at("f"), at("g")).unwrap();
+        write("f", 2);
+        until("the move is published", LIMIT, || are_published(&a, [size(0), size(2)]));
+        a.kill();
+        fs::rename(at("g"), at("f")).unwrap();
+        write("f", 3);
+        write("g", 4);
+        a.show(Mode::Watch, None, &folder);
+        until("what was written last is published", LIMIT, || are_published(&a, [size(3), size(4)]));
+        assert_eq!(names(&folder), BTreeSet::from(["f".to_owned(), "g".to_owned()]));
+    }
+    a.stop();
+}

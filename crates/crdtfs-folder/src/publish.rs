@@ -484,6 +484,7 @@ impl<'a> Publisher<'a> {
                 }
                 _ => RenameMode::NoReplace,
             };
+            self.synced.read().about_to_place(id, &target);
             let op =
                 Op::Rename { from_dir: source.0, from: source.1.clone(), to_dir: target.0, to: target.1.clone(), mode };
             match self.apply(op) {
@@ -533,6 +534,9 @@ impl<'a> Publisher<'a> {
         let there = |place: &Place| self.tree.child(place.0, &place.1).map(|n| n.inode);
         let (in_a, in_b) = (there(&a), there(&b));
         if (in_a, in_b) == (x, y) && !self.read_only {
+            for (id, place) in [(x, &b), (y, &a)] {
+                id.inspect(|id| self.synced.read().about_to_place(*id, place));
+            }
             let op = Op::Rename {
                 from_dir: a.0,
                 from: a.1.clone(),

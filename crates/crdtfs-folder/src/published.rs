@@ -1,8 +1,8 @@
-//! Which versions were about to be published since the synced tree was last saved.
+//! Which versions and names were about to be published since the synced tree was last saved.
 //!
 //! After a crash between the two the view has versions that the tree knows nothing of, though they were made of what lay in this
-//! very folder: an edit that follows them would stand beside them, as if others had made them. A row here, written before each,
-//! says which they are. It survives the end of the process, not that of the machine: that costs such a conflict copy at worst.
+//! very folder: an edit that follows them would stand beside them, as if others had made them. So would a file that was moved,
+//! and moved again since. A row here, written before each, says which they are. It survives the end of the process, not that of the machine: that costs such a conflict copy at worst.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crdtfs_core::id::{Hash, InodeId};
 
-/// An inode and the hash of its content.
+/// An inode and the hash of its content, or of its new place.
 const ROW: usize = InodeId::LEN + 32;
 
 /// The file of rows.
@@ -34,7 +34,7 @@ impl Published {
         Ok((Self { file }, rows))
     }
 
-    /// A version is about to be published.
+    /// A version, or a name, is about to be published.
     pub(crate) fn note(&self, inode: &InodeId, content: &Hash) -> io::Result<()> {
         (&self.file).write_all(&[&inode.0[..], &content.0].concat())
     }

@@ -19,6 +19,11 @@ use crate::published::Published;
 /// A name in a directory.
 pub(crate) type Place = (InodeId, Name);
 
+/// What stands for a place among what is published.
+fn hash_of(place: &Place) -> Hash {
+    Hash::of(&[&place.0.0[..], place.1.as_bytes()].concat())
+}
+
 /// One file, directory or symlink as it was last synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Synced {
@@ -139,12 +144,17 @@ impl SyncedTree {
         }
     }
 
+    /// A name of a file that lies here is about to be published.
+    pub(crate) fn about_to_place(&self, inode: InodeId, place: &Place) {
+        self.about_to_publish(inode, &hash_of(place));
+    }
+
     /// Takes what the last run published without saving it for what it is: versions that were made of what lay here. Whether that
     /// still lies here is to be seen. `look`: the file that lies at a place now.
     pub(crate) fn take_unsaved(&mut self, tree: &dyn Tree, look: impl Fn(&[Name], &Name) -> Option<Ident>) {
         let unsaved = std::mem::take(&mut self.unsaved);
         if !unsaved.is_empty() {
-            self.take_moved(tree, &look);
+            self.take_moved(tree, &unsaved, &look);
         }
         for (inode, content) in unsaved {
             let shown = tree.node(inode).filter(|node| node.kind == Kind::File && node.content.hash == content);
@@ -161,14 +171,20 @@ impl SyncedTree {
         }
     }
 
-    /// Files that lie where the view shows them are there, whoever moved them: what has come to their old places since is
-    /// something else.
-    fn take_moved(&mut self, tree: &dyn Tree, look: impl Fn(&[Name], &Name) -> Option<Ident>) {
+    /// Files that the last run moved, and those that lie where the view shows them, whoever moved them, are there: what has
+    /// come to their old places since is something else. Where the user has put the former after that is to be seen.
+    fn take_moved(
+        &mut self,
+        tree: &dyn Tree,
+        unsaved: &BTreeSet<(InodeId, Hash)>,
+        look: impl Fn(&[Name], &Name) -> Option<Ident>,
+    ) {
         let files = self.nodes.iter().filter(|(_, node)| node.kind == Kind::File);
         let moved = files.filter_map(|(inode, node)| {
             let ([from], [to]) = (self.names(*inode), &tree.names(*inode)[..]) else { return None };
             let path = self.path(to.0).filter(|_| from != to && self.is_dir(to.0))?;
-            (look(&path, &to.1) == Some(node.stamp.ident)).then(|| (*inode, from.clone(), to.clone()))
+            let there = || look(&path, &to.1) == Some(node.stamp.ident);
+            (unsaved.contains(&(*inode, hash_of(to))) || there()).then(|| (*inode, from.clone(), to.clone()))
         });
         let moved: Vec<(InodeId, Place, Place)> = moved.collect();
         for (_, from, _) in &moved {
