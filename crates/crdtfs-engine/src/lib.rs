@@ -18,6 +18,7 @@ mod held_back;
 mod host;
 pub mod incarnation;
 mod invites;
+mod landed;
 mod listing;
 mod load;
 mod past;

@@ -1,6 +1,6 @@
 //! Chunks from the network for the store: the seam between its blocking calls and the node's asynchronous ones.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,12 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{DeviceId, Hash, ShareId};
-use crdtfs_net::FetchError;
+use crdtfs_net::{FetchError, Node, Sink};
 use crdtfs_store::{ChunkSink, ChunkSource, Store, Urgency, Want};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::core::Core;
+use crate::landed::{Arrived, Landed};
 use crate::replaced::{Gone, Waiting, content_of};
 use crate::space::Space;
 
@@ -41,11 +42,6 @@ pub(crate) struct NetSource {
     gone: Gone,
 }
 
-/// Chunks that came and wait to be kept. The store does not have them yet and nobody asks for them any more: another fetch
-/// of the same gets them from here.
-#[derive(Default)]
-struct Landed(Mutex<HashMap<Hash, Bytes>>);
-
 impl NetSource {
     pub(crate) fn new(core: Weak<Core>, share: ShareId, space: Arc<Space>, runtime: Handle) -> Self {
         Self { core, share, space, runtime, landed: Arc::default(), gone: Gone::default() }
@@ -54,61 +50,13 @@ impl NetSource {
 
 impl ChunkSource for NetSource {
     fn fetch(&self, want: &[Want], urgency: Urgency, sink: &dyn ChunkSink) -> io::Result<()> {
-        let Some(core) = self.core.upgrade() else { return Err(closed()) };
-        let (sender, receiver) = sync_channel::<(usize, Bytes)>(QUEUE);
-        let asked = self.give_landed(core.store(), want, sink)?;
-        let wants = asked.iter().map(|at| as_net(&want[*at])).collect();
-        let read = asked.first().filter(|_| urgency == Urgency::Read).map(|at| content_of(&want[*at]));
-        let (urgency, mut patience) = translate(urgency);
-        // A share that is being opened while the engine starts fetches once the network is there: members that connect are
-        // the reason to try again.
-        let Some(node) = core.node_if_started().cloned() else { return Err(starting()) };
-        let asking: BTreeSet<DeviceId> = node.connected().into_iter().collect();
-        if read.is_some_and(|content| self.gone.is_recent(&content, &asking)) {
-            patience = GONE_PATIENCE;
+        let call = Call { want, urgency, sink };
+        let lost = self.fetch_some(&call, (0..want.len()).collect(), true)?;
+        if lost.is_empty() {
+            return Ok(());
         }
-        let share = self.share;
-        let waiting = read.map(|content| Waiting::new(&core, share, content));
-        drop(core);
-        let hashes: Arc<[(usize, Hash)]> = asked.iter().map(|at| (*at, want[*at].chunk.hash)).collect();
-        let (landed, arriving) = (self.landed.clone(), hashes.clone());
-        let fetched = self.runtime.spawn(async move {
-            let came = Arc::new(AtomicUsize::new(0));
-            let counted = came.clone();
-            let sink = move |index: usize, bytes: Bytes| {
-                counted.fetch_add(1, Ordering::Relaxed);
-                let (at, hash) = arriving[index];
-                landed.0.lock().insert(hash, bytes.clone());
-                send(&sender, at, bytes).inspect_err(|_| _ = landed.0.lock().remove(&hash))
-            };
-            let fetching = node.fetch(share, wants, urgency, patience, sink);
-            let Some(waiting) = waiting else { return fetching.await.map_err(|error| as_io(&error)) };
-            tokio::select! {
-                fetched = fetching => fetched.map_err(|error| as_io(&error)),
-                () = waiting.until_replaced(&came) => Err(replaced()),
-            }
-        });
-        let sink = &Reserving { sink, space: &self.space };
-        let kept = Kept { sink, want, landed: &self.landed };
-        let outcome = keep(&receiver_of(receiver), asked.len(), &kept);
-        // What came and was not kept since keeping failed. What comes from now on is not taken.
-        let mut landed = self.landed.0.lock();
-        hashes.iter().for_each(|(_, hash)| _ = landed.remove(hash));
-        drop(landed);
-        if outcome.is_err() {
-            fetched.abort();
-        }
-        outcome?;
-        match self.runtime.block_on(fetched) {
-            Ok(Err(error)) => {
-                if let Some(content) = read.filter(|_| error.kind() == io::ErrorKind::HostUnreachable) {
-                    self.gone.note(&content, asking);
-                }
-                Err(error)
-            }
-            Ok(Ok(())) => Ok(()),
-            Err(_) => Err(closed()),
-        }
+        // What the index has and the disk has not.
+        self.fetch_some(&call, lost, false).map(drop)
     }
 
     fn other_versions(&self, content: &ContentRef) -> Vec<ContentRef> {
@@ -117,38 +65,154 @@ impl ChunkSource for NetSource {
     }
 }
 
+/// One call of the store.
+struct Call<'a> {
+    want: &'a [Want],
+    urgency: Urgency,
+    sink: &'a dyn ChunkSink,
+}
+
 impl NetSource {
-    /// Hands over what came for another fetch since the caller looked, kept or not; the indexes of the others.
-    fn give_landed(&self, store: &Store, want: &[Want], sink: &dyn ChunkSink) -> io::Result<Vec<usize>> {
-        let mut asked = Vec::with_capacity(want.len());
-        for (at, one) in want.iter().enumerate() {
-            let hash = &one.chunk.hash;
-            // In this order: what is kept has landed until it is.
-            let landed = self.landed.0.lock().get(hash).cloned();
-            match landed {
-                Some(bytes) => sink.accept(at, &bytes)?,
-                None => match store.has_chunk(hash).then(|| store.read_chunk(hash)) {
-                    Some(Ok(Some(bytes))) => sink.accept(at, &bytes)?,
-                    _ => asked.push(at),
-                },
+    /// Hands over those of what is wanted that stand at these `places`, and fetches what is not here; what is in the store counts
+    /// only if it is `trusted`. Gives the places of what the store has and cannot read.
+    fn fetch_some(&self, call: &Call<'_>, places: Vec<usize>, trusted: bool) -> io::Result<Vec<usize>> {
+        let Some(core) = self.core.upgrade() else { return Err(closed()) };
+        // A share that is being opened while the engine starts fetches once the network is there: members that connect are
+        // the reason to try again.
+        let Some(node) = core.node_if_started().cloned() else { return Err(starting()) };
+        let wants = places.iter().map(|place| as_net(&call.want[*place])).collect();
+        let lookup = Arc::new(Lookup {
+            chunks: places.into_iter().map(|place| (place, call.want[place].chunk.hash)).collect(),
+            landed: self.landed.clone(),
+            store: core.store().clone(),
+            trusted,
+            found: Mutex::default(),
+        });
+        let read = (call.urgency == Urgency::Read).then(|| self.begin_read(&core, &node, call, &lookup)).flatten();
+        drop(core);
+        let (urgency, mut patience) = translate(call.urgency);
+        if read.as_ref().is_some_and(|read| self.gone.is_recent(&read.content, &read.asking)) {
+            patience = GONE_PATIENCE;
+        }
+        let (to, receiver) = sync_channel(QUEUE);
+        let came = Arc::new(AtomicUsize::new(0));
+        let hand = Hand { lookup: lookup.clone(), came: came.clone(), to };
+        let fetching = node.fetch(self.share, wants, urgency, patience, hand);
+        let (gone, waiting) = read.map(|read| ((read.content, read.asking), read.waiting)).unzip();
+        let fetched = self.runtime.spawn(async move {
+            let Some(waiting) = waiting else { return fetching.await.map_err(|error| as_io(&error)) };
+            tokio::select! {
+                fetched = fetching => fetched.map_err(|error| as_io(&error)),
+                () = waiting.until_replaced(&came) => Err(replaced()),
+            }
+        });
+        let outcome = self.hand_over(call, &lookup, receiver);
+        if outcome.is_err() {
+            fetched.abort();
+        }
+        let lost = outcome?;
+        match self.runtime.block_on(fetched) {
+            Ok(Err(error)) => {
+                if let Some((content, asking)) = gone.filter(|_| error.kind() == io::ErrorKind::HostUnreachable) {
+                    self.gone.note(&content, asking);
+                }
+                Err(error)
+            }
+            Ok(Ok(())) => Ok(lost),
+            Err(_) => Err(closed()),
+        }
+    }
+
+    /// Somebody waits in a read; `None` if all that it wants is here.
+    fn begin_read(&self, core: &Arc<Core>, node: &Node, call: &Call<'_>, lookup: &Lookup) -> Option<Read> {
+        let lacks = |(_, hash): &&(usize, Hash)| lookup.find(hash).is_none();
+        let content = content_of(&call.want[lookup.chunks.iter().find(lacks)?.0]);
+        let asking = node.connected().into_iter().collect();
+        Some(Read { content, asking, waiting: Waiting::new(core, self.share, content) })
+    }
+
+    /// Hands over what was found here, and then what comes until nothing more can. Gives the places of what was found and cannot
+    /// be read.
+    fn hand_over(
+        &self,
+        call: &Call<'_>,
+        lookup: &Lookup,
+        receiver: Receiver<(usize, Arrived)>,
+    ) -> io::Result<Vec<usize>> {
+        let found = std::mem::take(&mut *lookup.found.lock());
+        let left = lookup.chunks.len() - found.len();
+        let mut lost = Vec::new();
+        for (place, hash, found) in found {
+            let bytes = match found {
+                Found::Landed(bytes) => Ok(Some(bytes)),
+                Found::Stored => lookup.store.read_chunk(&hash).map(|bytes| bytes.map(Bytes::from)),
+            };
+            match bytes {
+                Ok(Some(bytes)) => call.sink.accept(place, &bytes)?,
+                Ok(None) | Err(_) => lost.push(place),
             }
         }
-        Ok(asked)
+        keep(&Mutex::new(Some(receiver)), left, &Reserving { sink: call.sink, space: &self.space })?;
+        Ok(lost)
     }
 }
 
-/// Keeps a chunk, which then has not just landed any more.
-struct Kept<'a> {
-    sink: &'a dyn ChunkSink,
-    want: &'a [Want],
-    landed: &'a Landed,
+/// What somebody waits for in a read.
+struct Read {
+    content: ContentRef,
+    /// Who is connected as it begins.
+    asking: BTreeSet<DeviceId>,
+    waiting: Waiting,
 }
 
-impl ChunkSink for Kept<'_> {
-    fn accept(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
-        let outcome = self.sink.accept(index, bytes);
-        self.landed.0.lock().remove(&self.want[index].chunk.hash);
-        outcome
+/// Where a chunk is that need not be fetched.
+enum Found {
+    Landed(Bytes),
+    Stored,
+}
+
+/// The chunks of a fetch, and which of them were here when it began.
+struct Lookup {
+    /// With their places in what the store wants.
+    chunks: Vec<(usize, Hash)>,
+    landed: Arc<Landed>,
+    store: Store,
+    /// Whether what the store says that it has is here.
+    trusted: bool,
+    found: Mutex<Vec<(usize, Hash, Found)>>,
+}
+
+impl Lookup {
+    fn find(&self, hash: &Hash) -> Option<Found> {
+        // In this order: what is kept has landed until it is.
+        let landed = self.landed.get(hash).map(Found::Landed);
+        landed.or_else(|| (self.trusted && self.store.has_chunk(hash)).then_some(Found::Stored))
+    }
+}
+
+/// Where the network hands over the chunks of a fetch.
+struct Hand {
+    lookup: Arc<Lookup>,
+    /// How many came.
+    came: Arc<AtomicUsize>,
+    to: SyncSender<(usize, Arrived)>,
+}
+
+impl Sink for Hand {
+    fn take(&self, index: usize, bytes: Bytes) -> io::Result<()> {
+        self.came.fetch_add(1, Ordering::Relaxed);
+        let (place, hash) = self.lookup.chunks[index];
+        let arrived = self.lookup.landed.enter(hash, bytes);
+        // Nobody receives any more: keeping a chunk failed, and that error is the one to be returned.
+        self.to.send((place, arrived)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn has(&self, index: usize) -> bool {
+        let (place, hash) = self.lookup.chunks[index];
+        let found = self.lookup.find(&hash);
+        let has = found.is_some();
+        self.lookup.found.lock().extend(found.map(|found| (place, hash, found)));
+        has
     }
 }
 
@@ -182,16 +246,7 @@ fn translate(urgency: Urgency) -> (crdtfs_net::Urgency, Duration) {
     }
 }
 
-fn send(sender: &SyncSender<(usize, Bytes)>, index: usize, bytes: Bytes) -> io::Result<()> {
-    // Nobody receives any more: keeping a chunk failed, and that error is the one to be returned.
-    sender.send((index, bytes)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-}
-
-type Queue = Mutex<Option<Receiver<(usize, Bytes)>>>;
-
-fn receiver_of(receiver: Receiver<(usize, Bytes)>) -> Queue {
-    Mutex::new(Some(receiver))
-}
+type Queue = Mutex<Option<Receiver<(usize, Arrived)>>>;
 
 /// Hands over what arrives until nothing more can, on several threads where there is much.
 fn keep(queue: &Queue, wanted: usize, sink: &dyn ChunkSink) -> io::Result<()> {
@@ -216,8 +271,8 @@ fn keep_some(queue: &Queue, sink: &dyn ChunkSink) -> io::Result<()> {
             Some(receiver) => receiver.recv(),
             None => return Ok(()),
         };
-        let Ok((index, bytes)) = next else { return Ok(()) };
-        if let Err(error) = sink.accept(index, &bytes) {
+        let Ok((place, arrived)) = next else { return Ok(()) };
+        if let Err(error) = sink.accept(place, arrived.bytes()) {
             // With the receiver gone, the network's side fails at its next chunk instead of waiting for room.
             *queue.lock() = None;
             return Err(error);

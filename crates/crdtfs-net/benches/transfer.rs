@@ -37,7 +37,7 @@ async fn transfer(what: &str, count: usize, len: usize) {
         let taken = Arc::new(AtomicUsize::new(0));
         let (sink, begun, before) = (taken.clone(), Instant::now(), cpu());
         node_a
-            .fetch(share, wants(&content), Urgency::Background, LONG, move |_, bytes| {
+            .fetch(share, wants(&content), Urgency::Background, LONG, move |_, bytes: bytes::Bytes| {
                 sink.fetch_add(bytes.len(), Ordering::Relaxed);
                 Ok(())
             })

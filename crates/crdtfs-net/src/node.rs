@@ -1,15 +1,14 @@
 //! The node: one endpoint, its tasks, and what the engine calls.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crdtfs_core::id::{DeviceId, ShareId};
 use iroh::Endpoint;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{MAX_HANDSHAKES, MAX_JOINERS, NetConfig};
 use crate::endpoint::{Code, bind, device_id, own_sockets};
 use crate::error::{FetchError, JoinError, NetError};
-use crate::fetch::{Fetcher, Urgency, Want};
+use crate::fetch::{Fetcher, Order, Sink, Urgency, Want};
 use crate::host::{Host, blocking};
 use crate::info::PeerInfo;
 use crate::join::{JoinRequest, Welcome};
@@ -47,6 +46,8 @@ pub(crate) struct Inner {
     pub(crate) peers: Peers,
     pub(crate) fetcher: Fetcher,
     pub(crate) tasks: TaskTracker,
+    /// Where the tasks run.
+    pub(crate) runtime: Handle,
     pub(crate) cancel: CancellationToken,
     pub(crate) handshakes: Arc<Semaphore>,
     pub(crate) joiners: Arc<Semaphore>,
@@ -71,6 +72,7 @@ impl Node {
             peers: Peers::default(),
             fetcher: Fetcher::default(),
             tasks,
+            runtime: Handle::current(),
             cancel: CancellationToken::new(),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             joiners: Arc::new(Semaphore::new(MAX_JOINERS)),
@@ -162,17 +164,26 @@ impl Node {
     }
 
     /// Fetches chunks of a share from all connected members that have them, and hands each to `sink` once, verified, in
-    /// any order, on threads that may block. Returns when the last one was taken, or when for `patience` none came and nobody
-    /// was left to ask (peers may come back meanwhile), or when `sink` failed. Dropping the future ends the fetch; chunks may still arrive at `sink` for a moment.
-    pub async fn fetch(
+    /// any order, on threads that may block; but for those that the sink has when the fetch begins. It begins with the call, not
+    /// with the first poll. It ends when the last chunk was taken, or when for `patience` none came and nobody was left to ask
+    /// (peers may come back meanwhile), or when the sink failed. Dropping the future ends the fetch; chunks may still arrive at
+    /// the sink for a moment.
+    pub fn fetch<S: Sink>(
         &self,
         share: ShareId,
         wants: Vec<Want>,
         urgency: Urgency,
         patience: Duration,
-        sink: impl Fn(usize, Bytes) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Result<(), FetchError> {
-        self.0.fetcher.fetch(&self.0, share, wants, urgency, patience, Arc::new(sink)).await
+        sink: S,
+    ) -> impl Future<Output = Result<(), FetchError>> + Send + use<S> {
+        let order = Order { share, wants, urgency, patience };
+        let begun = Fetcher::begin(&self.0, order, Arc::new(sink));
+        async move {
+            match begun? {
+                Some(fetching) => fetching.end().await,
+                None => Ok(()),
+            }
+        }
     }
 
     /// Tells the peers, ends all tasks and waits for them, and closes the endpoint. Fetches and joins that wait fail. Takes

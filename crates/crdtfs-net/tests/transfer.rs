@@ -3,6 +3,7 @@
 
 mod world;
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,12 @@ use bytes::Bytes;
 use crdtfs_core::content::ChunkRef;
 use crdtfs_core::id::{DeviceId, Hash, ShareId};
 use crdtfs_core::wire::{self, ChunkAnswer, ChunkRequest, Open, Opened};
-use crdtfs_net::{FetchError, Node, Urgency, Want};
+use crdtfs_net::{FetchError, Node, Sink, Urgency, Want};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
 use world::*;
 
 const KIB: usize = 1024;
@@ -93,18 +99,91 @@ async fn several_sources_work_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_two_fetches_want_at_once_is_sent_once() {
-    let (node, _, others) = reader_and(&[2]).await;
+    let (own, other) = (host(9, &[1, 2]), host(9, &[1, 2]));
+    let (node, source) = (start(1, &own).await, start(2, &other).await);
     let content = chunks(200, 128 * KIB, 1);
-    others[0].1.put(&share(), &content);
+    other.put(&share(), &content);
     let (prefetched, read) = (Got::default(), Got::default());
-    let (prefetch, reader) = tokio::join!(
-        node.fetch(share(), wants(&content), Urgency::Background, LONG, prefetched.sink()),
-        node.fetch(share(), wants(&content), Urgency::Waiting, LONG, read.sink()),
-    );
+    let prefetch = node.fetch(share(), wants(&content), Urgency::Background, LONG, prefetched.sink());
+    let reader = node.fetch(share(), wants(&content), Urgency::Waiting, LONG, read.sink());
+    // Both want all of it before any of it can come.
+    introduce(&node, &source);
+    let (prefetch, reader) = tokio::join!(prefetch, reader);
     prefetch.unwrap();
     reader.unwrap();
     prefetched.assert_is(&content);
     read.assert_is(&content);
+    assert_eq!(other.reads.load(Ordering::Relaxed), content.len());
+    node.shutdown().await;
+    source.shutdown().await;
+}
+
+/// A store in memory for a list of chunks.
+#[derive(Clone)]
+struct Keeping {
+    hashes: Arc<[Hash]>,
+    kept: Arc<Mutex<HashMap<Hash, Bytes>>>,
+    changes: watch::Sender<()>,
+}
+
+impl Keeping {
+    fn of(&self, content: &[Bytes]) -> Self {
+        Self { hashes: content.iter().map(|chunk| Hash::of(chunk)).collect(), ..self.clone() }
+    }
+
+    fn keeps(&self, chunk: &Bytes) -> bool {
+        self.kept.lock().get(&Hash::of(chunk)) == Some(chunk)
+    }
+
+    async fn until_kept(&self, chunk: &Bytes) {
+        self.changes.subscribe().wait_for(|()| self.keeps(chunk)).await.unwrap();
+    }
+}
+
+impl Sink for Keeping {
+    fn take(&self, index: usize, bytes: Bytes) -> io::Result<()> {
+        self.kept.lock().insert(self.hashes[index], bytes);
+        self.changes.send_replace(());
+        Ok(())
+    }
+
+    fn has(&self, index: usize) -> bool {
+        self.kept.lock().contains_key(&self.hashes[index])
+    }
+}
+
+/// Readers look whether chunks are here, and ask for those that are not. Some of these have come by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_while_a_reader_is_about_to_ask_for_it_is_sent_once() {
+    let (node, _, others) = reader_and(&[2]).await;
+    let content: Arc<[Bytes]> = chunks(4000, 8 * KIB, 1).into();
+    others[0].1.put(&share(), &content);
+    let store = Keeping { hashes: Arc::new([]), kept: Arc::default(), changes: watch::Sender::default() };
+    let background = node.fetch(share(), wants(&content), Urgency::Background, LONG, store.of(&content));
+    let readers: Vec<_> = (0..4)
+        .map(|seed| {
+            let (node, content, store) = (node.clone(), content.clone(), store.clone());
+            tokio::spawn(async move {
+                let mut rng = StdRng::seed_from_u64(seed);
+                while store.kept.lock().len() < content.len() {
+                    let at = rng.random_range(0..content.len());
+                    let some = &content[at..content.len().min(at + 16)];
+                    let lacking: Vec<Bytes> = some.iter().filter(|chunk| !store.keeps(chunk)).cloned().collect();
+                    if let Some(chunk) = lacking.choose(&mut rng).filter(|_| rng.random_bool(0.5)) {
+                        store.until_kept(chunk).await;
+                    }
+                    let read = node.fetch(share(), wants(&lacking), Urgency::Waiting, LONG, store.of(&lacking));
+                    read.await.unwrap();
+                    assert!(some.iter().all(|chunk| store.keeps(chunk)));
+                }
+            })
+        })
+        .collect();
+    background.await.unwrap();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    assert_eq!(store.kept.lock().len(), content.len());
     assert_eq!(others[0].1.reads.load(Ordering::Relaxed), content.len());
     end(node, others).await;
 }

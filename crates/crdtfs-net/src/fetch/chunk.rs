@@ -91,6 +91,12 @@ impl Chunks {
         self.chunks.get_mut(id)
     }
 
+    /// Whether a job waits for a chunk.
+    pub(super) fn is_wanted(&self, share: ShareId, want: &Want) -> bool {
+        let id = self.ids.get(&(share, want.chunk.hash, want.len));
+        id.and_then(|id| self.chunks.get(id)).is_some_and(|chunk| !chunk.takers.is_empty())
+    }
+
     /// A job wants a chunk. Gives the chunk if this is the first time that the job does; a new one is queued.
     pub(super) fn want(
         &mut self,

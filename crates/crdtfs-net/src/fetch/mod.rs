@@ -30,16 +30,33 @@ use crate::error::FetchError;
 use crate::link::SlotHandle;
 use crate::node::Inner;
 
-/// Takes a fetched chunk: its index in the list of wants, and its verified bytes. Called on threads that may block, several
-/// at once, once for each chunk that the fetch wants.
-pub type Sink = dyn Fn(usize, Bytes) -> io::Result<()> + Send + Sync;
+/// Where the chunks of a fetch go. A closure that takes chunks is one.
+pub trait Sink: Send + Sync + 'static {
+    /// Takes a chunk that came: its index in the list of wants, and its verified bytes. Called on threads that may block, several
+    /// at once, once for each chunk that is fetched.
+    fn take(&self, index: usize, bytes: Bytes) -> io::Result<()>;
+
+    /// Whether a chunk is here already: then it is not fetched, and never taken. Asked by [`crate::Node::fetch`] itself, for
+    /// each chunk that no other fetch waits for. Whatever came for others has been taken by their sinks then, and nothing comes
+    /// between the answer and what follows from it, so that no chunk is sent twice. All fetches wait meanwhile: it has to be
+    /// quick, and must not fetch anything.
+    fn has(&self, _index: usize) -> bool {
+        false
+    }
+}
+
+impl<F: Fn(usize, Bytes) -> io::Result<()> + Send + Sync + 'static> Sink for F {
+    fn take(&self, index: usize, bytes: Bytes) -> io::Result<()> {
+        self(index, bytes)
+    }
+}
 
 /// How often stalls and thieves are looked for while something is on its way, and while nothing is.
 const TICK_BUSY: Duration = Duration::from_millis(100);
 const TICK_WAITING: Duration = Duration::from_millis(500);
 
 struct Job {
-    sink: Arc<Sink>,
+    sink: Arc<dyn Sink>,
     done: oneshot::Sender<Result<(), FetchError>>,
 }
 
@@ -66,10 +83,23 @@ pub(crate) struct Fetcher {
     busy: Notify,
 }
 
-/// Forgets a fetch whose caller went away.
-struct Forget<'a> {
-    fetcher: &'a Fetcher,
+/// What a fetch wants.
+pub(crate) struct Order {
+    pub(crate) share: ShareId,
+    pub(crate) wants: Vec<Want>,
+    pub(crate) urgency: Urgency,
+    /// How long nobody may be there to ask before it fails.
+    pub(crate) patience: Duration,
+}
+
+/// A fetch that has begun; it ends when this is dropped.
+pub(crate) struct Fetching {
+    inner: Arc<Inner>,
     job: JobId,
+    share: ShareId,
+    wanted: usize,
+    patience: Duration,
+    finished: oneshot::Receiver<Result<(), FetchError>>,
 }
 
 /// A session through which a peer can be asked for chunks.
@@ -87,9 +117,9 @@ impl Drop for Source {
     }
 }
 
-impl Drop for Forget<'_> {
+impl Drop for Fetching {
     fn drop(&mut self) {
-        let mut state = self.fetcher.state.lock();
+        let mut state = self.inner.fetcher.state.lock();
         state.jobs.remove(&self.job);
         let ended = state.plan.remove(self.job);
         state.settle(ended);
@@ -118,45 +148,48 @@ impl State {
     }
 }
 
-impl Fetcher {
-    /// Fetches chunks; see [`crate::Node::fetch`].
-    pub(crate) async fn fetch(
-        &self,
-        inner: &Arc<Inner>,
-        share: ShareId,
-        wants: Vec<Want>,
-        urgency: Urgency,
-        patience: Duration,
-        sink: Arc<Sink>,
-    ) -> Result<(), FetchError> {
-        let wanted = wants.len();
-        let (done, mut finished) = oneshot::channel();
-        let job = {
-            let mut state = self.state.lock();
-            if state.closed {
-                return Err(FetchError::Closed);
-            }
-            let Some(job) = state.plan.add(share, wants, urgency, Instant::now()) else { return Ok(()) };
-            state.jobs.insert(job, Job { sink, done });
-            job
-        };
-        let _forget = Forget { fetcher: self, job };
-        self.busy.notify_one();
-        self.pump(inner);
+impl Fetching {
+    /// Waits until all is taken; see [`crate::Node::fetch`].
+    pub(crate) async fn end(mut self) -> Result<(), FetchError> {
         loop {
-            let Some((missing, progress)) = self.state.lock().plan.state(job) else {
-                return finished.await.unwrap_or(Err(FetchError::Closed));
+            let plan_state = self.inner.fetcher.state.lock().plan.state(self.job);
+            let Some((missing, progress)) = plan_state else {
+                return (&mut self.finished).await.unwrap_or(Err(FetchError::Closed));
             };
-            let deadline = progress + patience;
+            let deadline = progress + self.patience;
             if Instant::now() >= deadline {
-                let sources = self.state.lock().plan.sources(&share);
-                return Err(FetchError::Unavailable { share, missing, wanted, sources });
+                let sources = self.inner.fetcher.state.lock().plan.sources(&self.share);
+                return Err(FetchError::Unavailable { share: self.share, missing, wanted: self.wanted, sources });
             }
             tokio::select! {
-                result = &mut finished => return result.unwrap_or(Err(FetchError::Closed)),
+                result = &mut self.finished => return result.unwrap_or(Err(FetchError::Closed)),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
         }
+    }
+}
+
+impl Fetcher {
+    /// Begins a fetch, and asks for what may be asked for now; `None` if all of it is here.
+    pub(crate) fn begin(inner: &Arc<Inner>, order: Order, sink: Arc<dyn Sink>) -> Result<Option<Fetching>, FetchError> {
+        let Order { share, wants, urgency, patience } = order;
+        let wanted = wants.len();
+        let (done, finished) = oneshot::channel();
+        let fetcher = &inner.fetcher;
+        let job = {
+            let mut state = fetcher.state.lock();
+            if state.closed {
+                return Err(FetchError::Closed);
+            }
+            let Some(job) = state.plan.begin(share, wants, urgency, Instant::now(), |index| sink.has(index)) else {
+                return Ok(None);
+            };
+            state.jobs.insert(job, Job { sink, done });
+            job
+        };
+        fetcher.busy.notify_one();
+        fetcher.pump(inner);
+        Ok(Some(Fetching { inner: inner.clone(), job, share, wanted, patience, finished }))
     }
 
     /// A peer can be asked for chunks of a share, as long as the session in this slot, whose guard this is.
@@ -226,7 +259,9 @@ impl Fetcher {
                 (assignment, token)
             };
             let inner = inner.clone();
-            inner.tasks.clone().spawn(async move { fly(inner, assignment, token).await });
+            // A fetch may begin on a thread that is not the runtime's.
+            let (tasks, runtime) = (inner.tasks.clone(), inner.runtime.clone());
+            tasks.spawn_on(async move { fly(inner, assignment, token).await }, &runtime);
         }
     }
 
@@ -251,7 +286,7 @@ impl Fetcher {
         let Some(chunk) = state.plan.arrived(flight, position, Instant::now()) else { return };
         while let Some(slot) = state.plan.taker(chunk) {
             let Some(sink) = state.jobs.get(&slot.0).map(|job| job.sink.clone()) else { continue };
-            let outcome = MutexGuard::unlocked(&mut state, || sink(slot.1 as usize, bytes.clone()));
+            let outcome = MutexGuard::unlocked(&mut state, || sink.take(slot.1 as usize, bytes.clone()));
             match outcome {
                 Ok(()) => {
                     let ended = state.plan.delivered(slot, Instant::now());

@@ -6,6 +6,9 @@
 //! of requests. Work stealing falls out of small flights: who answers fast asks for more. What a slow peer sits on is asked of
 //! another one as well, and whichever answer comes first counts.
 //!
+//! What is here already is found out as the job begins, and not before: a chunk that no job waits for then has been taken by all
+//! that waited for it. So no chunk is asked for that came while somebody was about to ask.
+//!
 //! Invariants: a chunk that nobody has delivered is either queued in the jobs that want it or in a flight; a chunk is claimed
 //! once; what is in flight is bounded by requests and bytes a peer and by bytes in all.
 
@@ -101,11 +104,16 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Adds a job; `None` if nothing is wanted.
-    pub(crate) fn add(&mut self, share: ShareId, wants: Vec<Want>, urgency: Urgency, now: Instant) -> Option<JobId> {
-        if wants.is_empty() {
-            return None;
-        }
+    /// Begins a job; `None` if it wants nothing. `has` says which wants are here already, and is asked only about chunks that no
+    /// other job waits for.
+    pub(crate) fn begin(
+        &mut self,
+        share: ShareId,
+        wants: Vec<Want>,
+        urgency: Urgency,
+        now: Instant,
+        has: impl Fn(usize) -> bool,
+    ) -> Option<JobId> {
         let id = JobId::new(self.fresh());
         let mut job = Job {
             share,
@@ -114,15 +122,22 @@ impl Plan {
             queue: VecDeque::with_capacity(wants.len()),
             queued_bytes: 0,
             flying_bytes: 0,
-            left: wants.len(),
+            left: 0,
             exhausted: HashSet::new(),
             progress: now,
             asked_again: now,
         };
         for (index, want) in wants.into_iter().enumerate() {
+            if !self.chunks.is_wanted(share, &want) && has(index) {
+                continue;
+            }
+            job.left += 1;
             if let Some((chunk_id, chunk)) = self.chunks.want(share, want, urgency, (id, index as u32)) {
                 job.enter(id, chunk_id, chunk, now);
             }
+        }
+        if job.left == 0 {
+            return None;
         }
         self.jobs.insert(id, job);
         Some(id)

@@ -18,6 +18,13 @@ const B: DeviceId = DeviceId([2; 32]);
 const SESSION: SessionId = SessionId::new(1);
 const KIB: u32 = 1024;
 
+impl Plan {
+    /// Begins a job of which nothing is here.
+    fn add(&mut self, share: ShareId, wants: Vec<Want>, urgency: Urgency, now: Instant) -> Option<JobId> {
+        self.begin(share, wants, urgency, now, |_| false)
+    }
+}
+
 fn wants(count: u32, len: u32) -> Vec<Want> {
     wants_of(0, count, len)
 }
@@ -422,6 +429,31 @@ fn a_chunk_in_flight_for_one_job_is_given_to_another_that_wants_it() {
     let (slots, done) = answer(&mut plan, &flight, now);
     assert_eq!(slots[1..4], [(read, 1), (read, 0), (prefetch, 1)], "who waits gets it first");
     assert_eq!(done, [read, prefetch]);
+    assert!(plan.is_idle());
+}
+
+#[test]
+fn what_is_here_is_found_out_as_a_job_begins_and_of_what_nobody_waits_for_only() {
+    let (mut plan, now) = (plan(&[A]), Instant::now());
+    let list = wants(4, 64 * KIB);
+    let prefetch = plan.add(SHARE, list[..2].to_vec(), Urgency::Background, now).unwrap();
+    let flight = plan.next(now).unwrap();
+    let asked = std::cell::RefCell::new(Vec::new());
+    let has = |index| {
+        asked.borrow_mut().push(index);
+        index == 2
+    };
+    let read = plan.begin(SHARE, list.clone(), Urgency::Waiting, now, has).unwrap();
+    assert_eq!(asked.take(), [2, 3], "the others come");
+    assert_eq!(plan.state(read).unwrap().0, 3);
+    let own = plan.next(now).unwrap();
+    assert_eq!(own.wants, [list[3]]);
+    assert_eq!(answer(&mut plan, &own, now), (vec![(read, 3)], vec![]));
+    // What is on its way for nobody is not waited for if it is here.
+    plan.remove(prefetch);
+    plan.remove(read);
+    assert_eq!(plan.begin(SHARE, list[..2].to_vec(), Urgency::Soon, now, |_| true), None);
+    answer(&mut plan, &flight, now);
     assert!(plan.is_idle());
 }
 
