@@ -130,69 +130,100 @@ fn files_that_change_places_around_kills_have_no_copies() {
     let (_segment, [mut a]) = lab.on_one_segment(["a"]);
     let folder = a.dir("shared");
     a.show(Mode::Watch, None, &folder);
-    let at = |name: &str| folder.join(name);
-    let are_published = |a: &Device, sizes: [usize; 2]| {
-        let listed = a.ok(&["ls", "--json", folder.to_str().unwrap()]);
-        let found =
-            sizes.iter().all(|size| listed.contains(&format!("\"size\":{size},"))) && listed.lines().count() == 2;
-        if found { Ok(()) } else { Err(listed) }
-    };
     for n in 0..10 {
         let size = |k: usize| 100 + 10 * n + k;
-        let write = |name: &str, k: usize| fs::write(at(name), "x".repeat(size(k))).unwrap();
-        write("f", 0);
-        write("g", 1);
-        until("both are published", LIMIT, || are_published(&a, [size(0), size(1)]));
-        fs::rename(at("g"), at("f")).unwrap();
-        write("g", 2);
-        until("the move is published", LIMIT, || are_published(&a, [size(1), size(2)]));
+        write(&folder, "f", size(0));
+        write(&folder, "g", size(1));
+        are_published(&a, &folder, [size(0), size(1)]);
+        rename(&folder, "g", "f");
+        write(&folder, "g", size(2));
+        are_published(&a, &folder, [size(1), size(2)]);
         if n % 2 == 0 {
-            fs::rename(at("f"), at("g")).unwrap();
-            write("f", 3);
-            until("the move back is published", LIMIT, || are_published(&a, [size(1), size(3)]));
+            rename(&folder, "f", "g");
+            write(&folder, "f", size(3));
+            are_published(&a, &folder, [size(1), size(3)]);
         }
         a.kill();
-        write("f", 4);
-        write("g", 5);
+        write(&folder, "f", size(4));
+        write(&folder, "g", size(5));
         a.show(Mode::Watch, None, &folder);
-        until("what was written last is published", LIMIT, || are_published(&a, [size(4), size(5)]));
+        are_published(&a, &folder, [size(4), size(5)]);
         assert_eq!(names(&folder), BTreeSet::from(["f".to_owned(), "g".to_owned()]));
     }
     a.stop();
 }
 
-/// The folder's state was saved between two moves, and the second was undone while the engine was dead: the file that came with
-/// the second move is gone, and the first one is what it was.
-#[test]
-fn a_move_that_is_undone_after_a_kill_has_no_copies() {
-    needs!("a_move_that_is_undone_after_a_kill_has_no_copies");
+/// A folder of one device whose state is saved with the files `f` and `g` in it. What `change` does then is published, step by step
+/// (it is given what waits until `ls` shows two files of these sizes), but the folder's state is perhaps not saved with it. What
+/// `after` does while the engine is dead are changes of the same files.
+fn changed_around_a_kill(change: impl Fn(&Path, &dyn Fn([usize; 2])), after: impl Fn(&Path), last: [usize; 2]) {
     let lab = Lab::new();
     let (_segment, [mut a]) = lab.on_one_segment(["a"]);
     let folder = a.dir("shared");
     a.show(Mode::Watch, None, &folder);
-    let at = |name: &str| folder.join(name);
-    let listed = |a: &Device| a.ok(&["ls", "--json", folder.to_str().unwrap()]);
-    let are_published = |a: &Device, sizes: [usize; 2]| {
-        let listed = listed(a);
-        let found = sizes.iter().all(|size| listed.contains(&format!("\"size\":{size},")));
-        if found && listed.lines().count() == 2 { Ok(()) } else { Err(listed) }
-    };
-    for n in 0..4 {
-        let size = |k: usize| 100 + 10 * n + k;
-        let write = |name: &str, k: usize| fs::write(at(name), "x".repeat(size(k))).unwrap();
-        write("f", 0);
-        write("g", 1);
+    for _ in 0..4 {
+        write(&folder, "f", 100);
         a.wait(&folder, "all");
-        fs::rename(at("f"), at("g")).unwrap();
-        write("f", 2);
-        until("the move is published", LIMIT, || are_published(&a, [size(0), size(2)]));
+        let _ = fs::remove_file(folder.join("g"));
+        write(&folder, "g", 101);
+        a.wait(&folder, "all");
+        change(&folder, &|sizes| are_published(&a, &folder, sizes));
         a.kill();
-        fs::rename(at("g"), at("f")).unwrap();
-        write("f", 3);
-        write("g", 4);
+        after(&folder);
         a.show(Mode::Watch, None, &folder);
-        until("what was written last is published", LIMIT, || are_published(&a, [size(3), size(4)]));
+        are_published(&a, &folder, last);
         assert_eq!(names(&folder), BTreeSet::from(["f".to_owned(), "g".to_owned()]));
     }
     a.stop();
+}
+
+fn are_published(a: &Device, folder: &Path, sizes: [usize; 2]) {
+    until("two files are published", LIMIT, || {
+        let listed = a.ok(&["ls", "--json", folder.to_str().unwrap()]);
+        let found = sizes.iter().all(|size| listed.contains(&format!("\"size\":{size},")));
+        if found && listed.lines().count() == 2 { Ok(()) } else { Err(format!("{sizes:?} are to be in\n{listed}")) }
+    });
+}
+
+fn write(folder: &Path, name: &str, size: usize) {
+    fs::write(folder.join(name), "x".repeat(size)).unwrap();
+}
+
+fn rename(folder: &Path, from: &str, to: &str) {
+    fs::rename(folder.join(from), folder.join(to)).unwrap();
+}
+
+#[test]
+fn a_move_that_is_undone_after_a_kill_has_no_copies() {
+    needs!("a_move_that_is_undone_after_a_kill_has_no_copies");
+    let change = |folder: &Path, published: &dyn Fn([usize; 2])| {
+        rename(folder, "f", "g");
+        write(folder, "f", 102);
+        published([100, 102]);
+    };
+    let after = |folder: &Path| {
+        rename(folder, "g", "f");
+        write(folder, "f", 103);
+        write(folder, "g", 104);
+    };
+    changed_around_a_kill(change, after, [103, 104]);
+}
+
+/// The file that was replaced goes on with the bytes of the one that replaced it, as in a save, and is then moved.
+#[test]
+fn a_save_that_is_moved_before_a_kill_is_no_fork() {
+    needs!("a_save_that_is_moved_before_a_kill_is_no_fork");
+    let change = |folder: &Path, published: &dyn Fn([usize; 2])| {
+        rename(folder, "g", "f");
+        write(folder, "g", 102);
+        published([101, 102]);
+        rename(folder, "f", "g");
+        write(folder, "f", 103);
+        published([101, 103]);
+    };
+    let after = |folder: &Path| {
+        write(folder, "f", 104);
+        write(folder, "g", 105);
+    };
+    changed_around_a_kill(change, after, [104, 105]);
 }

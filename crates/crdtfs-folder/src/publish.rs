@@ -484,7 +484,7 @@ impl<'a> Publisher<'a> {
                 }
                 _ => RenameMode::NoReplace,
             };
-            self.synced.read().about_to_place(id, &target);
+            self.about_to_rename(&node, &target);
             let op =
                 Op::Rename { from_dir: source.0, from: source.1.clone(), to_dir: target.0, to: target.1.clone(), mode };
             match self.apply(op) {
@@ -493,6 +493,15 @@ impl<'a> Publisher<'a> {
             }
         }
         Err(OpError::Exists)
+    }
+
+    fn about_to_rename(&self, node: &Node, to: &Place) {
+        let synced = self.synced.read();
+        synced.about_to_place(node.inode, to);
+        if node.kind == Kind::File {
+            // It may be the end of a save: what was there before then goes on with these bytes.
+            synced.about_to_publish(node.inode, &node.content.hash);
+        }
     }
 
     /// Removed elsewhere, renamed here: it survives under the new name, as a new entry.

@@ -2,7 +2,8 @@
 //!
 //! After a crash between the two the view has versions that the tree knows nothing of, though they were made of what lay in this
 //! very folder: an edit that follows them would stand beside them, as if others had made them. So would a file that was moved,
-//! and moved again since. A row here, written before each, says which they are. It survives the end of the process, not that of the machine: that costs such a conflict copy at worst.
+//! and moved again since. A row here, written before each, says which they are. It survives the end of the process, not that of
+//! the machine: that costs such a conflict copy at worst.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};

@@ -159,6 +159,8 @@ impl SyncedTree {
         for (inode, content) in unsaved {
             let shown = tree.node(inode).filter(|node| node.kind == Kind::File && node.content.hash == content);
             let Some(shown) = shown else { continue };
+            // By a save it may have become one with the file that it was saved over.
+            let inode = shown.inode;
             match self.nodes.get(&inode).cloned() {
                 Some(before) if before.content.hash != content => {
                     // A size that no file has: it is read.
