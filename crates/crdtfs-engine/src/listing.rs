@@ -132,13 +132,13 @@ impl Share {
         let walk = |path: &[u8]| self.read(|replica| past::walk(replica.view(), path));
         let mut inodes: BTreeSet<InodeId> = walk(path).into_iter().filter(|now| *now != InodeId::ROOT).collect();
         let unsuffixed = Unsuffixed::parse(path);
-        let holder = unsuffixed.as_ref().and_then(|unsuffixed| walk(&unsuffixed.path));
+        let holder = unsuffixed.as_ref().and_then(|of| self.read(|replica| of.walk(replica.view())));
         let told = |event: &history::Event| unsuffixed.as_ref().is_some_and(|unsuffixed| unsuffixed.tells_of(event));
         // One that could not have its name is a file of its own; another version of a file is in that one's history.
         inodes.extend(
             events.iter().filter(|event| told(event)).map(|event| event.inode).filter(|of| Some(*of) != holder),
         );
-        let beside = |event: &history::Event| Unsuffixed::parse(&event.path).is_some_and(|of| of.path == path);
+        let beside = |event: &history::Event| Unsuffixed::parse(&event.path).is_some_and(|of| of.is_of(path));
         let concerned = |event: &history::Event| {
             event.concerns(path) || inodes.contains(&event.inode) || told(event) || beside(event)
         };
@@ -183,10 +183,23 @@ impl Share {
         })
     }
 
-    /// Some of the paths that lack bytes.
+    /// Some of the paths that lack bytes that are wanted here: those of merges that wait for some, then others.
     pub(crate) fn missing_paths(&self, limit: usize) -> Vec<PathText> {
-        let missing = self.missing_contents(limit).into_iter();
-        missing.filter_map(|(inode, _)| self.path_of(inode)).map(|path| PathText::from_bytes(&path)).collect()
+        let mut lacking = self.read(|replica| {
+            let view = replica.view();
+            view.wanted().iter().flat_map(|content| view.waiting_for(&content.hash)).collect::<Vec<_>>()
+        });
+        if !self.holding().partial {
+            lacking.extend(self.missing_contents(limit).into_iter().map(|(inode, _)| inode));
+        }
+        let mut paths: Vec<PathText> = Vec::new();
+        for path in lacking.into_iter().filter_map(|inode| self.path_of(inode)) {
+            let path = PathText::from_bytes(&path);
+            if paths.len() < limit && !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+        paths
     }
 }
 

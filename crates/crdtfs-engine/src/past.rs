@@ -19,10 +19,7 @@ use crate::share::{Share, ShareError};
 ///
 /// Records have the names that entries were given; the suffixes of what stood beside another entry are the view's.
 pub(crate) struct Unsuffixed<'a> {
-    /// The path without suffixes.
-    pub(crate) path: Vec<u8>,
-    /// The suffix of the last name.
-    last: Option<Suffixed<'a>>,
+    names: Vec<(&'a [u8], Option<Suffixed<'a>>)>,
 }
 
 impl<'a> Unsuffixed<'a> {
@@ -32,17 +29,39 @@ impl<'a> Unsuffixed<'a> {
         if names.iter().all(|(_, suffixed)| suffixed.is_none()) {
             return None;
         }
-        let plain = |(name, suffixed): &(&[u8], Option<Suffixed<'_>>)| {
-            suffixed.as_ref().map_or_else(|| name.to_vec(), |suffixed| suffixed.base.clone())
-        };
-        let path = names.iter().map(plain).collect::<Vec<_>>().join(&b'/');
-        Some(Self { path, last: names.into_iter().last()?.1 })
+        Some(Self { names })
+    }
+
+    /// Whether this is the path without suffixes.
+    pub(crate) fn is_of(&self, path: &[u8]) -> bool {
+        let mut wanted = path.split(|byte| *byte == b'/');
+        let all = self.names.iter().all(|(name, suffixed)| {
+            let of = |wanted: &[u8]| suffixed.as_ref().map_or(wanted == *name, |suffixed| suffixed.is_of(wanted));
+            wanted.next().is_some_and(of)
+        });
+        all && wanted.next().is_none()
+    }
+
+    /// What a view has at the path without suffixes.
+    pub(crate) fn walk(&self, view: &View) -> Option<InodeId> {
+        self.names.iter().try_fold(InodeId::ROOT, |at, (name, suffixed)| {
+            let Some(suffixed) = suffixed else { return view.child(at, name) };
+            let cut = || {
+                let mut entries = view.entries(at, None, usize::MAX).into_iter();
+                entries.find(|entry| suffixed.is_of(entry.name.as_bytes())).map(|entry| entry.inode)
+            };
+            view.child(at, &suffixed.base).or_else(cut)
+        })
+    }
+
+    /// The suffix of the last name.
+    fn last(&self) -> Option<&Suffixed<'a>> {
+        self.names.last()?.1.as_ref()
     }
 
     /// Whether the last name is that of a conflict copy, and of this version.
     pub(crate) fn tells_of(&self, event: &history::Event) -> bool {
-        self.last
-            .as_ref()
+        self.last()
             .is_some_and(|last| last.device == event.device_name && event.version.to_string().starts_with(last.digits))
     }
 
@@ -50,7 +69,7 @@ impl<'a> Unsuffixed<'a> {
     fn removals<'e>(&'e self, events: &'e [history::Event]) -> impl Iterator<Item = &'e history::Event> {
         let made: BTreeSet<_> = events.iter().filter(|event| self.tells_of(event)).map(|event| event.inode).collect();
         let removals = events.iter().rev().filter(|event| event.action == history::Action::Delete);
-        removals.filter(move |event| event.path == self.path && (self.last.is_none() || made.contains(&event.inode)))
+        removals.filter(move |event| self.is_of(&event.path) && (self.last().is_none() || made.contains(&event.inode)))
     }
 }
 
@@ -334,6 +353,24 @@ mod tests {
             content: None,
             version: RecordId([version; 16]),
         }
+    }
+
+    #[test]
+    fn a_path_is_known_by_the_names_that_were_wanted_also_where_they_were_cut() {
+        let dir = "d".repeat(255);
+        let shown = format!("{} (conflict lap 12345678)/e/f (conflict lap 0b000000).txt", &dir[..231]);
+        let unsuffixed = Unsuffixed::parse(shown.as_bytes()).expect("suffixed");
+        assert!(unsuffixed.is_of(format!("{dir}/e/f.txt").as_bytes()));
+        for other in [
+            format!("{dir}/e"),
+            format!("{dir}/e/f.txt/g"),
+            format!("{dir}/x/f.txt"),
+            "d/e/f.txt".into(),
+            shown.clone(),
+        ] {
+            assert!(!unsuffixed.is_of(other.as_bytes()), "{other}");
+        }
+        assert!(Unsuffixed::parse(b"d/e/f.txt").is_none());
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Share {
             (Some(id), _) => {
                 let event = version(past, id)?;
                 let now = self.walk(&found.below);
-                let plain = Unsuffixed::parse(&path).is_some_and(|plain| plain.path == event.path);
+                let plain = Unsuffixed::parse(&path).is_some_and(|plain| plain.is_of(&event.path));
                 let itself =
                     plain || event.path == path || event.from.as_ref() == Some(&path) || now == Some(event.inode);
                 if itself && let Some(Record::Content(content)) = past.record(&event.version) {

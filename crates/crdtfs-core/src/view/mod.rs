@@ -187,6 +187,11 @@ impl View {
         self.wanted_refs.values().filter(|content| !self.merges.is_given(&content.hash)).copied().collect()
     }
 
+    /// The files whose merges wait for a content.
+    pub fn waiting_for(&self, hash: &Hash) -> impl Iterator<Item = InodeId> {
+        self.wanted.get(hash).into_iter().flatten().map(|node| self.nodes[node.at()].id)
+    }
+
     /// Gives the bytes of a wanted content, which the caller has verified. Others are passed over.
     pub fn supply(&mut self, hash: Hash, bytes: Arc<[u8]>) -> Delta {
         if let Some(nodes) = self.wanted.get(&hash) {

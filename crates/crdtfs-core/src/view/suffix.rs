@@ -33,6 +33,10 @@ pub struct Suffixed<'a> {
     pub device: &'a str,
     /// How the version's id begins, in hexadecimal digits.
     pub digits: &'a str,
+    /// All that follows the device's name: the digits, and what else it took to tell names apart.
+    id: &'a str,
+    /// The name itself.
+    name: &'a [u8],
 }
 
 impl<'a> Suffixed<'a> {
@@ -48,7 +52,14 @@ impl<'a> Suffixed<'a> {
         let digits = id.split('-').next().filter(|digits| (8..=32).contains(&digits.len()))?;
         let hexadecimal = digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         let fits = hexadecimal && (extension.is_empty() || extension[0] == b'.');
-        fits.then(|| Self { base: [stem, extension].concat(), device, digits })
+        fits.then(|| Self { base: [stem, extension].concat(), device, digits, id, name })
+    }
+
+    /// Whether an entry that was to have this name may be shown under the suffixed one: what had to be cut of it is not known.
+    pub fn is_of(&self, wanted: &[u8]) -> bool {
+        let cut =
+            || Name::new(wanted).is_ok_and(|wanted| suffixed(&wanted, self.device, self.id).as_bytes() == self.name);
+        wanted == self.base || cut()
     }
 }
 
@@ -170,8 +181,9 @@ mod tests {
         for base in ["a.txt", ".profile", "Makefile"] {
             let base = Name::try_from(base).expect("legal");
             let made = suffixed(&base, "my lap", "12345678");
-            let expected = Suffixed { base: base.as_bytes().to_vec(), device: "my lap", digits: "12345678" };
-            assert_eq!(Suffixed::parse(made.as_bytes()), Some(expected));
+            let parsed = Suffixed::parse(made.as_bytes()).expect("one");
+            assert_eq!((&parsed.base[..], parsed.device, parsed.digits), (base.as_bytes(), "my lap", "12345678"));
+            assert!(parsed.is_of(base.as_bytes()) && !parsed.is_of(b"another") && !parsed.is_of(made.as_bytes()));
             let longer = suffixed(&base, "my lap", "0123456789abcdef-77-3");
             assert_eq!(Suffixed::parse(longer.as_bytes()).expect("one").digits, "0123456789abcdef");
         }
@@ -180,5 +192,18 @@ mod tests {
         }
         let long = make(&"ä".repeat(127));
         assert!(long.len() <= 255 && long.ends_with("ä (conflict lap 12345678)"), "{long}");
+    }
+
+    #[test]
+    fn a_name_that_was_cut_is_known_by_what_is_left_of_it() {
+        let wanted = format!("{}.txt", "ä".repeat(125));
+        for digits in ["12345678", "0123456789abcdef-77-3"] {
+            let made = suffixed(&Name::try_from(&*wanted).expect("legal"), "lap", digits);
+            let parsed = Suffixed::parse(made.as_bytes()).expect("one");
+            assert!(parsed.base.len() < wanted.len() && parsed.is_of(wanted.as_bytes()), "{made}");
+            let shorter = format!("{}.txt", "ä".repeat(100));
+            let others = [&*shorter, &wanted.replace(".txt", ".md"), &wanted.replacen("ä", "a", 1)].map(str::to_owned);
+            assert!(!others.iter().any(|other| parsed.is_of(other.as_bytes())), "{made}");
+        }
     }
 }

@@ -104,7 +104,7 @@ fn path_of(view: &View, place: &Place) -> Option<Vec<u8>> {
     let wanted = place.name.as_bytes();
     let names = view.names(place.inode).into_iter().filter(|(_, name)| {
         let name = name.as_bytes();
-        name == wanted || Suffixed::parse(name).is_some_and(|suffixed| suffixed.base == wanted)
+        name == wanted || Suffixed::parse(name).is_some_and(|suffixed| suffixed.is_of(wanted))
     });
     // Of several names of one file, the one in the same directory.
     let (mut dir, name) = names.max_by_key(|(dir, _)| *dir == place.parent)?;
