@@ -69,10 +69,18 @@ fn run(share: &Share) {
 
 /// Gets the bytes of the versions that merges wait for.
 fn merge(share: &Share) {
-    for content in share.read(|replica| replica.view().wanted()) {
-        match share.content().read_all(&content, Urgency::Merge) {
-            Ok(bytes) => share.supply(&content, bytes),
-            Err(error) => tracing::debug!(content = %content.hash, %error, "a merge waits for bytes"),
+    let wanted = share.read(|replica| replica.view().wanted());
+    // Together: what nobody has is waited for once, not once for each.
+    for some in wanted.chunks(BATCH_FILES) {
+        let outcomes = share.content().fetch(some, Urgency::Merge);
+        for (content, outcome) in some.iter().zip(outcomes) {
+            match outcome.and_then(|()| share.content().read_all(content, Urgency::Merge)) {
+                Ok(bytes) => share.supply(content, bytes),
+                Err(error) => {
+                    tracing::debug!(content = %content.hash, %error, "a merge waits for bytes");
+                    share.note_in_vain(content, &error);
+                }
+            }
         }
     }
 }
@@ -91,4 +99,143 @@ fn fetch(share: &Share, batch: &[(InodeId, ContentRef)]) {
         }
     }
     share.told_progress();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    use crdtfs_core::id::{Hash, Incarnation, PlaceId};
+    use crdtfs_core::key::Key;
+    use crdtfs_core::name::Name;
+    use crdtfs_core::node::{Kind, Time};
+    use crdtfs_core::op::{NewNode, Op};
+    use crdtfs_core::port::{Adapter, Tree};
+    use crdtfs_core::replica::Replica;
+    use crdtfs_store::{ChunkSink, ChunkSource, Store, StoreOptions, Want};
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::registry::ShareDir;
+    use crate::retention::HistoryOptions;
+    use crate::share::{Events, Parts};
+    use crate::space::Space;
+
+    /// Gives what it has, and counts how often it is asked.
+    #[derive(Default)]
+    struct Giver {
+        has: Mutex<BTreeMap<Hash, Vec<u8>>>,
+        asked: AtomicUsize,
+    }
+
+    impl ChunkSource for Giver {
+        fn fetch(&self, want: &[Want], _: Urgency, sink: &dyn ChunkSink) -> io::Result<()> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let has = self.has.lock();
+            let mut lacks = false;
+            for (at, one) in want.iter().enumerate() {
+                match has.get(&one.chunk.hash) {
+                    Some(bytes) => sink.accept(at, bytes)?,
+                    None => lacks = true,
+                }
+            }
+            if lacks { Err(io::ErrorKind::HostUnreachable.into()) } else { Ok(()) }
+        }
+    }
+
+    struct Quiet;
+
+    impl Events for Quiet {
+        fn uncommitted(&self, _: &Share) {}
+        fn changed(&self, _: &Share) {}
+        fn progressed(&self) {}
+        fn later(&self, _: &Share, _: Instant) {}
+        fn make_room(&self) -> bool {
+            false
+        }
+        fn settle(&self, _: &Share, _: Instant) -> bool {
+            true
+        }
+    }
+
+    const FILES: u8 = 3;
+
+    /// A text of ten lines, two of which say who was there.
+    fn text(file: u8, first: &str, last: &str) -> Vec<u8> {
+        format!("{first}\n{}{last} of file {file}\n", "between\n".repeat(8)).into_bytes()
+    }
+
+    fn committed(replica: &mut Replica) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| replica.commit(0).unwrap()).map(|change| change.envelope).collect()
+    }
+
+    /// A share in which texts were edited here and by another copy of this device, whose bytes are nowhere.
+    fn edited_at_once(state: &std::path::Path, source: &Arc<Giver>) -> Arc<Share> {
+        let key = || Key::new(&[1; 32]);
+        let mut other = Replica::create(key(), Incarnation([1; 16]), [2; 32], "one", 0).unwrap();
+        let dir = ShareDir::create(state, &other.replica.share()).unwrap();
+        dir.write_genesis(&other.genesis).unwrap();
+        dir.write_membership(&other.membership).unwrap();
+        let parts = Parts {
+            key: key(),
+            name: "one".to_owned(),
+            store: Store::open(&state.join("store"), StoreOptions::default()).unwrap(),
+            source: source.clone(),
+            space: Arc::new(Space::new(state.to_owned())),
+            events: Arc::new(Quiet),
+            history: HistoryOptions::default(),
+        };
+        let share = Share::open(other.replica.share(), dir, parts).unwrap();
+        let keep = |bytes: Vec<u8>| {
+            let content = ContentRef::single(&bytes);
+            source.has.lock().insert(content.hash, bytes);
+            content
+        };
+        for n in 1..=FILES {
+            let node = NewNode { content: keep(text(n, "first", "last")), ..NewNode::new(Kind::File, 0o644) };
+            let name = Name::try_from(format!("file {n}").as_str()).unwrap();
+            let (inode, place) = (InodeId([n; 16]), PlaceId([n; 16]));
+            other.replica.apply(&Op::Create { dir: InodeId::ROOT, name, inode, place, node }, 0).unwrap();
+        }
+        share.receive(&key().id(), committed(&mut other.replica)).unwrap();
+        let edit = |n: u8, content| Op::Edit {
+            inode: InodeId([n; 16]),
+            via: None,
+            basis: None,
+            content,
+            mtime: Time::default(),
+        };
+        for n in 1..=FILES {
+            share.apply(Adapter(1), edit(n, keep(text(n, "edited here", "last")))).unwrap();
+            other.replica.apply(&edit(n, keep(text(n, "first", "edited there"))), 0).unwrap();
+        }
+        share.commit_all();
+        share.receive(&key().id(), committed(&mut other.replica)).unwrap();
+        share
+    }
+
+    #[test]
+    fn merges_ask_for_all_that_they_lack_together_and_remember_what_nobody_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Arc::new(Giver::default());
+        let share = edited_at_once(dir.path(), &source);
+        let has = std::mem::take(&mut *source.has.lock());
+        let files: std::collections::BTreeSet<_> = (1..=FILES).map(|n| InodeId([n; 16])).collect();
+        merge(&share);
+        assert_eq!(source.asked.load(Ordering::Relaxed), 1);
+        let (read, merging) = share.asked_in_vain();
+        assert_eq!((read.len(), merging), (0, files), "each is waited for, whatever it lacks");
+        *source.has.lock() = has;
+        merge(&share);
+        assert_eq!(share.read(|replica| replica.view().wanted()), []);
+        let (read, merging) = share.asked_in_vain();
+        assert!(read.is_empty() && merging.is_empty());
+        for n in 1..=FILES {
+            let merged = ContentRef::single(&text(n, "edited here", "edited there"));
+            assert_eq!(share.read(|replica| replica.view().node(InodeId([n; 16])).unwrap().content.hash), merged.hash);
+        }
+    }
 }

@@ -145,6 +145,7 @@ impl Core {
 
     fn problems(&self, share: &Share) -> Vec<Problem> {
         let mut problems = share.problems();
+        problems.extend(self.lacked(share));
         for showing in self.showings_of(&share.id()) {
             for problem in showing.problems() {
                 let path = match (showing.mode, problem.path.as_str()) {

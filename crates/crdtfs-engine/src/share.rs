@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crdtfs_control::status::Problem;
 use crdtfs_core::content::ContentRef;
-use crdtfs_core::id::{DeviceId, Incarnation, InodeId, ShareId};
+use crdtfs_core::id::{DeviceId, Hash, Incarnation, InodeId, ShareId};
 use crdtfs_core::key::Key;
 use crdtfs_core::node::{Delta, Kind};
 use crdtfs_core::port::Adapter;
@@ -33,6 +33,7 @@ use crate::load::{self, Opened};
 use crate::probes::Probes;
 use crate::registry::ShareDir;
 use crate::retention::HistoryOptions;
+use crate::share_content::in_vain::InVain;
 use crate::space::Space;
 use crate::state::StateError;
 use crate::statements::Statements;
@@ -112,6 +113,8 @@ pub(crate) struct Share {
     work: Mutex<Work>,
     work_came: Condvar,
     pub(crate) peers: Mutex<Peers>,
+    /// What a read or a merge asked for in vain.
+    pub(crate) in_vain: Mutex<InVain>,
     /// Whether a showing has yet to show what is in the view.
     behind: AtomicBool,
     /// Whether the others were told less than is here, as the system did not take what the store had in memory.
@@ -233,6 +236,7 @@ impl Share {
             work: Mutex::default(),
             work_came: Condvar::new(),
             peers: Mutex::new(peers),
+            in_vain: Mutex::default(),
             behind: AtomicBool::new(false),
             unflushed: AtomicBool::new(false),
             keeps_all: AtomicBool::new(false),
@@ -418,6 +422,11 @@ impl Share {
         if !here.is_empty() {
             self.events.changed(self);
         }
+    }
+
+    /// The files that show a content and lack bytes of it.
+    pub(crate) fn lacked_by(&self, hash: &Hash) -> Vec<InodeId> {
+        self.work.lock().wants.of(hash).collect()
     }
 
     /// A content could not be fetched: nobody has it now, or it does not fit.

@@ -1,5 +1,7 @@
 //! A share's bytes as adapters see them: the store's window, watched so that what arrives for a folder is known.
 
+pub(crate) mod in_vain;
+
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::InodeId;
 use crdtfs_core::port::{Content, FileOpener, FolderContent, Hold, Reader, WriteFile};
 
+use self::in_vain::Noting;
 use crate::share::Share;
 
 /// See the module.
@@ -50,7 +53,8 @@ impl Content for Watched {
         {
             self.share.store().put_bytes(&bytes)?;
         }
-        self.inner().open(content)
+        let inner = self.inner().open(content)?;
+        Ok(Arc::new(Noting { share: self.share.clone(), content: *content, inner }))
     }
 
     fn is_local(&self, content: &ContentRef) -> bool {

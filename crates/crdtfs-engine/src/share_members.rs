@@ -175,6 +175,7 @@ impl Share {
         let before = self.peers.lock().states.insert(*device, state.clone());
         let got_more = before.and_then(|before| before.holding) != state.holding;
         if got_more {
+            self.forget_in_vain();
             self.retry_fetches();
         }
         self.events.progressed();
@@ -198,6 +199,7 @@ impl Share {
             }
         }
         drop(peers);
+        self.forget_in_vain();
         self.retry_fetches();
     }
 

@@ -45,11 +45,15 @@ impl Wants {
 
     /// A content is here: whatever shows it lacks it no more.
     pub(crate) fn arrived(&mut self, hash: &Hash) {
-        let all = (*hash, InodeId([0; 16]))..=(*hash, InodeId([0xff; 16]));
-        let inodes: Vec<InodeId> = self.by_hash.range(all).map(|(_, inode)| *inode).collect();
-        for inode in inodes {
+        for inode in self.of(hash).collect::<Vec<_>>() {
             self.note(inode, None, true);
         }
+    }
+
+    /// The inodes that show a content and lack it.
+    pub(crate) fn of(&self, hash: &Hash) -> impl Iterator<Item = InodeId> {
+        let all = (*hash, InodeId([0; 16]))..=(*hash, InodeId([0xff; 16]));
+        self.by_hash.range(all).map(|(_, inode)| *inode)
     }
 
     /// There is no room for it now.
