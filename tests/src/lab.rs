@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Once};
 
 use crate::command::tool;
-use crate::device::{Device, kill_engine_of};
+use crate::device::{Device, Mode, kill_engine_of};
 use crate::mounts::unmount_below;
 
 /// A network with its devices' directories.
@@ -76,6 +76,21 @@ impl Lab {
         let segment = self.segment();
         let devices = names.map(|name| self.device(name, &[&segment]));
         (segment, devices)
+    }
+
+    /// Two devices on one segment, and the directory `s` of each, in which they show a share: the first made it, the second came
+    /// by a ticket.
+    ///
+    /// # Panics
+    /// If it cannot be shown.
+    #[track_caller]
+    pub fn pair(&self, names: [&str; 2], modes: [Mode; 2]) -> (Segment, [Device; 2], [PathBuf; 2]) {
+        let (segment, [mut first, mut second]) = self.on_one_segment(names);
+        let dirs = [first.dir("s"), second.dir("s")];
+        first.show(modes[0], None, &dirs[0]);
+        let ticket = first.invite(&dirs[0], &[]);
+        second.show(modes[1], Some(&ticket), &dirs[1]);
+        (segment, [first, second], dirs)
     }
 
     /// A new device, on these segments.

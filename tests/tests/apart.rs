@@ -37,11 +37,7 @@ fn two_folders() {
 
 fn apart_and_together(left: Mode, right: Mode) {
     let lab = Lab::new();
-    let (segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
-    let (one, other) = (a.dir("shared"), b.dir("shared"));
-    a.show(left, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(right, Some(&ticket), &other);
+    let (segment, [mut a, mut b], [one, other]) = lab.pair(["anna", "bert"], [left, right]);
     before(&one);
     a.wait(&one, "all");
     same_trees(&[&one, &other], SETTLED);

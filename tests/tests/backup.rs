@@ -12,11 +12,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn restored_from_a_backup() {
     needs!("restored_from_a_backup", Fuse);
     let lab = Lab::new();
-    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
-    let (mount, other) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Mount, None, &mount);
-    let ticket = a.invite(&mount, &[]);
-    b.show(Mode::Watch, Some(&ticket), &other);
+    let (_segment, [mut a, mut b], [mount, other]) = lab.pair(["a", "b"], [Mode::Mount, Mode::Watch]);
     fs::write(mount.join("before"), "one\n").unwrap();
     fs::write(mount.join("text"), "as backed up\n").unwrap();
     a.wait(&mount, "all");
@@ -54,11 +50,7 @@ fn restored_from_a_backup() {
 fn a_cloned_device() {
     needs!("a_cloned_device");
     let lab = Lab::new();
-    let (segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
-    let (folder, other) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Watch, None, &folder);
-    let ticket = a.invite(&folder, &[]);
-    b.show(Mode::Watch, Some(&ticket), &other);
+    let (segment, [mut a, mut b], [folder, other]) = lab.pair(["a", "b"], [Mode::Watch, Mode::Watch]);
     fs::write(folder.join("before"), "one\n").unwrap();
     a.wait(&folder, "all");
     a.stop();

@@ -53,11 +53,7 @@ fn text(path: &Path) -> String {
 
 fn copies_are_used(left: Mode, right: Mode) {
     let lab = Lab::new();
-    let (segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(left, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(right, Some(&ticket), &other);
+    let (segment, [mut a, mut b], [one, other]) = lab.pair(["anna", "bert"], [left, right]);
     fs::create_dir(one.join("d")).unwrap();
     for name in NAMES {
         fs::write(file(&one, name), format!("{name}, as it was\n")).unwrap();
@@ -190,11 +186,7 @@ fn refused(a: &Device, one: &Path) {
 fn different_things_of_one_name() {
     needs!("different_things_of_one_name", Fuse);
     let lab = Lab::new();
-    let (segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Mount, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(Mode::Watch, Some(&ticket), &other);
+    let (segment, [mut a, mut b], [one, other]) = lab.pair(["anna", "bert"], [Mode::Mount, Mode::Watch]);
     fs::write(one.join("start"), "").unwrap();
     a.wait(&one, "all");
     segment.cut(&b);

@@ -69,11 +69,7 @@ fn zoo(dir: &Path, seed: u64) {
 
 fn arrives_as_it_was(left: Mode, right: Mode) {
     let lab = Lab::new();
-    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(left, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(right, Some(&ticket), &other);
+    let (_segment, [mut a, mut b], [one, other]) = lab.pair(["a", "b"], [left, right]);
     zoo(&one.join("from a"), 1);
     zoo(&other.join("from b"), 2);
     // What was written is what is there, before anybody else is asked.

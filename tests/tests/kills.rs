@@ -145,11 +145,7 @@ fn during_writes() {
     needs!("during_writes", Fuse);
     let mut rng = ChaCha8Rng::seed_from_u64(seed());
     let lab = Lab::new();
-    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
-    let (mount, folder) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Mount, None, &mount);
-    let ticket = a.invite(&mount, &[]);
-    b.show(Mode::Watch, Some(&ticket), &folder);
+    let (_segment, [mut a, mut b], [mount, folder]) = lab.pair(["a", "b"], [Mode::Mount, Mode::Watch]);
     let rounds = rounds(50);
     for round in 0..rounds {
         let dir = mount.join(format!("round-{round}"));

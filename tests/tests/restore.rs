@@ -63,11 +63,7 @@ fn id(event: &Value) -> &str {
 
 fn what_was_comes_back(left: Mode, right: Mode) {
     let lab = Lab::new();
-    let (_segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(left, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(right, Some(&ticket), &other);
+    let (_segment, [mut a, mut b], [one, other]) = lab.pair(["anna", "bert"], [left, right]);
     let both = || {
         a.wait(&one, "all");
         same_trees(&[&one, &other], SETTLED)
@@ -253,41 +249,45 @@ fn refused(a: &Device, one: &Path) {
 fn conflict_copies() {
     needs!("conflict_copies", Fuse);
     let lab = Lab::new();
-    let (segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Mount, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(Mode::Watch, Some(&ticket), &other);
-    fs::write(one.join("edited.txt"), "as it was\n").unwrap();
+    let (segment, [mut a, mut b], [one, other]) = lab.pair(["anna", "bert"], [Mode::Mount, Mode::Watch]);
+    // The long ones have to be cut to make room for the suffix.
+    let long = ["Edited", "Made"].map(|name| format!("{name}{}.txt", "ä".repeat(120)));
+    let [edited, made] = [["edited.txt", &long[0]], ["made.txt", &long[1]]];
+    edited.iter().for_each(|name| fs::write(one.join(name), format!("{name} as it was\n")).unwrap());
     a.wait(&one, "all");
     segment.cut(&b);
     for (dir, who) in [(&one, "anna"), (&other, "bert")] {
-        fs::write(dir.join("edited.txt"), format!("as {who} has it\n")).unwrap();
-        fs::write(dir.join("made.txt"), format!("as {who} made it\n")).unwrap();
+        for name in edited.iter().chain(&made) {
+            fs::write(dir.join(name), format!("{name} as {who} has it\n")).unwrap();
+        }
     }
     fs::create_dir(one.join("kind")).unwrap();
     fs::write(other.join("kind"), "a file\n").unwrap();
     // Each had said so before it heard of the other.
-    written(&a, &one, "as anna made it\n");
     written(&b, &other, "a file\n");
-    written(&b, &other, "as bert made it\n");
+    for name in edited.iter().chain(&made) {
+        written(&a, &one, &format!("{name} as anna has it\n"));
+        written(&b, &other, &format!("{name} as bert has it\n"));
+    }
     segment.heal(&b);
     a.wait(&one, "all");
     b.wait(&other, "all");
     let before = same_trees(&[&one, &other], SETTLED);
     let copies: Vec<_> = before.names().into_iter().filter(|name| name.contains(" (conflict ")).collect();
-    assert_eq!(copies.len(), 3, "{copies:?}");
+    assert_eq!(copies.len(), 5, "{copies:?}");
     let kept: Vec<_> = copies.iter().map(|copy| text(&one.join(copy))).collect();
     let hash = |text: &str| Value::from(blake3::hash(text.as_bytes()).to_hex().as_str());
     let tells = |path: &str, text: &str| {
         let told = events(&a, &one.join(path));
         assert!(told.iter().any(|event| event["blake3"] == hash(text)), "{path}: {told:#?}");
     };
-    let names_of =
-        |copy: &str| ["edited.txt", "made.txt", "kind"].into_iter().find(|name| copy.starts_with(&name[..4]));
+    let names_of = |copy: &str| {
+        let mut names = edited.iter().chain(&made).chain(&["kind"]);
+        *names.find(|name| copy.starts_with(&name[..4])).unwrap()
+    };
     for (copy, bytes) in copies.iter().zip(&kept) {
         tells(copy, bytes);
-        tells(names_of(copy).unwrap(), bytes);
+        tells(names_of(copy), bytes);
     }
     for copy in &copies {
         fs::remove_file(one.join(copy)).unwrap();
@@ -345,11 +345,7 @@ fn an_emptied_directory() {
 fn at_once_with_others() {
     needs!("at_once_with_others", Fuse);
     let lab = Lab::new();
-    let (segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Mount, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(Mode::Watch, Some(&ticket), &other);
+    let (segment, [mut a, mut b], [one, other]) = lab.pair(["anna", "bert"], [Mode::Mount, Mode::Watch]);
     let lines = |third: &str, last: &str| format!("1\n2\n{third}\n4\n5\n6\n7\n8\n9\n{last}\n");
     let file = one.join("f.txt");
     for (third, last) in [("3", "10"), ("three", "10")] {

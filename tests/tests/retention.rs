@@ -129,11 +129,7 @@ fn merges_have_their_bases() {
 fn a_folder_keeps_what_others_replace() {
     needs!("a_folder_keeps_what_others_replace", Fuse);
     let lab = Lab::new();
-    let (_segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Mount, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(Mode::Watch, Some(&ticket), &other);
+    let (_segment, [mut a, mut b], [one, other]) = lab.pair(["anna", "bert"], [Mode::Mount, Mode::Watch]);
     fs::write(one.join("replaced"), bytes(1, LARGE)).unwrap();
     fs::write(one.join("removed"), bytes(2, LARGE)).unwrap();
     a.wait(&one, "all");

@@ -572,11 +572,7 @@ fn told(devices: [(&Device, &Path); 2]) {
 
 fn all_rows(left: Mode, right: Mode) {
     let lab = Lab::new();
-    let (segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(left, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(right, Some(&ticket), &other);
+    let (segment, [mut a, mut b], [one, other]) = lab.pair(["anna", "bert"], [left, right]);
     let rows = rows();
     let dirs: Vec<String> = rows.iter().map(|row| row.name.replace([' ', ','], "-")).collect();
     let each = |root: &Path, act: &dyn Fn(&Row) -> Act| {

@@ -19,11 +19,7 @@ fn seen<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
 fn remote_changes_appear() {
     needs!("remote_changes_appear", Fuse);
     let lab = Lab::new();
-    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Mount, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(Mode::Mount, Some(&ticket), &other);
+    let (_segment, [mut a, mut b], [one, other]) = lab.pair(["a", "b"], [Mode::Mount, Mode::Mount]);
 
     // A name that was looked up in vain, and a listing that was empty.
     assert!(fs::metadata(other.join("f")).is_err());
@@ -91,11 +87,7 @@ fn remote_changes_appear() {
 fn an_open_file_keeps_its_bytes() {
     needs!("an_open_file_keeps_its_bytes", Fuse);
     let lab = Lab::new();
-    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Mount, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(Mode::Mount, Some(&ticket), &other);
+    let (_segment, [mut a, mut b], [one, other]) = lab.pair(["a", "b"], [Mode::Mount, Mode::Mount]);
     fs::write(one.join("f.bin"), bytes(1, 100_000)).unwrap();
     a.wait(&one, "all");
 

@@ -25,11 +25,7 @@ fn told(device: &Device, words: &[&str]) -> Result<(), String> {
 
 /// Two devices that share a directory each, and are in sync.
 fn two(lab: &Lab, modes: [Mode; 2]) -> (Segment, [Device; 2], [PathBuf; 2]) {
-    let (segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
-    let dirs = [a.dir("s"), b.dir("s")];
-    a.show(modes[0], None, &dirs[0]);
-    let ticket = a.invite(&dirs[0], &[]);
-    b.show(modes[1], Some(&ticket), &dirs[1]);
+    let (segment, [a, b], dirs) = lab.pair(["anna", "bert"], modes);
     fs::write(dirs[0].join("early.txt"), "early\n").unwrap();
     a.wait(&dirs[0], "all");
     b.wait(&dirs[1], "all");
@@ -138,11 +134,7 @@ fn who_does_not_answer() {
 fn a_file_that_a_program_has_open() {
     needs!("a_file_that_a_program_has_open");
     let lab = Lab::new();
-    let (_segment, [mut a, mut b]) = lab.on_one_segment(["anna", "bert"]);
-    let (one, other) = (a.dir("s"), b.dir("s"));
-    a.show(Mode::Watch, None, &one);
-    let ticket = a.invite(&one, &[]);
-    b.show(Mode::Watch, Some(&ticket), &other);
+    let (_segment, [mut a, mut b], [one, other]) = lab.pair(["anna", "bert"], [Mode::Watch, Mode::Watch]);
     fs::write(one.join("log.txt"), "first\n").unwrap();
     fs::write(one.join("gone.txt"), "first\n").unwrap();
     a.wait(&one, "all");
