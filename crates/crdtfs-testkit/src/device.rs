@@ -158,11 +158,11 @@ impl Device {
             self.log.push((*id, record));
         }
         self.note_delta(outcome.delta);
+        self.supply();
         self.journal = journal.zip(before).map(|(mut journal, before)| {
             journal.push(before.done(self, op, first));
             journal
         });
-        self.supply();
         Ok(count)
     }
 

@@ -33,7 +33,7 @@ pub(crate) struct Done {
     pub(crate) left: Vec<PlaceId>,
     /// Files that waited for bytes.
     pub(crate) pending: BTreeSet<InodeId>,
-    /// Entries that are not where they were, or new, although it did not name them.
+    /// What became of entries that it did not name: not where they were, new, or with other permissions.
     pub(crate) moves: Vec<String>,
 }
 
@@ -48,6 +48,8 @@ impl Done {
 pub(crate) struct Before {
     entries: Vec<(InodeId, Name, InodeId, Kind)>,
     texts: BTreeMap<InodeId, Hash>,
+    /// The permissions of files.
+    modes: BTreeMap<InodeId, u32>,
     /// Files that wait for bytes: what becomes of them is not decided yet, and may be while one of them is worked on.
     pending: BTreeSet<InodeId>,
     named: Vec<InodeId>,
@@ -78,7 +80,8 @@ impl Before {
         }
         let is_pending = |id: &InodeId| device.view.node(*id).is_some_and(|node| node.shown == Shown::Pending);
         let pending = texts.keys().copied().filter(is_pending).collect();
-        Self { entries, texts, pending, named, target }
+        let modes = texts.keys().filter_map(|id| Some((*id, device.view.node(*id)?.mode))).collect();
+        Self { entries, texts, modes, pending, named, target }
     }
 
     /// `first`: where the operation's records begin in the log.
@@ -112,12 +115,19 @@ impl Before {
                 _ => {}
             }
         }
-        let moves = self.moves(device, op, &entries);
+        let mut moves = self.moves(device, op, &entries);
+        let after = texts(device, &entries);
+        // What was shown as one has its own permissions each until it is made one.
+        let united =
+            |(_, record): &(RecordId, Record)| matches!(record, Record::Place(record) if is_merge(&record.state));
+        if !device.log[first..].iter().any(united) {
+            moves.extend(self.permissions(device, op, after.len()));
+        }
         Done {
             op: op.clone(),
             target: self.target,
             before: self.texts.iter().map(|(id, hash)| (*id, shown(*id), *hash)).collect(),
-            after: texts(device, &entries),
+            after,
             brought,
             saved,
             taking,
@@ -127,6 +137,24 @@ impl Before {
             pending: self.pending,
             named: self.named,
         }
+    }
+
+    /// Files that have other permissions than before, although the operation sets none.
+    fn permissions(&self, device: &Device, op: &Op, files: usize) -> Vec<String> {
+        let set = match op {
+            // An editor's save may bring those of the new file.
+            Op::Rename { .. } | Op::Unlink { .. } => return Vec::new(),
+            // A concurrent edit that left a conflict copy: the name may have another version than before.
+            Op::Edit { basis: Some(_), .. } if files != self.texts.len() => return Vec::new(),
+            Op::SetAttr { inode, .. } => device.view.node(*inode).map(|node| node.inode),
+            _ => None,
+        };
+        let changed = self.modes.iter().filter_map(|(id, before)| {
+            let node = device.view.node(*id)?;
+            let meant = Some(node.inode) == set || self.pending.contains(id) || node.mode == *before;
+            (!meant).then(|| format!("{op:?} changed the permissions of {id} from {before:o} to {:o}", node.mode))
+        });
+        changed.collect()
     }
 
     /// Entries that moved or appeared without being named.
@@ -159,6 +187,10 @@ impl Before {
         }
         moves
     }
+}
+
+fn is_merge(state: &PlaceState) -> bool {
+    matches!(state, PlaceState::Merged { .. })
 }
 
 fn texts(device: &Device, entries: &[(InodeId, Name, InodeId, Kind)]) -> BTreeMap<InodeId, Hash> {

@@ -5,6 +5,7 @@ mod device;
 mod journal;
 mod meeting;
 mod memory;
+pub mod records;
 mod sim;
 
 pub use device::Device;

@@ -262,6 +262,20 @@ fn three_tails_stand_in_one_order() {
     assert!(orders.len() > 1, "which one is first is nobody's to choose");
 }
 
+/// A change of the permissions is a record of its own, and yet the same version: what is merged, and in which order, stays.
+#[test]
+fn a_chmod_does_not_change_a_text_of_three() {
+    for seed in 0..16 {
+        let ([mut a, mut b, mut c], _) = three(seed, "base\n", ["base\na\n", "base\nb\n", "base\nc\n"]);
+        meet(&mut [&mut a, &mut b, &mut c]);
+        let text = a.read("f").unwrap();
+        a.chmod("f", 0o600).unwrap();
+        assert_eq!(a.read("f").unwrap(), text, "seed {seed}");
+        meet(&mut [&mut a, &mut b, &mut c]);
+        assert_eq!((c.ls("").len(), c.read("f").unwrap(), c.find("f").unwrap().mode), (1, text, 0o600));
+    }
+}
+
 #[test]
 fn of_three_texts_one_that_does_not_fit_is_kept_beside_the_others() {
     let mut winners = std::collections::BTreeSet::new();

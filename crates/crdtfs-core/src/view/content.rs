@@ -114,20 +114,13 @@ impl View {
     }
 
     /// All versions that were promoted away from an inode class.
-    fn promoted_from(&self, class: NodeIx) -> Vec<RecIx> {
+    pub(super) fn promoted_from(&self, class: NodeIx) -> Vec<RecIx> {
         let members = self.node_members(class).into_iter();
         let of = |member: NodeIx| {
             let extra = self.nodes[member.at()].extra.as_ref();
             extra.into_iter().flat_map(|extra| &extra.promoted).copied().filter(move |ix| self.is_promoted(member, *ix))
         };
         members.flat_map(of).collect()
-    }
-
-    /// Whether a birth record of the inode counts.
-    fn has_birth(&self, node: NodeIx) -> bool {
-        self.nodes[node.at()].places.iter().flat_map(|place| &self.places[place.at()].recs).any(|ix| {
-            !self.masked.contains(ix) && matches!(&self.rec(*ix).body, Body::Birth { node: born, .. } if *born == node)
-        })
     }
 
     fn eval_node(&self, class: NodeIx, merges: &mut MergeCache) -> NodeEval {
@@ -234,8 +227,18 @@ impl View {
                 many.copies = versions[1..].iter().map(|version| self.copy_of(class, version)).collect();
                 many.pending = pending;
             }
-            let copied: BTreeSet<_> = many.copies.iter().flat_map(|copy| copy.heads.iter().copied()).collect();
-            many.heads.retain(|head| !copied.contains(head));
+            // What was set on a version goes where that goes: with a conflict copy, or with what became a file of its own.
+            let equals = self.equals(class);
+            let copied: BTreeSet<_> = many.copies.iter().map(|copy| copy.version).collect();
+            let shown: Vec<_> = versions
+                .iter()
+                .filter(|version| !copied.contains(&version.stamps[0]))
+                .flat_map(|version| version.stamps.iter().copied())
+                .collect();
+            many.heads.retain(|head| {
+                let version = self.version_of(*head);
+                shown.iter().any(|shown| self.is_made_of(*shown, version, &equals))
+            });
         }
         for (i, field) in [Field::Bytes, Field::Mode, Field::Owner, Field::Mtime, Field::Xattrs].into_iter().enumerate()
         {
@@ -289,13 +292,10 @@ impl View {
     ) -> (ContentRef, Vec<usize>, Vec<ContentRef>) {
         let equals = self.equals(class);
         let mut stamps = versions[0].stamps.clone();
-        let mut heads = versions[0].heads.clone();
         let mut bytes = versions[0].content;
         let (mut left, mut wanted) = (Vec::new(), Vec::new());
-        let none = Equals::new();
         for (i, version) in versions.iter().enumerate().skip(1) {
-            let settled =
-                heads.iter().any(|head| version.heads.iter().any(|other| self.descends(*head, *other, &none)));
+            let settled = stamps.iter().any(|stamp| version.stamps.iter().any(|other| self.outranks(*stamp, *other)));
             let merge = if settled {
                 Merge::Refused
             } else {
@@ -305,7 +305,6 @@ impl View {
                 Merge::Clean(merged) => {
                     bytes = merged;
                     stamps.extend(&version.stamps);
-                    heads.extend(&version.heads);
                 }
                 Merge::Refused => left.push(i),
                 Merge::Wants(more) => wanted.extend(more),

@@ -62,35 +62,46 @@ impl View {
         false
     }
 
-    /// Whether `old` is an ancestor of `new`, or `new` itself, by `replaces` and `saw`: then it ranks below it.
-    pub(super) fn descends(&self, new: RecIx, old: RecIx, equals: &Equals) -> bool {
-        self.leads_to(new, old, equals, true)
+    /// Whether `old` is an ancestor of `new`, or `new` itself, by `replaces` and `saw`: what it set was before the eyes of
+    /// who set something else.
+    fn descends(&self, new: RecIx, old: RecIx) -> bool {
+        let before = |at: RecIx| self.replaces(at).iter().chain(self.saw(at)).copied();
+        self.leads_to(new, old, self.rec(old).depth, before)
     }
 
     /// Whether the version `new` was made of `old`, or is it: an ancestor by `replaces` alone. Who saw another version and
     /// left it has made nothing of it.
     pub(super) fn is_made_of(&self, new: RecIx, old: RecIx, equals: &Equals) -> bool {
-        self.leads_to(new, old, equals, false)
+        // What counts as one may be of any depth.
+        let least = if equals.is_empty() { self.rec(old).depth } else { 0 };
+        let same = |at: RecIx| equals.get(&at).into_iter().flatten();
+        self.leads_to(new, old, least, |at| self.replaces(at).iter().chain(same(at)).copied())
     }
 
-    fn leads_to(&self, new: RecIx, old: RecIx, equals: &Equals, by_saw: bool) -> bool {
+    /// Whether the version that one head carries outranks that of another: its author had it before its eyes, or what it was
+    /// made of had. What a change of permissions saw does not count here: that made no version.
+    pub(super) fn outranks(&self, new: RecIx, old: RecIx) -> bool {
+        let (new, old) = (self.version_of(new), self.version_of(old));
+        let before = |at: RecIx| self.replaces(at).iter().chain(self.saw(at)).map(|ix| self.version_of(*ix));
+        new != old && self.leads_to(new, old, self.rec(old).depth, before)
+    }
+
+    /// Whether one leads to the other by steps that `before` gives, over records that are no less deep than `least`.
+    fn leads_to<I>(&self, new: RecIx, old: RecIx, least: u32, before: impl Fn(RecIx) -> I) -> bool
+    where
+        I: Iterator<Item = RecIx>,
+    {
         if new == old {
             return true;
-        }
-        if equals.is_empty() && (self.rec(new).depth <= self.rec(old).depth || self.rec(new).links.is_none()) {
-            return false;
         }
         let mut seen = BTreeSet::from([new]);
         let mut stack = vec![new];
         while let Some(at) = stack.pop() {
-            let same = equals.get(&at).into_iter().flatten();
-            let saw = if by_saw { self.saw(at) } else { &[] };
-            for &next in self.replaces(at).iter().chain(saw).chain(same) {
+            for next in before(at) {
                 if next == old {
                     return true;
                 }
-                let deep_enough = !equals.is_empty() || self.rec(next).depth > self.rec(old).depth;
-                if deep_enough && seen.insert(next) {
+                if self.rec(next).depth >= least && seen.insert(next) {
                     stack.push(next);
                 }
             }
@@ -98,20 +109,20 @@ impl View {
         false
     }
 
-    /// Heads in order of rank, the winner first: a head outranks what it saw, else the greater RecordId.
+    /// Heads in order of rank, the winner first: a version outranks what its author saw, else the greater RecordId of the
+    /// version does. The head's own id decides only between heads of one version: who changes the permissions of a text that is
+    /// merged of several changes nothing of the order in which they are merged.
     pub(super) fn rank(&self, heads: &[RecIx]) -> Vec<RecIx> {
         let mut left = heads.to_vec();
-        left.sort_unstable_by_key(|ix| std::cmp::Reverse(self.rec(*ix).id));
+        left.sort_unstable_by_key(|ix| std::cmp::Reverse((self.rec(self.version_of(*ix)).id, self.rec(*ix).id)));
         left.dedup();
-        if left.len() < 2 || left.iter().all(|ix| self.rec(*ix).links.is_none()) {
+        let is_first = |ix: RecIx| self.replaces(ix).is_empty() && self.saw(ix).is_empty();
+        if left.len() < 2 || left.iter().all(|ix| is_first(self.version_of(*ix))) {
             return left;
         }
-        let none = Equals::new();
         let mut ranked = Vec::with_capacity(left.len());
         while !left.is_empty() {
-            let best = (0..left.len())
-                .find(|&i| left.iter().all(|&other| other == left[i] || !self.descends(other, left[i], &none)))
-                .unwrap_or(0);
+            let best = (0..left.len()).find(|&i| left.iter().all(|&other| !self.outranks(other, left[i]))).unwrap_or(0);
             ranked.push(left.remove(best));
         }
         ranked
@@ -125,9 +136,8 @@ impl View {
         }
         let late: Vec<_> = stamps.iter().copied().filter(|(stamp, _)| !self.is_root(*stamp)).collect();
         let left = if late.is_empty() { stamps } else { &late };
-        let none = Equals::new();
         left.iter()
-            .find(|(stamp, _)| left.iter().all(|(other, _)| other == stamp || !self.descends(*other, *stamp, &none)))
+            .find(|(stamp, _)| left.iter().all(|(other, _)| other == stamp || !self.descends(*other, *stamp)))
             .unwrap_or(&left[0])
             .1
     }

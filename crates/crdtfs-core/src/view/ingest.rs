@@ -76,6 +76,7 @@ impl View {
             Ok(body) => {
                 self.recs[ix.at()].body = body;
                 self.note_content(ix);
+                self.note_built_on(ix);
             }
             Err(problem) => {
                 self.problems.insert(id, problem);

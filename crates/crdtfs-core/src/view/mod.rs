@@ -18,6 +18,7 @@ mod delta;
 mod graph;
 mod ingest;
 mod keep;
+mod mask;
 mod mutation;
 mod place;
 mod plan;
@@ -81,6 +82,8 @@ pub struct View {
     device_index: BTreeMap<Arc<str>, u32>,
     masked: BTreeSet<RecIx>,
     masked_ids: BTreeSet<RecordId>,
+    /// Inodes with masked names that something was built on which is not masked.
+    built_on: BTreeSet<NodeIx>,
     /// Records that wait for one that they refer to.
     parked: BTreeMap<RecordId, Record>,
     waiting: BTreeMap<RecordId, Vec<RecordId>>,
@@ -208,23 +211,11 @@ impl View {
         self.merges.result(hash)
     }
 
-    /// Sets the records that membership masks: they say nothing and replace nothing, but what others built on them
-    /// stays. Replaces the set given before.
-    pub fn set_masked(&mut self, masked: BTreeSet<RecordId>) -> Delta {
-        if masked == self.masked_ids {
-            return Delta::default();
-        }
-        self.masked = masked.iter().filter_map(|id| self.index.get(id)).copied().collect();
-        self.masked_ids = masked;
-        self.dirty.all = true;
-        self.update();
-        self.take_delta()
-    }
-
     /// Brings every layer up to date.
     fn update(&mut self) {
         if std::mem::take(&mut self.dirty.all) {
             self.touch_everything();
+            self.find_built_on();
             self.rebuild_classes();
             self.dirty.places = self.roots_of_places();
             self.dirty.nodes = self.roots_of_nodes();

@@ -17,7 +17,7 @@ pub enum Mutation {
     /// A record sets all fields, also those that its author left as they were.
     FieldStamps,
     /// A record does not tell what else its author saw.
-    SawInRank,
+    Saw,
     /// Conflict copies stay where they are when somebody works on them or on their holder.
     Promotion,
     /// What is shown as one is not made one by an operation on it.
@@ -35,7 +35,7 @@ impl Mutation {
         Self::DeleteSeen,
         Self::DeletionSaidAgain,
         Self::FieldStamps,
-        Self::SawInRank,
+        Self::Saw,
         Self::Promotion,
         Self::TwinAdoption,
         Self::BaseRule,

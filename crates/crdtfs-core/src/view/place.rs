@@ -52,16 +52,18 @@ impl View {
         }
     }
 
-    /// The records of a place class that count: of the inode that the place names, not masked.
+    /// The records of a place class that count: of the inode that the place names, not masked; where it stands by those that
+    /// are, if something was built on them and nothing else says it.
     pub(super) fn place_records(&self, root: PlaceIx) -> Vec<RecIx> {
         let mut recs = Vec::new();
         for member in self.place_members(root) {
             let place = &self.places[member.at()];
             recs.extend(place.recs.iter().copied().filter(|ix| {
-                !self.masked.contains(ix)
+                let Some(node) = place.node else { return false };
+                self.counts_as_name(*ix, node)
                     && match &self.rec(*ix).body {
-                        Body::Place(rec) => Some(rec.node) == place.node,
-                        Body::Birth { node, .. } => Some(*node) == place.node,
+                        Body::Place(rec) => rec.node == node,
+                        Body::Birth { node: born, .. } => *born == node,
                         Body::Pin(_) => true,
                         Body::Content(_) | Body::Void => false,
                     }
@@ -117,7 +119,7 @@ impl View {
         }
         let ranked = self.rank(heads.shown());
         let with_fields: Vec<_> = ranked.iter().copied().filter(|ix| self.place_rec(*ix).is_some()).collect();
-        let live = !heads.live.is_empty();
+        let live = heads.live.iter().any(|ix| !self.masked.contains(ix));
         let mut eval = if with_fields.is_empty() {
             let (parent, name) = self.birth_position(ranked[0]);
             PlaceEval { live, parent, name, top: ranked[0], pinned: false, created: false, moved: false }

@@ -78,11 +78,12 @@ impl Planner<'_> {
         }
     }
 
-    /// Adds a record that is not known yet.
+    /// Adds a record that is not known yet, or does not count as it is.
     pub(super) fn emit(&mut self, record: &Record) -> RecordId {
         let bytes = record.encode();
         let id = RecordId::of(&bytes);
-        if !self.view.index.contains_key(&id) {
+        let masked = self.view.unmask(&id);
+        if masked || !self.view.index.contains_key(&id) {
             self.view.ingest(id, record);
             self.records.push((id, record.clone()));
             self.encoded.push((id, bytes));
@@ -229,6 +230,7 @@ impl Planner<'_> {
         let replaces = outdated.unwrap_or_else(|| self.settled_heads(node));
         let place = self.via(node, via).ok_or(OpError::NotFound)?;
         let mut record = self.view.content_record(node, place, &self.device, &replaces);
+        record.saw = self.view.left_beside(node, &replaces);
         (record.bytes, record.bytes_stamp) = (Some(*content), None);
         (record.mtime, record.mtime_stamp) = (mtime, None);
         self.emit(&Record::Content(record));
@@ -293,24 +295,19 @@ impl Planner<'_> {
         }
         let node = self.own(inode)?;
         let place = self.via(node, None).ok_or(OpError::NotFound)?;
-        let heads = self.view.shown_heads(node);
+        let mut heads = self.view.shown_heads(node);
         let equals = self.view.equals(node);
         let top = heads.first().map(|top| self.view.version_of(*top));
         let settled: Vec<_> = heads
-            .into_iter()
+            .iter()
+            .copied()
             .filter(|head| top.is_some_and(|top| self.view.is_made_of(top, self.view.version_of(*head), &equals)))
             .collect();
         let mut record = self.view.content_record(node, place, &self.device, &settled);
-        if let NodeEval::Many(many) = &self.view.nodes[node.at()].eval {
-            let mut left: Vec<_> = many.copies.iter().flat_map(|copy| copy.heads.iter().copied()).collect();
-            // Other heads of the same bytes: which of them ranks highest is not for this to change.
-            let bytes = |head: RecIx| self.view.bytes_of(&NodeEval::One(head)).map(|bytes| bytes.hash);
-            let first = many.heads.first().and_then(|top| bytes(*top));
-            let others = many.heads.iter().copied().filter(|head| !settled.contains(head));
-            left.extend(others.filter(|head| first.is_some() && bytes(*head) == first));
-            if !self.view.lacks(Mutation::SawInRank) {
-                record.saw = self.view.ids(&left);
-            }
+        if !self.view.lacks(Mutation::Saw) {
+            // Versions that are merged with this one stay so, with what was set on them; this was set in their sight.
+            heads.retain(|head| !settled.contains(head));
+            record.saw = self.view.ids(&heads);
         }
         if let Some(mode) = mode {
             (record.mode, record.mode_stamp) = (mode, None);

@@ -117,6 +117,19 @@ impl View {
         record
     }
 
+    /// What became a file of its own beside a node, and what an edit of the node that settles `replaces` is to say that its
+    /// author saw: should whoever made a file of it turn out to have had no right to, the edit outranks it all the same.
+    pub(super) fn left_beside(&self, node: NodeIx, replaces: &[RecIx]) -> Vec<RecordId> {
+        if self.lacks(Mutation::Saw) {
+            return Vec::new();
+        }
+        let mut left = self.promoted_from(self.nodes[node.at()].class);
+        left.retain(|version| {
+            !replaces.iter().any(|old| self.version_of(*old) == *version || self.outranks(*old, *version))
+        });
+        self.ids(&left)
+    }
+
     /// Copies fields with their stamps from the records that supply them.
     pub(super) fn copy_fields(&self, record: &mut Content, fields: [RecIx; 5]) {
         let at = |field: Field| fields[field as usize];

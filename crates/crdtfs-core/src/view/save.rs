@@ -313,6 +313,7 @@ impl Planner<'_> {
         let (old_heads, new_heads) = (view.content_heads(old), view.content_heads(new));
         let settled: Vec<RecIx> = old_heads.iter().chain(&new_heads).copied().collect();
         let mut edit: Content = view.content_record(old, old_place, &self.device, &settled);
+        edit.saw = view.left_beside(old, &settled);
         let saved = view.content_record(new, new_place, &self.device, &[]);
         (edit.bytes, edit.bytes_stamp) = (saved.bytes, None);
         (edit.mtime, edit.mtime_stamp) = (saved.mtime, None);

@@ -156,6 +156,8 @@ impl View {
             device_index,
             masked,
             masked_ids,
+            // Found again.
+            built_on: _,
             parked,
             waiting,
             problems,
@@ -249,6 +251,7 @@ impl View {
         (self.wanted, self.wanted_refs, self.wanting) = d.decode()?;
         self.merges = MergeCache::restore(&mut d)?;
         (self.bytes_total, self.nodes_total) = d.decode()?;
+        self.find_built_on();
         Ok(())
     }
 }

@@ -193,51 +193,21 @@ fn content_that_is_said_to_be_here_outlives_the_process() {
 
 /// Records that no honest device makes, and those that this program does not know, each as `check` is to tell of it.
 mod bad_records {
-    use crdtfs_core::content::ContentRef;
     use crdtfs_core::document::{Filed, Schema};
     use crdtfs_core::envelope::{self, Draft};
     use crdtfs_core::id::RecordId;
-    use crdtfs_core::node::{Time, Xattrs};
-    use crdtfs_core::record::{Content, Family, Place, PlaceState, Record};
+    use crdtfs_core::record::{Content, Family, Place, Record};
+    use crdtfs_testkit::records;
 
     use super::*;
 
     fn place(n: u8, inode: u8, parent: InodeId, kind: Kind) -> Record {
-        Record::Place(Place {
-            place: PlaceId([n; 16]),
-            inode: InodeId([inode; 16]),
-            kind,
-            parent,
-            parent_stamp: None,
-            name: Name::try_from(format!("x{n}").as_str()).unwrap(),
-            name_stamp: None,
-            device: "one".into(),
-            state: PlaceState::Live,
-            replaces: Vec::new(),
-            saw: Vec::new(),
-        })
+        let place = records::place(n, parent, &format!("x{n}"), kind);
+        Record::Place(Place { inode: records::inode(inode), ..place })
     }
 
     fn content(n: u8, replaces: Vec<RecordId>) -> Record {
-        Record::Content(Content {
-            inode: InodeId([n; 16]),
-            via: PlaceId([n; 16]),
-            device: "one".into(),
-            bytes: Some(ContentRef::single(&[n])),
-            bytes_stamp: None,
-            mode: 0o644,
-            mode_stamp: None,
-            owner: None,
-            owner_stamp: None,
-            mtime: Time::default(),
-            mtime_stamp: None,
-            xattrs: Xattrs::new(),
-            xattrs_stamp: None,
-            target: None,
-            rdev: None,
-            replaces,
-            saw: Vec::new(),
-        })
+        Record::Content(Content { replaces, ..records::content(n, &[n]) })
     }
 
     fn filed(record: &Record) -> Filed {

@@ -112,38 +112,47 @@ fn encounter(rng: &mut ChaCha12Rng, devices: usize, here: &[usize], steps: &mut 
         steps.extend(acts.map(|(device, action)| Step { device, action, picks }));
     };
     meet(devices, one, other, steps);
+    let then = |action: Action, picks: [u32; 3]| vec![Step { device: one, action, picks }];
     let last = match rng.random_range(0..5) {
         0 => {
             both(steps, [Binary, Binary], picks);
             let choices = [rng.random(), rng.random::<u32>() & !1, rng.random_range(0..8)];
-            Step { device: other, action: Tend, picks: choices }
+            vec![Step { device: other, action: Tend, picks: choices }]
         }
         1 => {
             // A new file in the root.
             both(steps, [CreateSame, CreateSame], [picks[0], 0, picks[2]]);
             let action = [Unlink, Append, RenameInPlace, Chmod, Move][rng.random_range(0..5)];
-            Step { device: other, action, picks }
+            vec![Step { device: other, action, picks }]
         }
         2 => {
             both(steps, [Chmod, [Binary, Unlink, RenameInPlace, SaveAside][rng.random_range(0..4)]], picks);
-            Step { device: one, action: operation(rng), picks: rng.random() }
+            then(operation(rng), rng.random())
         }
         3 => {
             // Both go on from a text that is not the first.
             steps.push(Step { device: other, action: Append, picks });
             meet(devices, one, other, steps);
             both(steps, [Append, [Append, Rewrite][rng.random_range(0..2)]], picks);
-            Step { device: one, action: Append, picks }
+            then(Append, picks)
+        }
+        _ if picks[0].is_multiple_of(3) => {
+            // One has the file open when another's text and permissions come, sets other ones, and closes it.
+            let at = |line: u32| [picks[0], line, picks[2]];
+            both(steps, [Rewrite, Append], at(0));
+            both(steps, [Open, Chmod], at(1));
+            [then(Chmod, at(2)), then(Close, at(2))].concat()
         }
         _ => {
             let actions = [operation(rng), operation(rng)];
             both(steps, actions, picks);
-            Step { device: one, action: operation(rng), picks }
+            then(operation(rng), picks)
         }
     };
     meet(devices, one, other, steps);
-    steps.push(last);
-    3
+    let done = 2 + last.len();
+    steps.extend(last);
+    done
 }
 
 /// Two devices take over all that the other has.

@@ -248,6 +248,7 @@ fn past_the_cut_records_are_masked_and_honest_work_on_them_stays() {
         assert_eq!(tree["early"], Hash::of(b"by the honest, on the thief's"), "order {order}");
         assert_eq!(tree["other"], Hash::of(b"other"), "order {order}");
         assert_eq!(tree["honest"], Hash::of(b"honest"), "order {order}");
+        assert_eq!(tree["stolen"], Hash::of(b"honest words in a stolen file"), "order {order}");
         // The same after a restart, from the log and from a snapshot.
         let before = honest.tree();
         let snapshot = honest.snapshot(None);
@@ -255,6 +256,51 @@ fn past_the_cut_records_are_masked_and_honest_work_on_them_stays() {
         assert_eq!(honest.tree(), before);
         honest.restart(Some(&snapshot));
         assert_eq!(honest.tree(), before);
+    }
+}
+
+/// What a revoked device had said does not count, and may be said again by one that may.
+#[test]
+fn what_is_masked_may_be_said_again() {
+    for honest_first in [false, true] {
+        let mut admin = Device::creator(1);
+        let mut thief = admin.invite(2, Role::Write);
+        let mut honest = admin.invite(3, Role::Write);
+        let file = admin.create("f");
+        meet(&mut admin, &mut thief);
+        meet(&mut admin, &mut honest);
+        admin.edit(file, "\0one");
+        honest.edit(file, "\0two");
+        // The thief learns of both before it is revoked, and renames the file: its conflict copy becomes a file of its own.
+        meet(&mut honest, &mut thief);
+        admin.commit();
+        let envelopes = admin.log.iter().map(|logged| logged.envelope.clone()).collect();
+        let received = thief.replica.receive(envelopes, &thief.by_seq);
+        thief.keep(received).unwrap();
+        revoke(&mut admin, thief.replica.device());
+        let rename = |from: &str, to: &str| Op::Rename {
+            from_dir: InodeId::ROOT,
+            from: name(from),
+            to_dir: InodeId::ROOT,
+            to: name(to),
+            mode: crate::op::RenameMode::NoReplace,
+        };
+        let copy = thief.names().into_iter().find(|name| name.contains("(conflict ")).unwrap();
+        thief.replica.apply(&rename("f", "stolen"), NOW).unwrap();
+        meet(&mut thief, &mut honest);
+        if honest_first {
+            meet(&mut honest, &mut admin);
+        } else {
+            meet(&mut admin, &mut honest);
+        }
+        assert_eq!(honest.names(), ["f", copy.as_str()]);
+        honest.replica.apply(&rename("f", "g"), NOW).unwrap();
+        assert_eq!(honest.names(), [copy.as_str(), "g"], "the copy stays where it is");
+        meet(&mut honest, &mut admin);
+        assert_same(&[&admin, &honest]);
+        assert_eq!(admin.names(), [copy.as_str(), "g"]);
+        honest.restart(None);
+        assert_same(&[&admin, &honest]);
     }
 }
 
