@@ -187,7 +187,8 @@ impl Node {
     }
 
     /// Tells the peers, ends all tasks and waits for them, and closes the endpoint. Fetches and joins that wait fail. Takes
-    /// less than a second: a peer that does not acknowledge the end is not waited for longer.
+    /// less than a second: a peer that does not acknowledge the end is not waited for longer. The sockets are closed a moment
+    /// after the last clone of the node is dropped: a node that is started in the same process at once may not get its port.
     pub async fn shutdown(&self) {
         let inner = &self.0;
         inner.fetcher.close();

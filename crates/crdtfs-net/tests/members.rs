@@ -95,14 +95,11 @@ async fn a_peer_that_starts_again_is_met_again_at_once() {
     let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
     let share = genesis(9).share();
     let node_a = start(1, &a).await;
-    let first_life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let starting = b.clone();
-    let node_b = first_life.spawn(async move { start(2, &starting).await }).await.unwrap();
-    introduce(&node_a, &node_b);
+    let first_life = Life::start(2, &b).await;
+    introduce(&node_a, &first_life.node);
     in_session(&a, &share, device(2)).await;
-    let bound = node_b.bound()[0];
-    // It goes without a word: no packet tells a that the connection is dead.
-    first_life.shutdown_background();
+    let bound = first_life.node.bound()[0];
+    first_life.kill();
     let (b, node_b) = restart(2, &b, "127.0.0.1:0".parse().unwrap()).await;
     introduce(&node_b, &node_a);
     b.make(&share, 2, 10);
@@ -171,13 +168,26 @@ async fn a_probe_is_answered_in_each_session() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_called_is_connected_or_could_not_be_reached() {
     let (a, b) = (host(9, &[1, 2, 3]), host(9, &[1, 2, 3]));
-    let (node_a, node_b) = (start(1, &a).await, start(2, &b).await);
+    let node_a = start(1, &a).await;
+    let first_life = Life::start(2, &b).await;
     assert!(!node_a.call(device(3)).await, "nobody knows where it is");
-    introduce(&node_a, &node_b);
+    introduce(&node_a, &first_life.node);
     assert!(node_a.call(device(2)).await);
     assert!(node_a.call(device(2)).await, "it is there");
-    end(node_b, &b).await;
+    let bound = first_life.node.bound()[0];
+    first_life.end(&b).await;
     a.until("a sees b leave", |a| a.disconnects.load(Ordering::SeqCst) == 1).await;
+    // It comes back where it was while it is being called, and nobody says so.
+    let calling = tokio::spawn({
+        let node_a = node_a.clone();
+        async move { node_a.call(device(2)).await }
+    });
+    let second_life = Life::start_at(2, &b, bound).await;
+    assert_eq!(second_life.node.bound(), [bound]);
+    calling.await.unwrap();
+    assert!(node_a.call(device(2)).await, "whatever became of that call: now it is there");
+    second_life.end(&b).await;
+    a.until("a sees b leave again", |a| a.disconnects.load(Ordering::SeqCst) == 2).await;
     assert!(!node_a.call(device(2)).await, "nobody is there any more");
     node_a.shutdown().await;
 }
@@ -187,15 +197,11 @@ async fn a_peer_that_comes_back_where_it_was_is_found_without_a_hint() {
     let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
     let share = genesis(9).share();
     let node_a = start(1, &a).await;
-    let first_life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let starting = b.clone();
-    let node_b = first_life.spawn(async move { start(2, &starting).await }).await.unwrap();
-    introduce(&node_a, &node_b);
+    let first_life = Life::start(2, &b).await;
+    introduce(&node_a, &first_life.node);
     in_session(&a, &share, device(2)).await;
-    let bound = node_b.bound()[0];
-    let ending = b.clone();
-    first_life.spawn(async move { end(node_b, &ending).await }).await.unwrap();
-    tokio::task::spawn_blocking(|| drop(first_life)).await.unwrap();
+    let bound = first_life.node.bound()[0];
+    first_life.end(&b).await;
     a.until("a sees b leave", |a| a.disconnects.load(Ordering::SeqCst) == 1).await;
     a.make(&share, 1, 10);
     let (b, node_b) = restart(2, &b, bound).await;
@@ -209,12 +215,10 @@ async fn a_peer_that_comes_back_where_it_was_is_found_without_a_hint() {
 async fn a_peer_that_died_without_a_word_is_noticed() {
     let (a, b) = (host(9, &[1, 2]), host(9, &[1, 2]));
     let node_a = start(1, &a).await;
-    let life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let starting = b.clone();
-    let node_b = life.spawn(async move { start(2, &starting).await }).await.unwrap();
-    introduce(&node_a, &node_b);
+    let life = Life::start(2, &b).await;
+    introduce(&node_a, &life.node);
     in_session(&a, &genesis(9).share(), device(2)).await;
-    life.shutdown_background();
+    life.kill();
     // No packet says so: keep-alives are not answered any more.
     a.until("a notices", |a| a.disconnects.load(Ordering::SeqCst) == 1).await;
     let why = node_a.peers()[0].last_error.clone().unwrap();

@@ -18,6 +18,7 @@ use crdtfs_net::{Host, NetConfig, Node, Want};
 use iroh::endpoint::{Connection, RecvStream, SendStream, presets};
 use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey, TransportAddr};
 use parking_lot::Mutex;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::watch;
 
 /// No test takes nearly this long; a test that hangs is to fail.
@@ -328,10 +329,42 @@ pub async fn restart(number: u8, host: &Arc<FakeHost>, bind: SocketAddr) -> (Arc
     (again, node)
 }
 
-/// Ends a node for good: its sockets are closed and its port is free.
+/// Ends a node for good. Its sockets are closed a moment later, on a thread that may block: who needs its port has a [`Life`].
 pub async fn end(node: Node, host: &FakeHost) {
     node.shutdown().await;
     *host.node.lock() = None;
+}
+
+/// A node in a runtime of its own, as if in a process of its own: at its end nothing of it is left, no socket and no task.
+pub struct Life {
+    pub node: Node,
+    runtime: Runtime,
+}
+
+impl Life {
+    pub async fn start(number: u8, host: &Arc<FakeHost>) -> Self {
+        Self::start_at(number, host, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub async fn start_at(number: u8, host: &Arc<FakeHost>, bind: SocketAddr) -> Self {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let host = host.clone();
+        let node = runtime.spawn(async move { start_at(number, &host, bind).await }).await.unwrap();
+        Self { node, runtime }
+    }
+
+    /// Ends the node, and then all that it may have left: its port is free.
+    pub async fn end(self, host: &FakeHost) {
+        *host.node.lock() = None;
+        let node = self.node;
+        self.runtime.spawn(async move { node.shutdown().await }).await.unwrap();
+        tokio::task::spawn_blocking(|| drop(self.runtime)).await.unwrap();
+    }
+
+    /// It goes without a word: no packet tells anybody that its connections are dead.
+    pub fn kill(self) {
+        self.runtime.shutdown_background();
+    }
 }
 
 /// Tells one node where the other is.
