@@ -8,6 +8,15 @@ use crdtfs_core::id::RecordId;
 use crdtfs_core::record::Record;
 use crdtfs_testkit::{Device, copies, meet, two};
 
+/// Both edit a binary file at once, and meet; the name of its conflict copy.
+fn edit_at_once(a: &mut Device, b: &mut Device, path: &str) -> String {
+    a.write(path, b"\0one").unwrap();
+    b.write(path, b"\0two").unwrap();
+    meet(&mut [&mut *a, b]);
+    let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+    copies(a, dir)[0].clone()
+}
+
 #[test]
 fn the_other_keeps_its_suffixed_name_when_the_holder_leaves() {
     for leave in [true, false] {
@@ -60,10 +69,7 @@ fn colliding_names_of_255_bytes() {
 #[test]
 fn editing_a_copy_makes_it_a_file() {
     let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
-    a.write("f", b"\0one").unwrap();
-    b.write("f", b"\0two").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    let copy = copies(&a, "")[0].clone();
+    let copy = edit_at_once(&mut a, &mut b, "f");
     let inode = a.find(&copy).unwrap().inode;
     a.write(&copy, b"\0three").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -82,10 +88,7 @@ fn an_operation_on_the_holder_leaves_its_copies_where_they_are() {
             a.mkdir("d").unwrap();
             a.write("d/f", b"\0base").unwrap();
         });
-        a.write("d/f", b"\0one").unwrap();
-        b.write("d/f", b"\0two").unwrap();
-        meet(&mut [&mut a, &mut b]);
-        let copy = format!("d/{}", copies(&a, "d")[0]);
+        let copy = format!("d/{}", edit_at_once(&mut a, &mut b, "d/f"));
         let text = a.read(&copy).unwrap();
         match step {
             0 => a.write("d/f", b"\0three").unwrap(),
@@ -106,10 +109,7 @@ fn a_move_over_the_holder_leaves_its_copies() {
         a.write("f", b"\0base").unwrap();
         a.write("other", b"\0other").unwrap();
     });
-    a.write("f", b"\0one").unwrap();
-    b.write("f", b"\0two").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    let copy = copies(&a, "")[0].clone();
+    let copy = edit_at_once(&mut a, &mut b, "f");
     a.now_ms += 3_600_000;
     a.mv("other", "f").unwrap();
     meet(&mut [&mut a, &mut b]);
@@ -119,10 +119,7 @@ fn a_move_over_the_holder_leaves_its_copies() {
 #[test]
 fn a_deleted_copy_stays_gone_when_its_holder_is_edited_and_renamed() {
     let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));
-    a.write("f", b"\0one").unwrap();
-    b.write("f", b"\0two").unwrap();
-    meet(&mut [&mut a, &mut b]);
-    let copy = copies(&a, "")[0].clone();
+    let copy = edit_at_once(&mut a, &mut b, "f");
     a.unlink(&copy).unwrap();
     b.write("f", b"\0three").unwrap();
     b.mv("f", "g").unwrap();
@@ -208,9 +205,7 @@ fn a_copy_is_called_after_the_version_that_it_is() {
         let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
         a.write("f.txt", b"\0base").unwrap();
         b.sync_from(&a);
-        a.write("f.txt", b"\0one").unwrap();
-        b.write("f.txt", b"\0two").unwrap();
-        meet(&mut [&mut a, &mut b]);
+        edit_at_once(&mut a, &mut b, "f.txt");
         let kept = a.read("f.txt").unwrap();
         let (author, text) = if kept == "\0one" { ("bob", "\0two") } else { ("ann", "\0one") };
         is_called_after(&a, author, text);
@@ -302,10 +297,7 @@ fn a_conflict_inside_a_conflict_follows_the_same_rules() {
         let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
         a.write("f.txt", b"\0base").unwrap();
         b.sync_from(&a);
-        a.write("f.txt", b"\0one").unwrap();
-        b.write("f.txt", b"\0two").unwrap();
-        meet(&mut [&mut a, &mut b]);
-        let copy = copies(&a, "")[0].clone();
+        let copy = edit_at_once(&mut a, &mut b, "f.txt");
         let holder = a.read("f.txt").unwrap();
         // Both edit the copy at once: it is a file of its own then, with a conflict copy of its own.
         a.write(&copy, b"\0three").unwrap();
