@@ -100,7 +100,7 @@ pub enum WaitFor {
     /// Every other member.
     #[default]
     All,
-    /// At least one, and all that are connected.
+    /// At least one, and all that are connected: not those that are only being dialled.
     Connected,
     /// So many.
     Count(u32),

@@ -25,7 +25,7 @@ use crate::{paths, quantity};
 pub(crate) struct Args {
     /// The directory that shows the share, or any path in it; without it: all shares
     dir: Option<PathBuf>,
-    /// Which other members: so many, `all`, or `connected` (at least one, and all that are)
+    /// Which other members: so many, `all`, or `connected` (at least one, and all that are, not those only being dialled)
     #[arg(long, value_name = "N|all|connected", default_value = "all", value_parser = parse_devices)]
     devices: WaitFor,
     /// How long at most
