@@ -166,7 +166,7 @@ impl View {
         let left_it = |version: RecIx| promoted.iter().any(|other| self.is_made_of(*other, version, &equals));
         let is_unseen = |version: RecIx| at(version, None).is_some() && !left_it(version);
         let unseen: Vec<_> = heads.iter().copied().filter(|head| is_unseen(self.version_of(*head))).collect();
-        let Some(top) = self.rank(&unseen).first().copied() else { return NodeEval::Nothing };
+        let Some(top) = self.rank(&unseen, &equals).first().copied() else { return NodeEval::Nothing };
         let via = self.content_rec(top).map(|rec| self.places[rec.via.at()].class);
         match at(self.version_of(top), via) {
             Some(place) => self.eval_many(class, &unseen, Some(place), merges),
@@ -204,7 +204,8 @@ impl View {
     }
 
     fn eval_many(&self, class: NodeIx, heads: &[RecIx], revived: Option<PlaceIx>, merges: &mut MergeCache) -> NodeEval {
-        let ranked = self.rank(heads);
+        let equals = self.equals(class);
+        let ranked = self.rank(heads, &equals);
         let versions = match self.nodes[class.at()].kind {
             Some(Kind::File) => self.versions(class, &ranked),
             _ => Vec::new(),
@@ -228,7 +229,6 @@ impl View {
                 many.pending = pending;
             }
             // What was set on a version goes where that goes: with a conflict copy, or with what became a file of its own.
-            let equals = self.equals(class);
             let copied: BTreeSet<_> = many.copies.iter().map(|copy| copy.version).collect();
             let shown: Vec<_> = versions
                 .iter()
@@ -295,7 +295,8 @@ impl View {
         let mut bytes = versions[0].content;
         let (mut left, mut wanted) = (Vec::new(), Vec::new());
         for (i, version) in versions.iter().enumerate().skip(1) {
-            let settled = stamps.iter().any(|stamp| version.stamps.iter().any(|other| self.outranks(*stamp, *other)));
+            let settled =
+                stamps.iter().any(|stamp| version.stamps.iter().any(|other| self.outranks(*stamp, *other, &equals)));
             let merge = if settled {
                 Merge::Refused
             } else {

@@ -80,10 +80,15 @@ impl View {
 
     /// Whether the version that one head carries outranks that of another: its author had it before its eyes, or what it was
     /// made of had. What a change of permissions saw does not count here: that made no version.
-    pub(super) fn outranks(&self, new: RecIx, old: RecIx) -> bool {
+    pub(super) fn outranks(&self, new: RecIx, old: RecIx, equals: &Equals) -> bool {
         let (new, old) = (self.version_of(new), self.version_of(old));
-        let before = |at: RecIx| self.replaces(at).iter().chain(self.saw(at)).map(|ix| self.version_of(*ix));
-        new != old && self.leads_to(new, old, self.rec(old).depth, before)
+        let least = if equals.is_empty() { self.rec(old).depth } else { 0 };
+        let same = |at: RecIx| equals.get(&at).into_iter().flatten();
+        let before = |at: RecIx| {
+            let seen = self.replaces(at).iter().chain(self.saw(at)).map(|ix| self.version_of(*ix));
+            seen.chain(same(at).copied())
+        };
+        new != old && same(new).all(|other| *other != old) && self.leads_to(new, old, least, before)
     }
 
     /// Whether one leads to the other by steps that `before` gives, over records that are no less deep than `least`.
@@ -112,17 +117,19 @@ impl View {
     /// Heads in order of rank, the winner first: a version outranks what its author saw, else the greater RecordId of the
     /// version does. The head's own id decides only between heads of one version: who changes the permissions of a text that is
     /// merged of several changes nothing of the order in which they are merged.
-    pub(super) fn rank(&self, heads: &[RecIx]) -> Vec<RecIx> {
+    pub(super) fn rank(&self, heads: &[RecIx], equals: &Equals) -> Vec<RecIx> {
         let mut left = heads.to_vec();
         left.sort_unstable_by_key(|ix| std::cmp::Reverse((self.rec(self.version_of(*ix)).id, self.rec(*ix).id)));
         left.dedup();
         let is_first = |ix: RecIx| self.replaces(ix).is_empty() && self.saw(ix).is_empty();
-        if left.len() < 2 || left.iter().all(|ix| is_first(self.version_of(*ix))) {
+        if left.len() < 2 || equals.is_empty() && left.iter().all(|ix| is_first(self.version_of(*ix))) {
             return left;
         }
         let mut ranked = Vec::with_capacity(left.len());
         while !left.is_empty() {
-            let best = (0..left.len()).find(|&i| left.iter().all(|&other| !self.outranks(other, left[i]))).unwrap_or(0);
+            let best = (0..left.len())
+                .find(|&i| left.iter().all(|&other| !self.outranks(other, left[i], equals)))
+                .unwrap_or(0);
             ranked.push(left.remove(best));
         }
         ranked

@@ -2,6 +2,7 @@
 
 use super::View;
 use super::arena::{Body, PlaceEval, PlaceIx, RecIx, State};
+use super::graph::Equals;
 use crate::name::Name;
 use crate::node::Kind;
 
@@ -117,7 +118,7 @@ impl View {
         if heads.shown().is_empty() {
             return None;
         }
-        let ranked = self.rank(heads.shown());
+        let ranked = self.rank(heads.shown(), &Equals::new());
         let with_fields: Vec<_> = ranked.iter().copied().filter(|ix| self.place_rec(*ix).is_some()).collect();
         let live = heads.live.iter().any(|ix| !self.masked.contains(ix));
         let mut eval = if with_fields.is_empty() {

@@ -2,6 +2,7 @@
 
 use super::View;
 use super::arena::{Field, NodeEval, NodeIx, PlaceIx, RecIx};
+use super::graph::Equals;
 use super::mutation::Mutation;
 use crate::id::{InodeId, RecordId};
 use crate::name::Name;
@@ -28,7 +29,7 @@ impl View {
     pub(super) fn place_record(&self, root: PlaceIx, device: &str, state: PlaceState, new: NewPosition) -> Place {
         let recs = self.place_records(root);
         let heads = self.place_heads(root, &recs);
-        let ranked = self.rank(heads.shown());
+        let ranked = self.rank(heads.shown(), &Equals::new());
         let with_fields: Vec<_> = ranked.into_iter().filter(|ix| self.place_rec(*ix).is_some()).collect();
         let field = |which: usize| {
             let stamps: Vec<_> = with_fields.iter().map(|ix| (self.place_stamp(*ix, which), *ix)).collect();
@@ -123,9 +124,10 @@ impl View {
         if self.lacks(Mutation::Saw) {
             return Vec::new();
         }
-        let mut left = self.promoted_from(self.nodes[node.at()].class);
+        let class = self.nodes[node.at()].class;
+        let (mut left, equals) = (self.promoted_from(class), self.equals(class));
         left.retain(|version| {
-            !replaces.iter().any(|old| self.version_of(*old) == *version || self.outranks(*old, *version))
+            !replaces.iter().any(|old| self.version_of(*old) == *version || self.outranks(*old, *version, &equals))
         });
         self.ids(&left)
     }

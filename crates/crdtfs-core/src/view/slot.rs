@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::View;
 use super::arena::{Claimant, ManySlot, NodeIx, PlaceIx, RecIx, Slot, Want};
+use super::graph::Equals;
 use crate::id::RecordId;
 use crate::name::Name;
 use crate::node::Kind;
@@ -111,7 +112,7 @@ impl View {
         let nodes: BTreeSet<_> = group.iter().filter_map(|place| self.node_of(*place)).collect();
         let versions: Vec<_> = nodes.iter().flat_map(|node| self.shown_versions(*node)).collect();
         let top = || self.places[group[0].at()].eval.as_ref().expect("a standing claim").top;
-        self.rank(&versions).first().copied().unwrap_or_else(top)
+        self.rank(&versions, &Equals::new()).first().copied().unwrap_or_else(top)
     }
 
     /// The version that a suffixed entry shows.
