@@ -101,6 +101,26 @@ fn permissions_of_a_copy_do_not_take_a_merge_apart() {
     assert!(fits > 1, "of six orders one is meant");
 }
 
+/// Permissions and edits apply both, also to a file that was removed meanwhile, and whatever becomes of a copy of it.
+#[test]
+fn permissions_apply_to_a_file_that_was_edited_and_removed() {
+    for seed in 0..8 {
+        let [mut a, mut b, mut c] = three(seed);
+        let (mut d, mut e) = (Device::new("dan", seed), Device::new("eve", seed));
+        meet(&mut [&mut a, &mut d, &mut e]);
+        a.write("f", b"\0ann").unwrap();
+        b.write("f", b"\0bob").unwrap();
+        c.chmod("f", 0o600).unwrap();
+        d.unlink("f").unwrap();
+        meet(&mut [&mut a, &mut b, &mut c, &mut d, &mut e]);
+        let copy = copies(&e, "").remove(0);
+        assert_eq!(e.find("f").unwrap().mode, 0o600, "seed {seed}");
+        e.chmod(&copy, 0o666).unwrap();
+        meet(&mut [&mut a, &mut b, &mut c, &mut d, &mut e]);
+        assert_eq!(["f", copy.as_str()].map(|name| a.find(name).unwrap().mode), [0o600, 0o666], "seed {seed}");
+    }
+}
+
 /// Versions with the same bytes that count as one have one rank, too: whatever else there is, permissions that were set on
 /// either are below the versions that were made of them.
 #[test]

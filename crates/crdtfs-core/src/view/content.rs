@@ -167,9 +167,15 @@ impl View {
         let is_unseen = |version: RecIx| at(version, None).is_some() && !left_it(version);
         let unseen: Vec<_> = heads.iter().copied().filter(|head| is_unseen(self.version_of(*head))).collect();
         let Some(top) = self.rank(&unseen, &equals).first().copied() else { return NodeEval::Nothing };
+        // What was set on a version that one of these was made of was set on that one, too.
+        let below = |head: &RecIx| {
+            let version = self.version_of(*head);
+            unseen.iter().any(|other| self.is_made_of(self.version_of(*other), version, &equals))
+        };
+        let shown: Vec<_> = heads.iter().copied().filter(below).collect();
         let via = self.content_rec(top).map(|rec| self.places[rec.via.at()].class);
         match at(self.version_of(top), via) {
-            Some(place) => self.eval_many(class, &unseen, Some(place), merges),
+            Some(place) => self.eval_many(class, &shown, Some(place), merges),
             None => NodeEval::Nothing,
         }
     }
