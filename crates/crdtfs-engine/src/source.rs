@@ -73,8 +73,8 @@ struct Call<'a> {
 }
 
 impl NetSource {
-    /// Hands over those of what is wanted that stand at these `places`, and fetches what is not here; what is in the store counts
-    /// only if it is `trusted`. Gives the places of what the store has and cannot read.
+    /// Hands over those of what is wanted that stand at these `places`, and fetches what is not here; what is in the store
+    /// counts only if it is `trusted`. Gives the places of what the store has and cannot read.
     fn fetch_some(&self, call: &Call<'_>, places: Vec<usize>, trusted: bool) -> io::Result<Vec<usize>> {
         let Some(core) = self.core.upgrade() else { return Err(closed()) };
         // A share that is being opened while the engine starts fetches once the network is there: members that connect are
@@ -131,8 +131,8 @@ impl NetSource {
         Some(Read { content, asking, waiting: Waiting::new(core, self.share, content) })
     }
 
-    /// Hands over what was found here, and then what comes until nothing more can. Gives the places of what was found and cannot
-    /// be read.
+    /// Hands over what was found here, and then what comes until nothing more can. Gives the places of what was found and
+    /// cannot be read.
     fn hand_over(
         &self,
         call: &Call<'_>,

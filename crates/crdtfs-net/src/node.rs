@@ -164,8 +164,8 @@ impl Node {
     }
 
     /// Fetches chunks of a share from all connected members that have them, and hands each to `sink` once, verified, in
-    /// any order, on threads that may block; but for those that the sink has when the fetch begins. It begins with the call, not
-    /// with the first poll. It ends when the last chunk was taken, or when for `patience` none came and nobody was left to ask
+    /// any order, on threads that may block; but for those that the sink has when the fetch begins. It begins with the call,
+    /// not with the first poll. It ends when the last chunk was taken, or when for `patience` none came and nobody was left to ask
     /// (peers may come back meanwhile), or when the sink failed. Dropping the future ends the fetch; chunks may still arrive at
     /// the sink for a moment.
     pub fn fetch<S: Sink>(

@@ -32,8 +32,8 @@ use crate::node::Inner;
 
 /// Where the chunks of a fetch go. A closure that takes chunks is one.
 pub trait Sink: Send + Sync + 'static {
-    /// Takes a chunk that came: its index in the list of wants, and its verified bytes. Called on threads that may block, several
-    /// at once, once for each chunk that is fetched.
+    /// Takes a chunk that came: its index in the list of wants, and its verified bytes. Called on threads that may block,
+    /// several at once, once for each chunk that is fetched.
     fn take(&self, index: usize, bytes: Bytes) -> io::Result<()>;
 
     /// Whether a chunk is here already: then it is not fetched, and never taken. Asked by [`crate::Node::fetch`] itself, for

@@ -6,8 +6,8 @@
 //! of requests. Work stealing falls out of small flights: who answers fast asks for more. What a slow peer sits on is asked of
 //! another one as well, and whichever answer comes first counts.
 //!
-//! What is here already is found out as the job begins, and not before: a chunk that no job waits for then has been taken by all
-//! that waited for it. So no chunk is asked for that came while somebody was about to ask.
+//! What is here already is found out as the job begins, and not before: a chunk that no job waits for then has been taken by
+//! all that waited for it. So no chunk is asked for that came while somebody was about to ask.
 //!
 //! Invariants: a chunk that nobody has delivered is either queued in the jobs that want it or in a flight; a chunk is claimed
 //! once; what is in flight is bounded by requests and bytes a peer and by bytes in all.
@@ -104,8 +104,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Begins a job; `None` if it wants nothing. `has` says which wants are here already, and is asked only about chunks that no
-    /// other job waits for.
+    /// Begins a job; `None` if it wants nothing. `has` says which wants are here already, and is asked only about chunks that
+    /// no other job waits for.
     pub(crate) fn begin(
         &mut self,
         share: ShareId,
