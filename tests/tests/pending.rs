@@ -91,6 +91,8 @@ fn bytes_that_only_a_device_has_that_is_gone() {
         assert_eq!(field(entry, "local"), "absent", "{entry}");
         assert_eq!(field(entry, "blake3"), blake3::hash(&content(field(entry, "path"))).to_hex().as_str(), "{entry}");
     }
+    let said = b.ok(&["status"]);
+    assert!(said.contains("mount, on demand") && !said.contains("has everything"), "{said}");
     nobody_has(&["read.txt", "read.bin", "dir/inner.txt"].map(|name| mount.join(name)).each_ref().map(|p| &**p));
     let told = problems(&b);
     assert!(["read.txt", "read.bin", "dir/inner.txt", "anna"].iter().all(|word| told.contains(word)), "{told}");

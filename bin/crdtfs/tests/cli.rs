@@ -126,6 +126,7 @@ fn status() -> Status {
                 mode: Mode::Mount,
                 state: ShowState::Ready,
                 read_only: false,
+                on_demand: false,
             }],
             heads: vec!["00".repeat(32)],
             digest: "11".repeat(32),

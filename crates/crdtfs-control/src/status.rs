@@ -84,6 +84,9 @@ pub struct Showing {
     pub state: ShowState,
     /// Whether local changes are refused.
     pub read_only: bool,
+    /// Whether contents are fetched when they are read: what was not is not counted as missing.
+    #[serde(default)]
+    pub on_demand: bool,
 }
 
 /// Whether a directory shows its share.

@@ -79,6 +79,7 @@ impl Core {
                     State::Failed(_) => ShowState::Failed,
                 },
                 read_only: showing.options.read_only,
+                on_demand: showing.options.on_demand,
             });
         }
         for shown in share.dir().shown().unwrap_or_default() {
@@ -88,6 +89,7 @@ impl Core {
                     mode: convert::mode_out(shown.mode),
                     state: ShowState::Stopped,
                     read_only: shown.options.read_only,
+                    on_demand: shown.options.on_demand,
                 });
             }
         }

@@ -70,19 +70,23 @@ fn print_share(out: &mut Output, share: &Share) -> io::Result<()> {
 }
 
 fn showing(showing: &Showing) -> Vec<Cell> {
-    let mode = match (showing.mode, showing.read_only) {
-        (Mode::Mount, false) => "mount",
-        (Mode::Mount, true) => "mount, read-only",
-        (Mode::Watch, false) => "watch",
-        (Mode::Watch, true) => "watch, read-only",
+    let mode = match showing.mode {
+        Mode::Mount => "mount",
+        Mode::Watch => "watch",
     };
+    let read_only = if showing.read_only { ", read-only" } else { "" };
+    let on_demand = if showing.on_demand { ", on demand" } else { "" };
     let (tone, state) = match showing.state {
         ShowState::Starting => (Tone::Waiting, "starting"),
         ShowState::Ready => (Tone::Good, "ready"),
         ShowState::Stopped => (Tone::Faint, "stopped"),
         ShowState::Failed => (Tone::Bad, "failed"),
     };
-    vec![Cell::new(plain(showing.dir.as_str())), Cell::new(mode), Cell::toned(tone, state)]
+    vec![
+        Cell::new(plain(showing.dir.as_str())),
+        Cell::new(format!("{mode}{read_only}{on_demand}")),
+        Cell::toned(tone, state),
+    ]
 }
 
 fn device(device: &Device, share: &Share) -> Vec<Cell> {
@@ -90,12 +94,16 @@ fn device(device: &Device, share: &Share) -> Vec<Cell> {
         true => Cell::new("this device"),
         false => connection(device.connected, device.route, None),
     };
+    let shown =
+        |on_demand: bool| share.dirs.iter().any(|dir| dir.state == ShowState::Ready && dir.on_demand == on_demand);
+    let partial = shown(true) && !shown(false);
     let missing = if device.me { Some(share.missing) } else { device.missing };
     let sync = match (missing, device.in_sync) {
         (Some(missing), _) if missing.files > 0 => {
             let files = quantity::counted(missing.files, "file");
             Cell::toned(Tone::Waiting, format!("lacks {files}, {}", quantity::size(missing.bytes)))
         }
+        _ if device.me && partial => Cell::toned(Tone::Good, "has what was read here"),
         _ if device.me => Cell::toned(Tone::Good, "has everything"),
         (_, Some(true)) => Cell::toned(Tone::Good, "in sync"),
         (_, Some(false)) => Cell::toned(Tone::Waiting, "behind"),
