@@ -249,3 +249,22 @@ fn a_conflict_copy_that_is_renamed_elsewhere_while_it_is_saved_has_its_new_name(
         }
     }
 }
+
+/// Two directories were shown as one, and are two again: a file goes where it is made, whatever was removed from the other.
+#[test]
+fn a_file_made_in_what_was_one_directory_with_another_stays_there() {
+    for seed in 0..16 {
+        let [mut a, mut b, mut c] = ["ann", "bob", "cid"].map(|name| Device::new(name, seed));
+        a.mkdir("d").unwrap();
+        c.sync_from(&a);
+        b.mkdir("d").unwrap();
+        b.write("d/f", "old").unwrap();
+        a.sync_from(&b);
+        a.unlink("d/f").unwrap();
+        c.mv("d", "e").unwrap();
+        a.sync_from(&c);
+        a.write("e/f", "new").unwrap();
+        assert_eq!((a.ls("d").len(), a.read("e/f").as_deref()), (0, Some("new")), "seed {seed}");
+        meet(&mut [&mut a, &mut b, &mut c]);
+    }
+}

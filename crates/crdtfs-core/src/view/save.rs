@@ -195,7 +195,8 @@ impl Planner<'_> {
         let Some(old) = view.node_of(place) else { return false };
         // Nobody else has said anything of it since.
         let untouched = view.records_on(old) == fact.records && view.nodes[old.at()].eval == NodeEval::Nothing;
-        if self.now_ms.saturating_sub(fact.stood.then_ms) >= ANEW_WINDOW_MS || !untouched {
+        let in_time = self.now_ms.saturating_sub(fact.stood.then_ms) < ANEW_WINDOW_MS;
+        if !in_time || !untouched || !self.would_stand_in(&fact.stood, dir) {
             return false;
         }
         let stood = fact.stood.clone();
@@ -207,6 +208,13 @@ impl Planner<'_> {
         self.take_place_again(stood);
         self.view.local.removed.remove(&key);
         true
+    }
+
+    /// Whether a file that takes its old place again is shown in this directory: of several that were shown as one it stood in
+    /// one, and that may have been moved since.
+    fn would_stand_in(&self, stood: &Stood, dir: NodeIx) -> bool {
+        let parent = self.view.node_index.get(&stood.parent.0);
+        parent.is_some_and(|parent| self.view.home(self.view.as_dir(*parent)) == self.view.home(dir))
     }
 
     /// A file has its old name and parent, with the stamps that they had: what others said of them meanwhile counts.
@@ -257,7 +265,7 @@ impl Planner<'_> {
         }
         let Some(dir) = view.node_index.get(&fact.dir).map(|dir| view.home(*dir)) else { return false };
         let Some((source, _)) = view.lookup(dir, fact.name.as_bytes()) else { return false };
-        if source == backup || !self.is_save_under_way(source, dir) {
+        if source == backup || !self.is_save_under_way(source, dir) || !self.would_stand_in(fact, dir) {
             return false;
         }
         // Another of its names is no backup.
