@@ -227,3 +227,51 @@ fn a_save_that_is_moved_before_a_kill_is_no_fork() {
     };
     changed_around_a_kill(change, after, [104, 105]);
 }
+
+/// What a folder was given just before its engine was killed, and was not written down, is what the user saves over, or moves.
+#[test]
+fn what_came_from_elsewhere_before_a_kill_is_what_was_saved_over() {
+    needs!("what_came_from_elsewhere_before_a_kill_is_what_was_saved_over");
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b], [here, there]) = lab.pair(["a", "b"], [Mode::Watch, Mode::Watch]);
+    let binary = |n: u64| [b"\0", &bytes(n, 3000)[..]].concat();
+    let mut wanted = BTreeSet::new();
+    for n in 0..12 {
+        let (is_edit, name) = (n % 2 == 0, format!("f{n}"));
+        let (f, of_b, temporary) = (here.join(&name), there.join(&name), there.join(format!("{name}.tmp")));
+        if is_edit {
+            fs::write(&of_b, binary(3 * n)).unwrap();
+        }
+        b.wait(&there, "all");
+        fs::write(&temporary, binary(3 * n + 1)).unwrap();
+        fs::rename(&temporary, &of_b).unwrap();
+        until("it is in the folder", LIMIT, || match fs::read(&f) {
+            Ok(found) if found == binary(3 * n + 1) => Ok(()),
+            other => Err(format!("{:?}", other.map(|found| found.len()))),
+        });
+        a.kill();
+        match n / 2 % 3 {
+            0 => {
+                fs::write(here.join("new"), binary(3 * n + 2)).unwrap();
+                fs::rename(here.join("new"), &f).unwrap();
+            }
+            1 => {
+                fs::rename(&f, here.join("f~")).unwrap();
+                fs::write(&f, binary(3 * n + 2)).unwrap();
+                fs::remove_file(here.join("f~")).unwrap();
+            }
+            _ => fs::rename(&f, here.join(format!("moved{n}"))).unwrap(),
+        }
+        let (name, version) = if n / 2 % 3 == 2 { (format!("moved{n}"), 3 * n + 1) } else { (name, 3 * n + 2) };
+        wanted.insert(name.clone());
+        a.show(Mode::Watch, None, &here);
+        until("the other has it", LIMIT, || match fs::read(there.join(&name)) {
+            Ok(found) if found == binary(version) => Ok(()),
+            other => Err(format!("{:?}", other.map(|found| found.len()))),
+        });
+        a.wait(&here, "all");
+        assert_eq!((names(&here), names(&there)), (wanted.clone(), wanted.clone()), "round {n}");
+    }
+    a.stop();
+    b.stop();
+}

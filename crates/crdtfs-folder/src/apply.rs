@@ -402,6 +402,7 @@ impl<'a> Applier<'a> {
             }
         }
         self.keep(at, id, over, state);
+        self.synced.read().is_given(id, &staged.content.hash);
         if attrs_differ(&self.state(id)?, node) {
             self.done.view.nodes.insert(id);
         }
@@ -508,6 +509,7 @@ impl<'a> Applier<'a> {
             self.done.stale.extend(stale);
         }
         synced.rename(from, to.clone());
+        synced.is_placed(id, to);
         drop(synced);
         self.left(from.0);
         self.restamp(id, &dir, &to.1);
@@ -541,8 +543,10 @@ impl<'a> Applier<'a> {
         let mut synced = self.synced.write();
         synced.unplace(a);
         synced.unplace(b);
-        synced.place(x, b.clone());
-        synced.place(y, a.clone());
+        for (id, place) in [(x, b), (y, a)] {
+            synced.place(id, place.clone());
+            synced.is_placed(id, place);
+        }
         drop(synced);
         self.restamp(x, &in_b, &b.1);
         self.restamp(y, &in_a, &a.1);

@@ -25,6 +25,7 @@ mod filesystem;
 #[cfg(test)]
 mod folder_test;
 mod ignores;
+mod journal;
 #[cfg(test)]
 mod kept_test;
 mod local;
@@ -37,7 +38,6 @@ mod plan;
 mod plan_test;
 mod presenter;
 mod publish;
-mod published;
 mod remote;
 #[cfg(test)]
 mod remote_test;

@@ -497,7 +497,7 @@ impl<'a> Publisher<'a> {
 
     fn about_to_rename(&self, node: &Node, to: &Place) {
         let synced = self.synced.read();
-        synced.about_to_place(node.inode, to);
+        synced.is_placed(node.inode, to);
         if node.kind == Kind::File {
             // It may be the end of a save: what was there before then goes on with these bytes.
             synced.about_to_publish(node.inode, &node.content.hash);
@@ -544,7 +544,7 @@ impl<'a> Publisher<'a> {
         let (in_a, in_b) = (there(&a), there(&b));
         if (in_a, in_b) == (x, y) && !self.read_only {
             for (id, place) in [(x, &b), (y, &a)] {
-                id.inspect(|id| self.synced.read().about_to_place(*id, place));
+                id.inspect(|id| self.synced.read().is_placed(*id, place));
             }
             let op = Op::Rename {
                 from_dir: a.0,

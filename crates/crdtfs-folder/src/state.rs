@@ -15,7 +15,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
 
 use crate::disk::{Ident, Stamp};
-use crate::published::Published;
+use crate::journal::Journal;
 use crate::synced::{Intent, Synced, SyncedTree};
 
 const NODES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("nodes");
@@ -156,8 +156,8 @@ impl StateDb {
         txn.commit().map_err(db)?;
         let state = Self { database };
         let (mut tree, whose) = state.load()?;
-        let (published, unsaved) = Published::open(&path.with_extension("published")).map_err(redb::Error::Io)?;
-        (tree.published, tree.unsaved) = (Some(published), unsaved);
+        let (journal, unsaved) = Journal::open(&path.with_extension("published")).map_err(redb::Error::Io)?;
+        (tree.journal, tree.unsaved) = (Some(journal), unsaved);
         Ok((state, tree, whose))
     }
 
@@ -244,8 +244,8 @@ impl StateDb {
         }
         txn.commit().map_err(db)?;
         tree.changed = Default::default();
-        if let Some(published) = &tree.published {
-            published.clear().map_err(redb::Error::Io)?;
+        if let Some(journal) = &tree.journal {
+            journal.clear().map_err(redb::Error::Io)?;
         }
         Ok(())
     }

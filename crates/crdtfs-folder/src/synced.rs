@@ -14,14 +14,19 @@ use crdtfs_core::node::{Kind, Node, Time, Xattrs};
 use crdtfs_core::port::Tree;
 
 use crate::disk::{Ident, Look, Stamp};
-use crate::published::Published;
+use crate::journal::Journal;
 
 /// A name in a directory.
 pub(crate) type Place = (InodeId, Name);
 
-/// What stands for a place among what is published.
+/// What stands, among what is written down before the tree is saved, for a place.
 fn hash_of(place: &Place) -> Hash {
     Hash::of(&[&place.0.0[..], place.1.as_bytes()].concat())
+}
+
+/// What stands there for bytes that came from elsewhere.
+fn hash_of_given(content: &Hash) -> Hash {
+    Hash::of(&[&b"given"[..], &content.0].concat())
 }
 
 /// One file, directory or symlink as it was last synced.
@@ -86,9 +91,9 @@ pub(crate) struct SyncedTree {
     stale: Vec<InodeId>,
     /// Not yet on disk.
     pub(crate) changed: Changed,
-    /// Where it is written down what is published before this tree, with that in it, is saved.
-    pub(crate) published: Option<Published>,
-    /// What the last run published and did not save.
+    /// Where it is written down what is published, or put here, before this tree, with that in it, is saved.
+    pub(crate) journal: Option<Journal>,
+    /// What the last run published, or put here, and did not save.
     pub(crate) unsaved: BTreeSet<(InodeId, Hash)>,
 }
 
@@ -136,32 +141,47 @@ impl SyncedTree {
 
     /// A version of a file, made of what lies here, is about to be published.
     pub(crate) fn about_to_publish(&self, inode: InodeId, content: &Hash) {
-        if let Some(published) = &self.published
-            && let Err(error) = published.note(&inode, content)
+        self.write_down(inode, content);
+    }
+
+    /// A file is about to have a name in the view, or has it here, that it had not before.
+    pub(crate) fn is_placed(&self, inode: InodeId, place: &Place) {
+        self.write_down(inode, &hash_of(place));
+    }
+
+    /// A version that came from elsewhere lies here.
+    pub(crate) fn is_given(&self, inode: InodeId, content: &Hash) {
+        self.write_down(inode, &hash_of_given(content));
+    }
+
+    fn write_down(&self, inode: InodeId, hash: &Hash) {
+        if let Some(journal) = &self.journal
+            && let Err(error) = journal.note(&inode, hash)
         {
             // After a crash it may be taken for somebody else's: a conflict copy too many.
-            tracing::debug!(%inode, %error, "what is published cannot be written down");
+            tracing::debug!(%inode, %error, "what is not saved yet cannot be written down");
         }
     }
 
-    /// A name of a file that lies here is about to be published.
-    pub(crate) fn about_to_place(&self, inode: InodeId, place: &Place) {
-        self.about_to_publish(inode, &hash_of(place));
-    }
-
-    /// Takes what the last run published without saving it for what it is: versions that were made of what lay here. Whether that
-    /// still lies here is to be seen. `look`: the file that lies at a place now.
+    /// Takes what the last run did without saving it for what it is: versions that were made of what lay here, or that were put
+    /// here. Whether that still lies here is to be seen. `look`: the file that lies at a place now.
     pub(crate) fn take_unsaved(&mut self, tree: &dyn Tree, look: impl Fn(&[Name], &Name) -> Option<Ident>) {
         let unsaved = std::mem::take(&mut self.unsaved);
         if !unsaved.is_empty() {
             self.take_moved(tree, &unsaved, &look);
         }
-        for (inode, content) in unsaved {
-            let shown = tree.node(inode).filter(|node| node.kind == Kind::File && node.content.hash == content);
-            let Some(shown) = shown else { continue };
+        for (inode, hash) in unsaved {
+            let Some(shown) = tree.node(inode).filter(|node| node.kind == Kind::File) else { continue };
+            let content = shown.content.hash;
+            let is_given = hash == hash_of_given(&content);
+            if !is_given && hash != content {
+                continue;
+            }
             // By a save it may have become one with the file that it was saved over.
             let inode = shown.inode;
             match self.nodes.get(&inode).cloned() {
+                // If the machine went down, what was put here may not have stayed.
+                Some(before) if is_given && self.lies_here(inode, &before.stamp.ident, &look) => {}
                 Some(before) if before.content.hash != content => {
                     // A size that no file has: it is read.
                     let stamp = Stamp { size: u64::MAX, ..before.stamp };
@@ -171,6 +191,12 @@ impl SyncedTree {
                 None => self.take_created(tree, inode, &shown, &look),
             }
         }
+    }
+
+    /// Whether a file lies under a name of a node, or may: numbers do not always last.
+    fn lies_here(&self, inode: InodeId, file: &Ident, look: impl Fn(&[Name], &Name) -> Option<Ident>) -> bool {
+        let mut names = self.names(inode).iter();
+        file.is_void() || names.any(|(dir, name)| self.path(*dir).is_some_and(|dir| look(&dir, name) == Some(*file)))
     }
 
     /// Files that the last run moved, and those that lie where the view shows them, whoever moved them, are there: what has
@@ -197,7 +223,7 @@ impl SyncedTree {
         }
     }
 
-    /// A file that was made here. One that is gone may be so since the machine went down: nobody is told that it was removed.
+    /// A file that was made or put here. One that is gone may be so since the machine went down: nobody is told that it was removed.
     fn take_created(
         &mut self,
         tree: &dyn Tree,

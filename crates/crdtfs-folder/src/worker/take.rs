@@ -1,5 +1,6 @@
 //! Taking: the folder's changes into the share.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::Kind;
-use crdtfs_core::port::Hold;
+use crdtfs_core::port::{Hold, Tree};
 use parking_lot::Mutex;
 
 use super::problems::Of;
@@ -205,26 +206,32 @@ impl Worker {
         dir.is_some_and(|dir| root.rename(name, &dir, &place.1).is_ok())
     }
 
-    /// Files that the last run put into place and did not write down: they are what was announced, or an edit of it.
+    /// Files that the last run put into place and did not write down: they are what was announced, or an edit of it, wherever
+    /// the user has moved them since.
     fn take_up_intents(&mut self, obs: &mut Observation) {
         let mut synced = self.synced.write();
         if !synced.has_intents() {
             return;
         }
+        let known: HashSet<InodeId> = obs.places.values().flatten().filter(|f| f.known).map(|f| f.id).collect();
         for (place, found) in &mut obs.places {
             let Some(found) = found else { continue };
             let Some(intent) = synced.intent(&found.stamp.ident).cloned() else { continue };
-            let there = synced.child(place);
-            let replaces = there == Some(intent.inode);
-            let creates = there.is_none() && synced.node(intent.inode).is_none();
-            if found.kind != Kind::File || found.known || !(replaces || creates) {
+            if found.kind != Kind::File || found.known || known.contains(&intent.inode) {
                 continue;
+            }
+            if synced.names(intent.inode).is_empty() {
+                let Some(at) = put_at(&*self.ports.tree, &synced, intent.inode, place) else { continue };
+                // What had the name gave it up, or is somewhere else.
+                if synced.child(&at).is_some_and(|other| known.contains(&other)) {
+                    continue;
+                }
+                synced.place(intent.inode, at);
             }
             // With no length that a file has: so that it is read, and compared with what was announced.
             let mut state = intent.state.clone();
             state.stamp.size = u64::MAX;
             synced.set(intent.inode, state);
-            synced.place(intent.inode, place.clone());
             (found.id, found.known) = (intent.inode, true);
         }
         if self.first_scan {
@@ -395,4 +402,11 @@ impl Worker {
             open || !obs.places.contains_key(place)
         });
     }
+}
+
+/// Where a file that was found at a place was put before: where the view shows it.
+fn put_at(tree: &dyn Tree, synced: &SyncedTree, inode: InodeId, found: &Place) -> Option<Place> {
+    let mut shown = tree.names(inode);
+    shown.retain(|(dir, _)| synced.is_dir(*dir));
+    if shown.contains(found) { Some(found.clone()) } else { shown.into_iter().next() }
 }

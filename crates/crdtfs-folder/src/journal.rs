@@ -1,9 +1,10 @@
-//! Which versions and names were about to be published since the synced tree was last saved.
+//! What was published, or put into the folder, since the synced tree was last saved.
 //!
 //! After a crash between the two the view has versions that the tree knows nothing of, though they were made of what lay in this
-//! very folder: an edit that follows them would stand beside them, as if others had made them. So would a file that was moved,
-//! and moved again since. A row here, written before each, says which they are. It survives the end of the process, not that of
-//! the machine: that costs such a conflict copy at worst.
+//! very folder: an edit that follows them would stand beside them, as if others had made them. So would what is saved over a
+//! version that came from elsewhere, and a file that was moved, and moved again since. A row here says of each that it was here:
+//! written before it is published, and after it was put here. It survives the end of the process, not that of the machine: that
+//! costs such a conflict copy at worst.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -12,16 +13,16 @@ use std::path::Path;
 
 use crdtfs_core::id::{Hash, InodeId};
 
-/// An inode and the hash of its content, or of its new place.
+/// An inode and a hash that stands for its content, or for its new place ([`crate::synced`] has them).
 const ROW: usize = InodeId::LEN + 32;
 
 /// The file of rows.
 #[derive(Debug)]
-pub(crate) struct Published {
+pub(crate) struct Journal {
     file: File,
 }
 
-impl Published {
+impl Journal {
     /// Opens or makes the file; the rows that the last run left.
     pub(crate) fn open(path: &Path) -> io::Result<(Self, BTreeSet<(InodeId, Hash)>)> {
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
@@ -35,12 +36,12 @@ impl Published {
         Ok((Self { file }, rows))
     }
 
-    /// A version, or a name, is about to be published.
+    /// Writes one down.
     pub(crate) fn note(&self, inode: &InodeId, content: &Hash) -> io::Result<()> {
         (&self.file).write_all(&[&inode.0[..], &content.0].concat())
     }
 
-    /// The tree was saved: it knows all that was published.
+    /// The tree was saved: it knows all of this.
     pub(crate) fn clear(&self) -> io::Result<()> {
         self.file.set_len(0)
     }
@@ -55,19 +56,19 @@ mod tests {
     #[test]
     fn rows_are_there_until_the_tree_is_saved() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("published");
+        let path = dir.path().join("journal");
         let [one, two] = [1, 2].map(|n| (InodeId([n; 16]), Hash([n; 32])));
-        let (published, left) = Published::open(&path).unwrap();
+        let (journal, left) = Journal::open(&path).unwrap();
         assert!(left.is_empty());
-        published.note(&one.0, &one.1).unwrap();
-        published.note(&two.0, &two.1).unwrap();
-        (&published.file).write_all(b"cut short").unwrap();
-        let (published, left) = Published::open(&path).unwrap();
+        journal.note(&one.0, &one.1).unwrap();
+        journal.note(&two.0, &two.1).unwrap();
+        (&journal.file).write_all(b"cut short").unwrap();
+        let (journal, left) = Journal::open(&path).unwrap();
         assert_eq!(left, [one, two].into());
-        published.note(&one.0, &two.1).unwrap();
-        assert_eq!(Published::open(&path).unwrap().1.len(), 3);
-        published.clear().unwrap();
-        published.note(&two.0, &two.1).unwrap();
-        assert_eq!(Published::open(&path).unwrap().1, [two].into());
+        journal.note(&one.0, &two.1).unwrap();
+        assert_eq!(Journal::open(&path).unwrap().1.len(), 3);
+        journal.clear().unwrap();
+        journal.note(&two.0, &two.1).unwrap();
+        assert_eq!(Journal::open(&path).unwrap().1, [two].into());
     }
 }
