@@ -395,14 +395,19 @@ impl<'a> Applier<'a> {
         self.staged.remove(&id);
         let mut state = state(staged, node);
         match self.stat(dir, &at.1) {
-            Ok(now) if now.stamp.same_bytes(&staged.stamp) => state.stamp = now.stamp,
+            Ok(now) if now.stamp.same_bytes(&staged.stamp) && now.stamp.mode == staged.stamp.mode => {
+                state.stamp = now.stamp;
+            }
             // Edited in this instant: seen as an edit of what we put there.
             _ => {
                 self.done.local.names.insert(at.clone());
             }
         }
         self.keep(at, id, over, state);
-        self.synced.read().is_given(id, &staged.content.hash);
+        let synced = self.synced.read();
+        synced.is_given(id, &staged.content.hash);
+        synced.is_placed(id, at);
+        drop(synced);
         if attrs_differ(&self.state(id)?, node) {
             self.done.view.nodes.insert(id);
         }
@@ -451,7 +456,11 @@ impl<'a> Applier<'a> {
         let Some(mut state) = synced.node(id).cloned() else { return };
         let unchanged = state.kind == Kind::Dir || now.stamp.same_bytes(&state.stamp);
         if now.stamp.ident == state.stamp.ident && unchanged {
-            state.stamp = now.stamp;
+            if now.stamp.mode != state.stamp.mode {
+                // The user's, in this instant.
+                self.done.local.names.extend(synced.names(id).iter().cloned());
+            }
+            state.stamp = Stamp { mode: state.stamp.mode, ..now.stamp };
             synced.set(id, state);
         }
     }

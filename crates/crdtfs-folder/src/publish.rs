@@ -223,7 +223,9 @@ impl<'a> Publisher<'a> {
         for attempt in 0.. {
             let place = PlaceId(self.tree.fresh_id());
             if node.kind == Kind::File {
-                self.synced.read().about_to_publish(inode, &node.content.hash);
+                let synced = self.synced.read();
+                synced.about_to_publish(inode, &node.content.hash);
+                synced.is_placed(inode, &(dir, at.clone()));
             }
             let op = Op::Create { dir, name: at.clone(), inode, place, node: node.clone() };
             match self.apply(op) {
@@ -484,7 +486,7 @@ impl<'a> Publisher<'a> {
                 }
                 _ => RenameMode::NoReplace,
             };
-            self.about_to_rename(&node, &target);
+            self.about_to_rename(id, &target);
             let op =
                 Op::Rename { from_dir: source.0, from: source.1.clone(), to_dir: target.0, to: target.1.clone(), mode };
             match self.apply(op) {
@@ -495,12 +497,12 @@ impl<'a> Publisher<'a> {
         Err(OpError::Exists)
     }
 
-    fn about_to_rename(&self, node: &Node, to: &Place) {
+    fn about_to_rename(&self, id: InodeId, to: &Place) {
         let synced = self.synced.read();
-        synced.is_placed(node.inode, to);
-        if node.kind == Kind::File {
+        synced.is_placed(id, to);
+        if let Some(state) = synced.node(id).filter(|state| state.kind == Kind::File) {
             // It may be the end of a save: what was there before then goes on with these bytes.
-            synced.about_to_publish(node.inode, &node.content.hash);
+            synced.about_to_publish(id, &state.content.hash);
         }
     }
 

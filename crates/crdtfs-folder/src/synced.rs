@@ -14,7 +14,7 @@ use crdtfs_core::node::{Kind, Node, Time, Xattrs};
 use crdtfs_core::port::Tree;
 
 use crate::disk::{Ident, Look, Stamp};
-use crate::journal::Journal;
+use crate::journal::{Journal, Left};
 
 /// A name in a directory.
 pub(crate) type Place = (InodeId, Name);
@@ -94,7 +94,7 @@ pub(crate) struct SyncedTree {
     /// Where it is written down what is published, or put here, before this tree, with that in it, is saved.
     pub(crate) journal: Option<Journal>,
     /// What the last run published, or put here, and did not save.
-    pub(crate) unsaved: BTreeSet<(InodeId, Hash)>,
+    pub(crate) unsaved: Left,
 }
 
 /// What changed since the tree was last saved.
@@ -170,7 +170,7 @@ impl SyncedTree {
         if !unsaved.is_empty() {
             self.take_moved(tree, &unsaved, &look);
         }
-        for (inode, hash) in unsaved {
+        for (&(inode, hash), is_up) in &unsaved {
             let Some(shown) = tree.node(inode).filter(|node| node.kind == Kind::File) else { continue };
             let content = shown.content.hash;
             let is_given = hash == hash_of_given(&content);
@@ -188,7 +188,13 @@ impl SyncedTree {
                     self.set(inode, Synced { stamp, content: shown.content, basis: shown.basis, ..before });
                 }
                 Some(_) => {}
-                None => self.take_created(tree, inode, &shown, &look),
+                None => {
+                    // Where the machine went down since, one that is gone may be so by that: nobody is told of a removal.
+                    let is_sure = |place: &Place| *is_up && unsaved.contains_key(&(inode, hash_of(place)));
+                    let mut names = tree.names(inode);
+                    names.retain(|place| self.is_dir(place.0) && (is_sure(place) || self.is_there(place, &look)));
+                    self.take_created(tree, inode, &shown, names);
+                }
             }
         }
     }
@@ -201,18 +207,13 @@ impl SyncedTree {
 
     /// Files that the last run moved, and those that lie where the view shows them, whoever moved them, are there: what has
     /// come to their old places since is something else. Where the user has put the former after that is to be seen.
-    fn take_moved(
-        &mut self,
-        tree: &dyn Tree,
-        unsaved: &BTreeSet<(InodeId, Hash)>,
-        look: impl Fn(&[Name], &Name) -> Option<Ident>,
-    ) {
+    fn take_moved(&mut self, tree: &dyn Tree, unsaved: &Left, look: impl Fn(&[Name], &Name) -> Option<Ident>) {
         let files = self.nodes.iter().filter(|(_, node)| node.kind == Kind::File);
         let moved = files.filter_map(|(inode, node)| {
             let ([from], [to]) = (self.names(*inode), &tree.names(*inode)[..]) else { return None };
             let path = self.path(to.0).filter(|_| from != to && self.is_dir(to.0))?;
             let there = || look(&path, &to.1) == Some(node.stamp.ident);
-            (unsaved.contains(&(*inode, hash_of(to))) || there()).then(|| (*inode, from.clone(), to.clone()))
+            (unsaved.contains_key(&(*inode, hash_of(to))) || there()).then(|| (*inode, from.clone(), to.clone()))
         });
         let moved: Vec<(InodeId, Place, Place)> = moved.collect();
         for (_, from, _) in &moved {
@@ -223,18 +224,12 @@ impl SyncedTree {
         }
     }
 
-    /// A file that was made or put here. One that is gone may be so since the machine went down: nobody is told that it was removed.
-    fn take_created(
-        &mut self,
-        tree: &dyn Tree,
-        inode: InodeId,
-        node: &Node,
-        look: impl Fn(&[Name], &Name) -> Option<Ident>,
-    ) {
-        let mut names = tree.names(inode);
-        // What had such a name before was gone from it when the file was made.
-        names
-            .retain(|(dir, name)| self.is_dir(*dir) && self.path(*dir).is_some_and(|path| look(&path, name).is_some()));
+    fn is_there(&self, place: &Place, look: impl Fn(&[Name], &Name) -> Option<Ident>) -> bool {
+        self.path(place.0).is_some_and(|path| look(&path, &place.1).is_some())
+    }
+
+    /// A file that was made or put here, under these names: what had them before was gone from them by then.
+    fn take_created(&mut self, tree: &dyn Tree, inode: InodeId, node: &Node, names: Vec<Place>) {
         let number = u64::from_le_bytes(inode.0[..8].try_into().expect("eight bytes"));
         let none = Time::default();
         let stamp =
