@@ -217,7 +217,8 @@ impl Worker {
         for (place, found) in &mut obs.places {
             let Some(found) = found else { continue };
             let Some(intent) = synced.intent(&found.stamp.ident).cloned() else { continue };
-            if found.kind != Kind::File || found.known || known.contains(&intent.inode) {
+            let moved = synced.child(place) != Some(intent.inode);
+            if found.kind != Kind::File || found.known || (moved && known.contains(&intent.inode)) {
                 continue;
             }
             if synced.names(intent.inode).is_empty() {
