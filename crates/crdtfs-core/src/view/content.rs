@@ -410,12 +410,6 @@ impl View {
         }
     }
 
-    /// Whether a merge of its versions waits for bytes.
-    pub(super) fn is_pending(&self, node: NodeIx) -> bool {
-        let class = self.nodes[node.at()].class;
-        matches!(&self.nodes[class.at()].eval, NodeEval::Many(many) if !many.pending.is_empty())
-    }
-
     /// The versions that the shown bytes of a node are made of; of what has no bytes, those that its heads carry.
     pub(super) fn shown_versions(&self, node: NodeIx) -> Vec<RecIx> {
         let heads = self.shown_heads(node);

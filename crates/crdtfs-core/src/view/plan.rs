@@ -224,7 +224,7 @@ impl Planner<'_> {
             _ => return Err(OpError::Invalid),
         }
         let node = self.own(inode)?;
-        self.promote_decided_copies_of(node);
+        self.promote_copies_of(node);
         self.view.update();
         let outdated = basis.and_then(|basis| self.outdated(node, basis));
         let replaces = outdated.unwrap_or_else(|| self.settled_heads(node));

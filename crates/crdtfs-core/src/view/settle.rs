@@ -118,14 +118,6 @@ impl Planner<'_> {
         }
     }
 
-    /// As [`Planner::promote_copies_of`], unless it is not decided yet whether they are copies: bytes that the merge needs are not
-    /// here, and an edit of the one version leaves the others as they are (law 5).
-    pub(super) fn promote_decided_copies_of(&mut self, node: NodeIx) {
-        if !self.view.is_pending(node) {
-            self.promote_copies_of(node);
-        }
-    }
-
     fn promote_at(&mut self, id: InodeId, dir: InodeId, name: &Name) {
         let Some(state) = self.view.copies.get(&id).cloned() else { return };
         if self.view.lacks(Mutation::Promotion) {
