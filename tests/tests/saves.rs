@@ -275,3 +275,44 @@ fn what_came_from_elsewhere_before_a_kill_is_what_was_saved_over() {
     a.stop();
     b.stop();
 }
+
+/// What `log` shows was there, whatever the folder's state says of it.
+#[test]
+fn what_was_made_before_a_kill_and_removed_or_moved_after_it_is_so() {
+    needs!("what_was_made_before_a_kill_and_removed_or_moved_after_it_is_so");
+    let lab = Lab::new();
+    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
+    let folder = a.dir("shared");
+    a.show(Mode::Watch, None, &folder);
+    fs::write(folder.join("kept"), "kept").unwrap();
+    let mut wanted = BTreeSet::from(["kept".to_owned()]);
+    let shown = |a: &Device| -> BTreeSet<String> {
+        let listed = a.ok(&["ls", folder.to_str().unwrap()]);
+        listed.lines().filter_map(|line| line.split_whitespace().last()).map(str::to_owned).collect()
+    };
+    let is_shown = |a: &Device, wanted: &BTreeSet<String>| {
+        until("it is shown", LIMIT, || match shown(a) {
+            found if found == *wanted => Ok(()),
+            found => Err(format!("{found:?}, not {wanted:?}")),
+        });
+    };
+    for n in 0..8 {
+        let (file, moved) = (format!("f{n}"), format!("g{n}"));
+        fs::write(folder.join(&file), format!("{n}")).unwrap();
+        wanted.insert(file.clone());
+        is_shown(&a, &wanted);
+        a.kill();
+        wanted.remove(&file);
+        if n % 2 == 0 {
+            fs::remove_file(folder.join(&file)).unwrap();
+        } else {
+            rename(&folder, &file, &moved);
+            wanted.insert(moved);
+        }
+        a.show(Mode::Watch, None, &folder);
+        is_shown(&a, &wanted);
+        a.wait(&folder, "all");
+        assert_eq!(names(&folder), wanted);
+    }
+    a.stop();
+}
