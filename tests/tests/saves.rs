@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crdtfs_tests::{Device, Lab, Mode, bytes, needs, until};
+use crdtfs_tests::{Device, Lab, Mode, Segment, bytes, needs, until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -92,31 +92,32 @@ fn saves_are_seen(mode: Mode) {
     b.stop();
 }
 
+/// A device that shows a share in a folder, by itself.
+fn alone() -> (Lab, Segment, Device, PathBuf) {
+    let lab = Lab::new();
+    let (segment, [mut device]) = lab.on_one_segment(["a"]);
+    let folder = device.dir("shared");
+    device.show(Mode::Watch, None, &folder);
+    (lab, segment, device, folder)
+}
+
 /// What the folder has published and not written down when its engine is killed was made of what lay in it: no save of one user
 /// stands beside another one of hers.
 #[test]
 fn saves_around_kills_are_versions_of_one_file() {
     needs!("saves_around_kills_are_versions_of_one_file");
-    let lab = Lab::new();
-    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
-    let folder = a.dir("shared");
-    a.show(Mode::Watch, None, &folder);
+    let (_lab, _segment, mut a, folder) = alone();
     let file = folder.join("f");
-    let is_published = |a: &Device, size: usize| {
-        let listed = a.ok(&["ls", "--json", folder.to_str().unwrap()]);
-        let found = listed.contains(&format!("\"size\":{size},")) && listed.lines().count() == 1;
-        if found { Ok(()) } else { Err(listed) }
-    };
     for n in 0..10 {
         let (first, second) = ("x".repeat(100 + 2 * n), "y".repeat(101 + 2 * n));
         fs::write(&file, &first).unwrap();
-        until("it is published", LIMIT, || is_published(&a, first.len()));
+        are_published(&a, &folder, &[first.len()]);
         fs::write(&file, &second).unwrap();
         a.kill();
         a.show(Mode::Watch, None, &folder);
     }
     let last = "y".repeat(119);
-    until("the last one is published", LIMIT, || is_published(&a, last.len()));
+    are_published(&a, &folder, &[last.len()]);
     assert_eq!(names(&folder), BTreeSet::from(["f".to_owned()]));
     assert_eq!(fs::read_to_string(&file).unwrap(), last);
     a.stop();
@@ -126,28 +127,25 @@ fn saves_around_kills_are_versions_of_one_file() {
 #[test]
 fn files_that_change_places_around_kills_have_no_copies() {
     needs!("files_that_change_places_around_kills_have_no_copies");
-    let lab = Lab::new();
-    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
-    let folder = a.dir("shared");
-    a.show(Mode::Watch, None, &folder);
+    let (_lab, _segment, mut a, folder) = alone();
     for n in 0..10 {
         let size = |k: usize| 100 + 10 * n + k;
         write(&folder, "f", size(0));
         write(&folder, "g", size(1));
-        are_published(&a, &folder, [size(0), size(1)]);
+        are_published(&a, &folder, &[size(0), size(1)]);
         rename(&folder, "g", "f");
         write(&folder, "g", size(2));
-        are_published(&a, &folder, [size(1), size(2)]);
+        are_published(&a, &folder, &[size(1), size(2)]);
         if n % 2 == 0 {
             rename(&folder, "f", "g");
             write(&folder, "f", size(3));
-            are_published(&a, &folder, [size(1), size(3)]);
+            are_published(&a, &folder, &[size(1), size(3)]);
         }
         a.kill();
         write(&folder, "f", size(4));
         write(&folder, "g", size(5));
         a.show(Mode::Watch, None, &folder);
-        are_published(&a, &folder, [size(4), size(5)]);
+        are_published(&a, &folder, &[size(4), size(5)]);
         assert_eq!(names(&folder), BTreeSet::from(["f".to_owned(), "g".to_owned()]));
     }
     a.stop();
@@ -157,31 +155,33 @@ fn files_that_change_places_around_kills_have_no_copies() {
 /// (it is given what waits until `ls` shows two files of these sizes), but the folder's state is perhaps not saved with it. What
 /// `after` does while the engine is dead are changes of the same files.
 fn changed_around_a_kill(change: impl Fn(&Path, &dyn Fn([usize; 2])), after: impl Fn(&Path), last: [usize; 2]) {
-    let lab = Lab::new();
-    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
-    let folder = a.dir("shared");
-    a.show(Mode::Watch, None, &folder);
+    let (_lab, _segment, mut a, folder) = alone();
     for _ in 0..4 {
         write(&folder, "f", 100);
         a.wait(&folder, "all");
         let _ = fs::remove_file(folder.join("g"));
         write(&folder, "g", 101);
         a.wait(&folder, "all");
-        change(&folder, &|sizes| are_published(&a, &folder, sizes));
+        change(&folder, &|sizes| are_published(&a, &folder, &sizes));
         a.kill();
         after(&folder);
         a.show(Mode::Watch, None, &folder);
-        are_published(&a, &folder, last);
+        are_published(&a, &folder, &last);
         assert_eq!(names(&folder), BTreeSet::from(["f".to_owned(), "g".to_owned()]));
     }
     a.stop();
 }
 
-fn are_published(a: &Device, folder: &Path, sizes: [usize; 2]) {
-    until("two files are published", LIMIT, || {
+/// Waits until `ls` shows files of these sizes, and no others.
+fn are_published(a: &Device, folder: &Path, sizes: &[usize]) {
+    until("they are published", LIMIT, || {
         let listed = a.ok(&["ls", "--json", folder.to_str().unwrap()]);
         let found = sizes.iter().all(|size| listed.contains(&format!("\"size\":{size},")));
-        if found && listed.lines().count() == 2 { Ok(()) } else { Err(format!("{sizes:?} are to be in\n{listed}")) }
+        if found && listed.lines().count() == sizes.len() {
+            Ok(())
+        } else {
+            Err(format!("{sizes:?} are to be in\n{listed}"))
+        }
     });
 }
 
@@ -280,10 +280,7 @@ fn what_came_from_elsewhere_before_a_kill_is_what_was_saved_over() {
 #[test]
 fn what_was_made_before_a_kill_and_removed_or_moved_after_it_is_so() {
     needs!("what_was_made_before_a_kill_and_removed_or_moved_after_it_is_so");
-    let lab = Lab::new();
-    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
-    let folder = a.dir("shared");
-    a.show(Mode::Watch, None, &folder);
+    let (_lab, _segment, mut a, folder) = alone();
     fs::write(folder.join("kept"), "kept").unwrap();
     let mut wanted = BTreeSet::from(["kept".to_owned()]);
     let shown = |a: &Device| -> BTreeSet<String> {

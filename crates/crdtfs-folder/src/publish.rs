@@ -546,7 +546,9 @@ impl<'a> Publisher<'a> {
         let (in_a, in_b) = (there(&a), there(&b));
         if (in_a, in_b) == (x, y) && !self.read_only {
             for (id, place) in [(x, &b), (y, &a)] {
-                id.inspect(|id| self.synced.read().is_placed(*id, place));
+                if let Some(id) = id {
+                    self.synced.read().is_placed(id, place);
+                }
             }
             let op = Op::Rename {
                 from_dir: a.0,

@@ -192,7 +192,9 @@ impl SyncedTree {
                     // Where the machine went down since, one that is gone may be so by that: nobody is told of a removal.
                     let is_sure = |place: &Place| *is_up && unsaved.contains_key(&(inode, hash_of(place)));
                     let mut names = tree.names(inode);
-                    names.retain(|place| self.is_dir(place.0) && (is_sure(place) || self.is_there(place, &look)));
+                    names.retain(|place| {
+                        self.is_dir(place.0) && (is_sure(place) || self.file_at(place, &look).is_some())
+                    });
                     self.take_created(tree, inode, &shown, names);
                 }
             }
@@ -201,8 +203,12 @@ impl SyncedTree {
 
     /// Whether a file lies under a name of a node, or may: numbers do not always last.
     fn lies_here(&self, inode: InodeId, file: &Ident, look: impl Fn(&[Name], &Name) -> Option<Ident>) -> bool {
-        let mut names = self.names(inode).iter();
-        file.is_void() || names.any(|(dir, name)| self.path(*dir).is_some_and(|dir| look(&dir, name) == Some(*file)))
+        file.is_void() || self.names(inode).iter().any(|place| self.file_at(place, &look) == Some(*file))
+    }
+
+    /// The file that lies at a place now.
+    fn file_at(&self, place: &Place, look: impl Fn(&[Name], &Name) -> Option<Ident>) -> Option<Ident> {
+        look(&self.path(place.0)?, &place.1)
     }
 
     /// Files that the last run moved, and those that lie where the view shows them, whoever moved them, are there: what has
@@ -211,9 +217,12 @@ impl SyncedTree {
         let files = self.nodes.iter().filter(|(_, node)| node.kind == Kind::File);
         let moved = files.filter_map(|(inode, node)| {
             let ([from], [to]) = (self.names(*inode), &tree.names(*inode)[..]) else { return None };
-            let path = self.path(to.0).filter(|_| from != to && self.is_dir(to.0))?;
-            let there = || look(&path, &to.1) == Some(node.stamp.ident);
-            (unsaved.contains_key(&(*inode, hash_of(to))) || there()).then(|| (*inode, from.clone(), to.clone()))
+            if from == to || !self.is_dir(to.0) {
+                return None;
+            }
+            let is_here =
+                unsaved.contains_key(&(*inode, hash_of(to))) || self.file_at(to, &look) == Some(node.stamp.ident);
+            is_here.then(|| (*inode, from.clone(), to.clone()))
         });
         let moved: Vec<(InodeId, Place, Place)> = moved.collect();
         for (_, from, _) in &moved {
@@ -222,10 +231,6 @@ impl SyncedTree {
         for (inode, _, to) in moved {
             self.place(inode, to);
         }
-    }
-
-    fn is_there(&self, place: &Place, look: impl Fn(&[Name], &Name) -> Option<Ident>) -> bool {
-        self.path(place.0).is_some_and(|path| look(&path, &place.1).is_some())
     }
 
     /// A file that was made or put here, under these names: what had them before was gone from them by then.
