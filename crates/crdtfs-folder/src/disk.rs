@@ -131,6 +131,17 @@ pub(crate) struct Meta {
     pub(crate) foreign: bool,
 }
 
+/// How the root was left: with it, and nothing less, one that is empty now tells that it was emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Left {
+    /// The filesystem's own number (statfs(2), `f_fsid`); 0: it says none.
+    #[n(0)]
+    pub(crate) filesystem: u64,
+    /// When names were last made or removed in it, or anything of it changed. Nobody but the kernel sets it.
+    #[n(1)]
+    pub(crate) changed: Time,
+}
+
 /// The root directory, open.
 #[derive(Debug)]
 pub(crate) struct Root {
@@ -237,6 +248,12 @@ impl Root {
     /// The root's own state.
     pub(crate) fn meta(&self) -> io::Result<Meta> {
         Ok(meta(&stat_fd(self.fd.as_fd())?, self.dev, self.abilities))
+    }
+
+    /// How it is left if nothing more is done to it.
+    pub(crate) fn left(&self) -> io::Result<Left> {
+        let filesystem = rustix::fs::fstatvfs(&self.fd)?.f_fsid;
+        Ok(Left { filesystem, changed: self.meta()?.stamp.ctime })
     }
 
     /// Whether the path still leads to this directory.

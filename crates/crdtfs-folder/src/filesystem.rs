@@ -4,10 +4,11 @@ use std::io;
 use std::path::Path;
 
 use crdtfs_core::name::Name;
+use crdtfs_core::node::Time;
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use crate::alias::Platform;
-use crate::disk::{Dir, Root, TEMPORARY};
+use crate::disk::{Dir, Left, Root, TEMPORARY};
 
 /// Filesystems whose files are the kernel's, as the mount table calls them: nothing in them is anybody's to keep.
 const OF_THE_KERNEL: &[&str] = &[
@@ -99,9 +100,8 @@ impl Abilities {
         let symlinks = !refused(&dir.symlink(&name("symlink"), b"target"));
         remove_tried(&dir)?;
         let kind = kind_of(root.path()).ok().flatten().unwrap_or_default();
-        let anew = NUMBERED_ANEW.contains(&&*kind) || (kind.starts_with("fuse") && !born);
         let removed = REMOVED.iter().find(|(of, _)| kind.starts_with(of)).map(|(_, names)| *names);
-        Ok(Self { names, exchanges, numbers: !anew, modes, symlinks, links, removed })
+        Ok(Self { names, exchanges, numbers: numbers_last(&kind, born), modes, symlinks, links, removed })
     }
 
     /// Whether a name is one that the filesystem gave to what is no entry any more.
@@ -128,6 +128,24 @@ impl Abilities {
             )
         })
     }
+}
+
+/// Whether files have their numbers for good, on a filesystem of a type, which keeps times of birth or does not.
+fn numbers_last(kind: &str, born: bool) -> bool {
+    !NUMBERED_ANEW.contains(&kind) && (born || !kind.starts_with("fuse"))
+}
+
+/// Whether a root that is empty was emptied by its user, and is not what shows where a disk is not mounted, was replaced, or was
+/// put back from an older copy. `root`: it has not been touched since it was opened, and has the number and time of birth that it
+/// had when it was `left`. Where there is any doubt it was not.
+pub(crate) fn was_emptied(root: &Root, left: Option<Left>) -> bool {
+    let (Some(left), Ok(now), Ok(meta), Ok(kind)) = (left, root.left(), root.meta(), kind_of(root.path())) else {
+        return false;
+    };
+    let born = meta.stamp.ident.born != Time::default();
+    let same = born && kind.is_some_and(|kind| numbers_last(&kind, born));
+    // What was put back from a copy was changed before.
+    same && now.filesystem != 0 && now.filesystem == left.filesystem && now.changed >= left.changed
 }
 
 fn remove_tried(dir: &Dir) -> io::Result<()> {

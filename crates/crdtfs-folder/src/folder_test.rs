@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crdtfs_core::id::{InodeId, ShareId};
 use crdtfs_core::name::Name;
-use crdtfs_core::node::Kind;
+use crdtfs_core::node::{Kind, Time};
 use crdtfs_core::port::{Adapter, Tree};
 use crdtfs_engine::present::{PresentError, PresentOptions, Presented, Presenter, SharePorts};
 use crdtfs_testkit::MemoryShare;
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 
 use crate::FolderPresenter;
 use crate::crash;
+use crate::disk::{Left, Root};
 use crate::state::StateDb;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -100,7 +102,16 @@ impl Side {
         let (db, mut synced, _) = StateDb::open(&self.tmp.path().join("state/folder.redb")).unwrap();
         synced.forget_numbers();
         synced.changed.nodes = synced.nodes().map(|(id, _)| *id).collect();
-        db.save(&mut synced).unwrap();
+        db.save(&mut synced, None).unwrap();
+    }
+
+    /// The folder was left otherwise than it was.
+    fn say_left(&self, otherwise: impl FnOnce(&mut Left)) {
+        let (db, mut synced, _) = StateDb::open(&self.tmp.path().join("state/folder.redb")).unwrap();
+        let mut left = db.left().unwrap().expect("it was written down");
+        otherwise(&mut left);
+        synced.changed.nodes = synced.nodes().map(|(id, _)| *id).collect();
+        db.save(&mut synced, Some(left)).unwrap();
     }
 
     fn ino(&self, path: &str) -> u64 {
@@ -509,16 +520,80 @@ fn a_root_that_vanishes_deletes_nothing() {
     assert_eq!(a.records(), before);
 }
 
+/// Whoever removes everything while no engine runs, removed it.
 #[test]
-fn a_folder_emptied_while_nobody_looked_is_filled_again() {
+fn what_was_removed_from_a_folder_while_nobody_looked_is_gone_also_if_it_was_all() {
+    let (mut a, b) = pair();
+    a.write("f", "f");
+    fs::create_dir(a.path("d")).unwrap();
+    a.write("d/g", "g");
+    meet(&a, &b);
+    a.stop();
+    fs::remove_file(a.path("f")).unwrap();
+    fs::remove_dir_all(a.path("d")).unwrap();
+    a.start();
+    meet(&a, &b);
+    assert_eq!(tree(&b.dir()), BTreeMap::new());
+    // Nor is it in the way of what comes next.
+    b.write("h", "h");
+    meet(&a, &b);
+    assert_eq!(a.read("h"), "h");
+}
+
+/// A disk that was put back from a copy of before anything was in the folder: it was changed last before the state was saved.
+#[test]
+fn a_folder_that_is_empty_as_it_was_before_is_filled_again() {
     let (mut a, b) = pair();
     a.write("f", "f");
     meet(&a, &b);
     a.stop();
     fs::remove_file(a.path("f")).unwrap();
+    let changed = Root::open(&a.dir()).unwrap().meta().unwrap().stamp.ctime;
+    a.say_left(|left| left.changed = Time { nanos: changed.nanos + 1, ..changed });
+    // Killed before it has joined anew, it is not taken for emptied later, though the engine itself changed it meanwhile.
+    let fuse = crash::fuse_of(&a.dir());
+    for n in 0..12 {
+        fuse.store(n, Ordering::SeqCst);
+        let started = catch_unwind(AssertUnwindSafe(|| a.try_start().unwrap()));
+        if started.is_ok() {
+            a.shown.as_ref().unwrap().settle(Instant::now() + Duration::from_millis(300));
+        }
+        drop(a.shown.take());
+    }
+    fuse.store(-1, Ordering::SeqCst);
     a.start();
     meet(&a, &b);
     assert_eq!(b.read("f"), "f");
+}
+
+#[test]
+fn an_empty_folder_on_another_filesystem_is_filled() {
+    let (mut a, b) = pair();
+    a.write("f", "f");
+    meet(&a, &b);
+    a.stop();
+    fs::remove_file(a.path("f")).unwrap();
+    a.say_left(|left| left.filesystem ^= 1);
+    a.start();
+    meet(&a, &b);
+    assert_eq!(b.read("f"), "f");
+}
+
+#[test]
+fn an_empty_directory_in_the_place_of_the_folder_is_refused() {
+    let (mut a, b) = pair();
+    a.write("f", "f");
+    meet(&a, &b);
+    a.stop();
+    // So that it cannot get the same number.
+    fs::rename(a.dir(), a.tmp.path().join("elsewhere")).unwrap();
+    fs::create_dir(a.dir()).unwrap();
+    let refused = a.try_start().unwrap_err().to_string();
+    assert!(refused.contains("is empty and not the directory that was synced before"), "{refused}");
+    a.write("other", "other");
+    a.start();
+    meet(&a, &b);
+    assert_eq!((&*b.read("f"), &*b.read("other")), ("f", "other"));
 }
 
 #[test]

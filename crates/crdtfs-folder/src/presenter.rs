@@ -12,7 +12,7 @@ use crdtfs_engine::present::{Mode, PresentError, PresentOptions, Presented, Pres
 use parking_lot::{Mutex, RwLock};
 
 use crate::aliased::Aliased;
-use crate::disk::{Ident, Root};
+use crate::disk::{Ident, Left, Root};
 use crate::filesystem;
 use crate::ignores::is_temporary;
 use crate::mailbox::{Mail, Mailbox};
@@ -89,9 +89,14 @@ impl Presenter for FolderPresenter {
             move |source| PresentError::Io { what, path, source }
         };
         let now = Whose { share: ports.share, root: root.meta().map_err(io("cannot look at"))?.stamp.ident };
+        let left = db.left().map_err(|error| state_error(&path, &error))?;
+        if !goes_on(&root, &synced, whose, &now, left)? {
+            join_anew(&path, &mut synced, &ports);
+            // What is tried below changes the root: if this ends there, the next start must not take it for emptied.
+            db.save(&mut synced, None).map_err(|error| state_error(&path, &error))?;
+        }
         root.probe().map_err(io("cannot try what can be done in"))?;
         let ports = SharePorts { tree: Aliased::over(ports.tree, root.abilities().names), ..ports };
-        adjust(&root, &mut synced, whose, &now, &ports)?;
         // Where numbers do not last they say nothing of what lies where.
         let numbers = root.abilities().numbers;
         synced.take_unsaved(&*ports.tree, |dir, name| {
@@ -141,17 +146,17 @@ fn state_error(dir: &Path, error: &StateError) -> PresentError {
     sentence(format!("{} cannot be watched: {error}", dir.display()))
 }
 
-/// Another directory than last time, or one that was emptied while nobody looked, says nothing about what was deleted: it
-/// joins anew, which deletes nothing anywhere.
-fn adjust(
+/// Whether what was synced last speaks of this folder. Another directory than last time, or an empty one that may be so because a
+/// disk is not there, says nothing about what was deleted.
+fn goes_on(
     root: &Root,
-    synced: &mut SyncedTree,
+    synced: &SyncedTree,
     whose: Option<Whose>,
     now: &Whose,
-    ports: &SharePorts,
-) -> Result<(), PresentError> {
+    left: Option<Left>,
+) -> Result<bool, PresentError> {
     if synced.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let names = root.dir(&[]).and_then(|d| d.names()).map_err(|source| PresentError::Io {
         what: "cannot read",
@@ -168,19 +173,22 @@ fn adjust(
              To have this one filled from the share, put any file into it and watch it again"
         )));
     }
-    if !same || empty {
-        tracing::warn!(root = %root.path().display(), "the folder was replaced or emptied; it joins the share anew");
-        let top: Vec<_> = synced.children(InodeId::ROOT).map(|(name, _)| (InodeId::ROOT, name.clone())).collect();
-        for place in top {
-            if let Some(id) = synced.unplace(&place) {
-                for key in synced.forget_nameless(id) {
-                    let _ = ports.content.forget_file(key);
-                }
+    Ok(same && (!empty || filesystem::was_emptied(root, left)))
+}
+
+/// Forgets what was synced: what lies in the folder joins the share as if it came from elsewhere, which deletes nothing anywhere.
+fn join_anew(path: &Path, synced: &mut SyncedTree, ports: &SharePorts) {
+    tracing::warn!(root = %path.display(), "the folder was replaced or emptied; it joins the share anew");
+    let top: Vec<_> = synced.children(InodeId::ROOT).map(|(name, _)| (InodeId::ROOT, name.clone())).collect();
+    for place in top {
+        if let Some(id) = synced.unplace(&place) {
+            for key in synced.forget_nameless(id) {
+                // The file is not there, or is looked at anew.
+                let _ = ports.content.forget_file(key);
             }
         }
-        synced.end_all_intents();
     }
-    Ok(())
+    synced.end_all_intents();
 }
 
 fn start(

@@ -14,7 +14,7 @@ use minicbor::{Decode, Encode};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
 
-use crate::disk::{Ident, Stamp};
+use crate::disk::{Ident, Left, Stamp};
 use crate::journal::Journal;
 use crate::synced::{Intent, Synced, SyncedTree};
 
@@ -208,8 +208,15 @@ impl StateDb {
         txn.commit().map_err(db)
     }
 
-    /// Writes what changed in the tree, durably, and clears that list. Costs nothing if nothing did.
-    pub(crate) fn save(&self, tree: &mut SyncedTree) -> Result<(), StateError> {
+    /// How the folder was when the tree was last saved, if that is known.
+    pub(crate) fn left(&self) -> Result<Option<Left>, StateError> {
+        let txn = self.database.begin_read().map_err(db)?;
+        let meta = txn.open_table(META).map_err(db)?;
+        meta.get("left").map_err(db)?.map(|bytes| decode(bytes.value())).transpose()
+    }
+
+    /// Writes what changed in the tree, and how the folder is, durably, and clears that list. Costs nothing if nothing did.
+    pub(crate) fn save(&self, tree: &mut SyncedTree, left: Option<Left>) -> Result<(), StateError> {
         if tree.changed.is_empty() {
             return Ok(());
         }
@@ -241,6 +248,11 @@ impl StateDb {
                     None => drop(intents.remove(&key[..]).map_err(db)?),
                 }
             }
+            let mut meta = txn.open_table(META).map_err(db)?;
+            match left {
+                Some(left) => drop(meta.insert("left", &encode(&left)[..]).map_err(db)?),
+                None => drop(meta.remove("left").map_err(db)?),
+            }
         }
         txn.commit().map_err(db)?;
         tree.changed = Default::default();
@@ -260,6 +272,8 @@ fn place(key: &[u8]) -> Result<(InodeId, Name), StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LEFT: Left = Left { filesystem: 7, changed: Time { secs: 8, nanos: 9 } };
 
     fn node(ino: u64) -> Synced {
         Synced {
@@ -298,13 +312,17 @@ mod tests {
                 tree.place(id, (InodeId::ROOT, name(n)));
             }
             tree.intend(Intent { inode: a, state: node(77) });
-            state.save(&mut tree).expect("saves");
+            state.save(&mut tree, Some(LEFT)).expect("saves");
+            assert_eq!(state.left().expect("reads"), Some(LEFT));
             tree.unplace(&(InodeId::ROOT, name("y")));
             assert_eq!(tree.forget_nameless(b), [node(12).key]);
-            state.save(&mut tree).expect("saves");
+            state.save(&mut tree, None).expect("saves");
+            // Nothing changed: as it was.
+            state.save(&mut tree, Some(LEFT)).expect("saves");
         }
-        let (_state, tree, again) = StateDb::open(&path).expect("opens again");
+        let (state, tree, again) = StateDb::open(&path).expect("opens again");
         assert_eq!(again, Some(whose));
+        assert_eq!(state.left().expect("reads"), None);
         assert_eq!(tree.len(), 1);
         assert_eq!(tree.node(a), Some(&node(11)));
         assert_eq!(tree.child(&(InodeId::ROOT, name("x"))), Some(a));

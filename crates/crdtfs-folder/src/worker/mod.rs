@@ -505,7 +505,8 @@ impl Worker {
             self.ports.tree.sync().map_err(|e| e.to_string())?;
             self.ops_open = false;
         }
-        self.db.save(&mut self.synced.write()).map_err(|e| e.to_string())
+        let left = self.root.left().ok();
+        self.db.save(&mut self.synced.write(), left).map_err(|e| e.to_string())
     }
 
     /// Whether the folder has all of the view that the worker has heard of.
