@@ -123,6 +123,7 @@ impl Before {
         if !device.log[first..].iter().any(united) {
             moves.extend(self.permissions(device, op, after.len()));
         }
+        moves.extend(without_effect(device, op));
         Done {
             op: op.clone(),
             target: self.target,
@@ -196,4 +197,11 @@ fn is_merge(state: &PlaceState) -> bool {
 fn texts(device: &Device, entries: &[(InodeId, Name, InodeId, Kind)]) -> BTreeMap<InodeId, Hash> {
     let files = entries.iter().filter(|(.., kind)| *kind == Kind::File);
     files.filter_map(|(_, _, inode, _)| Some((*inode, device.view.node(*inode)?.content.hash))).collect()
+}
+
+/// A chmod after which other permissions are shown than those that it set.
+fn without_effect(device: &Device, op: &Op) -> Option<String> {
+    let Op::SetAttr { inode, mode: Some(mode), .. } = op else { return None };
+    let shown = device.view.node(*inode)?.mode;
+    (shown != *mode).then(|| format!("{op:?} was without effect: {shown:o}"))
 }

@@ -104,6 +104,23 @@ fn a_save_by_removal_leaves_the_copies_of_what_is_saved() {
     assert_eq!(b.ls("").len(), 2);
 }
 
+/// Seed 90216676 of the simulator.
+#[test]
+fn a_temporary_file_is_not_the_one_that_another_device_had_under_its_name() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", "1\n2\n3\n4\n"));
+    b.write("f.tmp", "one\n2\n3\n4\n").unwrap();
+    a.sync_from(&b);
+    b.unlink("f").unwrap();
+    b.mv("f.tmp", "f").unwrap();
+    a.unlink("f.tmp").unwrap();
+    a.write("f", "1\n2\n3\n4\nfive\n").unwrap();
+    a.write("f.tmp", "1\n2\n3\n4\nfive, six\n").unwrap();
+    a.mv("f.tmp", "f").unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(a.ls(""), ["f"]);
+    assert_eq!(a.read("f").unwrap(), "one\n2\n3\n4\nfive, six\n");
+}
+
 #[test]
 fn a_file_removed_a_while_ago_is_another() {
     let (mut a, mut b) = two(|a| _ = a.write("f", b"\0f"));

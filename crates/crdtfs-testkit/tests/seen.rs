@@ -69,6 +69,26 @@ fn permissions_that_were_set_last_outlive_the_close_of_what_was_open() {
     }
 }
 
+/// Of permissions that were set apart the same ones are shown, whoever goes on with one of the texts (seed 90534340 of the
+/// simulator).
+#[test]
+fn permissions_that_were_set_apart_are_the_same_after_an_edit() {
+    for seed in 0..32 {
+        let [mut a, mut b, mut c] = three(seed);
+        a.write("f", with(&[(2, "ann")])).unwrap();
+        let open = a.find("f").unwrap().basis;
+        a.chmod("f", 0o640).unwrap();
+        b.write("f", with(&[(8, "bob")])).unwrap();
+        b.chmod("f", 0o600).unwrap();
+        meet(&mut [&mut a, &mut b]);
+        let mode = a.find("f").unwrap().mode;
+        a.write_with_basis("f", with(&[(2, "ann"), (5, "again")]).as_bytes(), open).unwrap();
+        assert_eq!(a.find("f").unwrap().mode, mode, "seed {seed}");
+        meet(&mut [&mut a, &mut b, &mut c]);
+        assert_eq!((c.ls("").len(), c.find("f").unwrap().mode), (1, mode), "seed {seed}");
+    }
+}
+
 /// Who sets permissions of a conflict copy's holder made no version: a later merge is what it was.
 #[test]
 fn permissions_of_a_copy_do_not_take_a_merge_apart() {

@@ -246,10 +246,11 @@ impl View {
                 shown.iter().any(|shown| self.is_made_of(*shown, version, &equals))
             });
         }
-        for (i, field) in [Field::Bytes, Field::Mode, Field::Owner, Field::Mtime, Field::Xattrs].into_iter().enumerate()
-        {
+        // The bytes are those of the head that ranks highest, as are those that no merge has made.
+        many.fields[Field::Bytes as usize] = many.heads[0];
+        for field in [Field::Mode, Field::Owner, Field::Mtime, Field::Xattrs] {
             let stamps: Vec<_> = many.heads.iter().map(|head| (self.stamp(*head, field), *head)).collect();
-            many.fields[i] = self.winning_stamp(&stamps);
+            many.fields[field as usize] = self.winning_stamp(&stamps);
         }
         NodeEval::Many(Box::new(many))
     }

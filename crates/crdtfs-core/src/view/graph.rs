@@ -135,7 +135,9 @@ impl View {
         ranked
     }
 
-    /// Of (stamp, head that carries it), heads in order of rank, the head whose value of the field counts.
+    /// Of (stamp, head that carries it), heads in order of rank, the head whose value of the field counts: of stamps that no
+    /// other one descends from, the greatest RecordId. Which head carries a stamp does not matter, so that who says something
+    /// else changes nothing of it.
     pub(super) fn winning_stamp(&self, stamps: &[(RecIx, RecIx)]) -> RecIx {
         let first = stamps[0];
         if stamps.iter().all(|(stamp, _)| *stamp == first.0) {
@@ -143,10 +145,10 @@ impl View {
         }
         let late: Vec<_> = stamps.iter().copied().filter(|(stamp, _)| !self.is_root(*stamp)).collect();
         let left = if late.is_empty() { stamps } else { &late };
-        left.iter()
-            .find(|(stamp, _)| left.iter().all(|(other, _)| other == stamp || !self.descends(*other, *stamp)))
-            .unwrap_or(&left[0])
-            .1
+        let is_last =
+            |stamp: RecIx| left.iter().all(|(other, _)| *other == stamp || !self.descends(*other, stamp));
+        let last = left.iter().rev().filter(|(stamp, _)| is_last(*stamp)).max_by_key(|(stamp, _)| self.rec(*stamp).id);
+        last.unwrap_or(&left[0]).1
     }
 
     /// The record that set a field of a content.

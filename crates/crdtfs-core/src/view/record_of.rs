@@ -84,12 +84,7 @@ impl View {
         let fields = match &self.nodes[class.at()].eval {
             NodeEval::Nothing => None,
             NodeEval::One(rec) => Some([*rec; 5]),
-            NodeEval::Many(many) => {
-                // The bytes are those of the head that ranks highest, as are those that no merge has made.
-                let mut fields = many.fields;
-                fields[Field::Bytes as usize] = many.heads.first().copied().unwrap_or(fields[0]);
-                Some(fields)
-            }
+            NodeEval::Many(many) => Some(many.fields),
         };
         let inode = self.nodes[node.at()].id;
         let via = self.places[via.at()].id;

@@ -18,6 +18,7 @@ use crate::name::Name;
 use crate::node::Kind;
 use crate::op::Op;
 use crate::record::{Content, Place, PlaceState, Record};
+use crate::temporary::looks_temporary;
 
 /// How long a file counts as a save under way, in milliseconds.
 const SAVE_WINDOW_MS: u64 = 10 * 60 * 1000;
@@ -185,8 +186,12 @@ impl Planner<'_> {
     }
 
     /// If a file takes the name of one that was removed some seconds ago, makes that an edit of the old one, which takes
-    /// its old place again.
+    /// its old place again. Never under a name for temporary files: each of those is another one, and the old one may be what
+    /// somebody else is about to save by.
     pub(super) fn save_anew(&mut self, source: InodeId, dir: NodeIx, name: &Name) -> bool {
+        if looks_temporary(name.as_bytes(), false) {
+            return false;
+        }
         self.view.update();
         let view = &*self.view;
         let key = (view.nodes[dir.at()].id, name.clone());
