@@ -89,6 +89,33 @@ fn permissions_that_were_set_apart_are_the_same_after_an_edit() {
     }
 }
 
+/// What a conflict copy took along when it became a file was before the eyes of all who work on that (seed 96105249 of the
+/// simulator).
+#[test]
+fn permissions_count_that_are_set_after_a_copy_became_a_file() {
+    for seed in 0..32 {
+        let [mut a, mut b, mut c] = three(seed);
+        for (device, by) in [(&mut a, "ann"), (&mut b, "bob")] {
+            device.write("f", with(&[(5, by)])).unwrap();
+            device.chmod("f", 0o640).unwrap();
+        }
+        meet(&mut [&mut a, &mut b, &mut c]);
+        let copy = copies(&a, "").remove(0);
+        for (device, line) in [(&mut a, 1), (&mut b, 9)] {
+            let text = device.read(&copy).unwrap();
+            let lines = text
+                .lines()
+                .enumerate()
+                .map(|(at, old)| if at + 1 == line { "more\n".into() } else { format!("{old}\n") });
+            device.write(&copy, lines.collect::<String>()).unwrap();
+        }
+        meet(&mut [&mut a, &mut b, &mut c]);
+        assert_eq!((c.ls("").len(), c.find(&copy).unwrap().basis.len()), (2, 2), "seed {seed}");
+        c.chmod(&copy, 0o600).unwrap();
+        assert_eq!(c.find(&copy).unwrap().mode, 0o600, "seed {seed}");
+    }
+}
+
 /// Who sets permissions of a conflict copy's holder made no version: a later merge is what it was.
 #[test]
 fn permissions_of_a_copy_do_not_take_a_merge_apart() {

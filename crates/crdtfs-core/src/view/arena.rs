@@ -51,7 +51,7 @@ impl NodeIx {
 pub(super) struct Rec {
     #[n(0)]
     pub(super) id: RecordId,
-    /// Longest path to a record without links: an ancestor's is smaller.
+    /// Longest path to a record that refers to none: an ancestor's is smaller.
     #[n(1)]
     pub(super) depth: u32,
     #[n(2)]

@@ -36,6 +36,16 @@ impl View {
         self.rec(ix).links.as_ref().map_or(&[], |links| &links.saw)
     }
 
+    /// The records whose fields a record carries on.
+    fn stamps(&self, ix: RecIx) -> impl Iterator<Item = RecIx> {
+        let stamps = match &self.rec(ix).body {
+            Body::Content(rec) => rec.stamps.as_ref().map(|stamps| &stamps[..]),
+            Body::Place(rec) => rec.stamps.as_ref().map(|stamps| &stamps[..]),
+            _ => None,
+        };
+        stamps.into_iter().flatten().flatten().copied()
+    }
+
     pub(super) fn replaced_by(&self, ix: RecIx) -> &[RecIx] {
         self.rec(ix).links.as_ref().map_or(&[], |links| &links.replaced_by)
     }
@@ -62,10 +72,11 @@ impl View {
         false
     }
 
-    /// Whether `old` is an ancestor of `new`, or `new` itself, by `replaces` and `saw`: what it set was before the eyes of
-    /// who set something else.
+    /// Whether `old` is an ancestor of `new`, or `new` itself, by `replaces`, `saw` and what fields were taken over from (a
+    /// conflict copy that became a file does not replace who set its permissions): what it set was before the eyes of who set
+    /// something else.
     fn descends(&self, new: RecIx, old: RecIx) -> bool {
-        let before = |at: RecIx| self.replaces(at).iter().chain(self.saw(at)).copied();
+        let before = |at: RecIx| self.replaces(at).iter().chain(self.saw(at)).copied().chain(self.stamps(at));
         self.leads_to(new, old, self.rec(old).depth, before)
     }
 
@@ -145,8 +156,7 @@ impl View {
         }
         let late: Vec<_> = stamps.iter().copied().filter(|(stamp, _)| !self.is_root(*stamp)).collect();
         let left = if late.is_empty() { stamps } else { &late };
-        let is_last =
-            |stamp: RecIx| left.iter().all(|(other, _)| *other == stamp || !self.descends(*other, stamp));
+        let is_last = |stamp: RecIx| left.iter().all(|(other, _)| *other == stamp || !self.descends(*other, stamp));
         let last = left.iter().rev().filter(|(stamp, _)| is_last(*stamp)).max_by_key(|(stamp, _)| self.rec(*stamp).id);
         last.unwrap_or(&left[0]).1
     }

@@ -55,7 +55,9 @@ impl View {
             Record::Pin(record) => (Vec::new(), self.known(&record.saw)),
             Record::Birth(_) => (Vec::new(), Vec::new()),
         };
-        let depth = replaces.iter().chain(&saw).map(|ix| self.rec(*ix).depth + 1).max().unwrap_or(0);
+        let stamps = stamps(record).filter_map(|id| self.index.get(id));
+        let before = replaces.iter().chain(&saw).chain(stamps);
+        let depth = before.map(|ix| self.rec(*ix).depth + 1).max().unwrap_or(0);
         for &old in &replaces {
             self.recs[old.at()].links.get_or_insert_default().replaced_by.push(ix);
         }
@@ -368,10 +370,10 @@ fn is_same(a: &ContentRef, b: &ContentRef) -> bool {
 
 /// The first record that a record refers to and that is not known.
 fn first_missing(record: &Record, known: impl Fn(&RecordId) -> bool) -> Option<RecordId> {
-    let mut ids: Vec<&RecordId> = Vec::new();
+    let mut ids: Vec<&RecordId> = stamps(record).collect();
     match record {
         Record::Place(record) => {
-            ids.extend(record.replaces.iter().chain(&record.saw).chain(&record.parent_stamp).chain(&record.name_stamp));
+            ids.extend(record.replaces.iter().chain(&record.saw));
             match &record.state {
                 Life::Live => {}
                 Life::Deleted { seen } => ids.extend(seen),
@@ -379,11 +381,22 @@ fn first_missing(record: &Record, known: impl Fn(&RecordId) -> bool) -> Option<R
             }
         }
         Record::Content(record) => {
-            ids.extend(record.replaces.iter().chain(&record.saw).chain(&record.bytes_stamp).chain(&record.mode_stamp));
-            ids.extend(record.owner_stamp.iter().chain(&record.mtime_stamp).chain(&record.xattrs_stamp));
+            ids.extend(record.replaces.iter().chain(&record.saw));
         }
         Record::Birth(record) => ids.push(&record.version),
         Record::Pin(record) => ids.extend(record.covers.iter().chain(&record.saw)),
     }
     ids.into_iter().find(|id| !known(id)).copied()
+}
+
+/// The records whose fields a record carries on.
+fn stamps(record: &Record) -> impl Iterator<Item = &RecordId> {
+    let stamps = match record {
+        Record::Place(record) => [&record.parent_stamp, &record.name_stamp, &None, &None, &None],
+        Record::Content(record) => {
+            [&record.bytes_stamp, &record.mode_stamp, &record.owner_stamp, &record.mtime_stamp, &record.xattrs_stamp]
+        }
+        Record::Birth(_) | Record::Pin(_) => [&None; 5],
+    };
+    stamps.into_iter().flatten()
 }
