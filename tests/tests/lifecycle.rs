@@ -205,6 +205,36 @@ fn in_the_foreground_on_a_running_engine() {
     assert!(!is_mounted(&mount));
 }
 
+/// A service file with other flags than before, or `mount` where no engine runs.
+#[test]
+fn who_begins_the_engine_chooses_the_options() {
+    needs!("who_begins_the_engine_chooses_the_options", Fuse);
+    let lab = Lab::new();
+    let (_segment, [mut a]) = lab.on_one_segment(["a"]);
+    let mount = a.dir("m");
+    a.show(Mode::Mount, None, &mount);
+    fs::write(mount.join("f"), "mine\n").unwrap();
+    a.stop();
+    let said = |a: &Device| a.log().matches("shown with `--read-only`, as before").count();
+    for flags in [&["--read-only"][..], &[]] {
+        assert_eq!(said(&a), 0);
+        a.show_with(Mode::Mount, None, &mount, flags);
+        assert_eq!(fs::read_to_string(mount.join("f")).unwrap(), "mine\n");
+        fs::write(mount.join("g"), "").unwrap_err();
+        // Of what is shown the options stay.
+        let refused = a.fails(1, &["mount", text(&mount), "--owner", "keep"]);
+        assert!(refused.contains("`--read-only`") && refused.contains("crdtfs unmount"), "{refused}");
+        a.stop();
+    }
+    assert_eq!(said(&a), 1, "{}", a.log());
+    // In the background it is the same.
+    a.ok(&["mount", text(&mount), "--owner", "keep"]);
+    fs::write(mount.join("g"), "").unwrap();
+    let refused = a.fails(1, &["mount", text(&mount), "--read-only"]);
+    assert!(refused.contains("`--owner keep`"), "{refused}");
+    a.ok(&["stop"]);
+}
+
 #[test]
 fn signals_end_the_foreground() {
     needs!("signals_end_the_foreground", Fuse);

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use crdtfs_control::reply::Pong;
-use crdtfs_control::request::Ping;
+use crdtfs_control::request::{Ping, Show};
 use crdtfs_control::{Client, ClientError, Failure, FailureKind};
 use rustix::fs::FlockOperation;
 
@@ -32,8 +32,8 @@ pub(crate) struct Running {
 }
 
 /// The engine that runs on the network that the user chose, or a new one; true if it is new. What the engine before showed
-/// can be used then, or `status` says why not.
-pub(crate) fn connect_or_start(settings: &Settings) -> Result<(Running, bool)> {
+/// can be used then, or `status` says why not. A new one is started for the request that comes `first`.
+pub(crate) fn connect_or_start(settings: &Settings, first: Option<&Show>) -> Result<(Running, bool)> {
     if let Some(running) = running(settings)? {
         return Ok((running.on_the_network(settings)?, false));
     }
@@ -42,7 +42,7 @@ pub(crate) fn connect_or_start(settings: &Settings) -> Result<(Running, bool)> {
     if let Some(running) = running(settings)? {
         return Ok((running.on_the_network(settings)?, false));
     }
-    start(settings)?;
+    start(settings, first)?;
     let mut client = Client::connect(&settings.state_dir)?;
     let pong = client.call(Ping { shown: true })?;
     Ok((Running { client, pong }, true))
@@ -116,7 +116,7 @@ fn open_log(path: &Path) -> std::io::Result<File> {
 }
 
 /// Runs this program once more as the engine, and returns when its socket answers.
-fn start(settings: &Settings) -> Result<()> {
+fn start(settings: &Settings, first: Option<&Show>) -> Result<()> {
     let log_path = settings.state_dir.join(LOG);
     let mut log = open_log(&log_path).with_context(|| format!("cannot open {}", log_path.display()))?;
     let log_start = log.seek(SeekFrom::End(0)).with_context(|| format!("cannot read {}", log_path.display()))?;
@@ -126,6 +126,7 @@ fn start(settings: &Settings) -> Result<()> {
         .arg("--state-dir")
         .arg(&settings.state_dir)
         .arg("engine")
+        .args(first.filter(|first| first.ticket.is_none()).map(first_for_engine))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -145,6 +146,11 @@ fn start(settings: &Settings) -> Result<()> {
         Some(reason) => bail!("the engine did not start: {reason}"),
         None => bail!("the engine did not start ({ended}): see {}", log_path.display()),
     }
+}
+
+/// A request as a flag: without a ticket, which is a secret that other users could read there, nothing in it is one.
+fn first_for_engine(first: &Show) -> String {
+    format!("--first={}", serde_json::to_string(first).expect("a request is JSON"))
 }
 
 /// The settings as flags. The file is not left to the engine: it may have changed since.

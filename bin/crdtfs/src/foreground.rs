@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::background::{self, Running};
 use crate::failure::DONE;
 use crate::host::Host;
-use crate::output::{Output, say};
+use crate::output::{Output, plain, say};
 use crate::progress::Bar;
 use crate::settings::Settings;
 
@@ -80,7 +80,7 @@ pub(crate) fn show(settings: &Settings, request: Show) -> Result<u8> {
     let shown = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let host = tokio::select! {
-            host = find_or_host(settings) => host?,
+            host = find_or_host(settings, &request) => host?,
             () = signals.any() => return Ok(DONE),
         };
         match host {
@@ -92,14 +92,14 @@ pub(crate) fn show(settings: &Settings, request: Show) -> Result<u8> {
     shown
 }
 
-/// An engine in this process, unless one runs already.
-async fn find_or_host(settings: &Settings) -> Result<Option<Host>> {
+/// An engine in this process for a request, unless one runs already.
+async fn find_or_host(settings: &Settings, request: &Show) -> Result<Option<Host>> {
     let wait = settings.clone();
     let turn = tokio::task::spawn_blocking(move || background::take_turn(&wait)).await??;
     if background::running(settings)?.is_some() {
         return Ok(None);
     }
-    let host = Host::start(settings).await?;
+    let host = Host::start(settings, Some(request.clone())).await?;
     drop(turn);
     Ok(Some(host))
 }
@@ -142,6 +142,7 @@ async fn show_attached(settings: &Settings, request: Show, signals: &mut Signals
 /// Asks for the showing and stays until it ends; says `ready` once the tree can be used.
 fn attach(settings: &Settings, request: Show) -> oneshot::Receiver<Result<()>> {
     let settings = settings.clone();
+    let named = request.options.clone();
     in_thread(move || {
         let mut client = Running::of(Client::connect(&settings.state_dir)?)?.on_the_network(&settings)?.client;
         let mut out = Output::new();
@@ -154,6 +155,10 @@ fn attach(settings: &Settings, request: Show) -> oneshot::Receiver<Result<()>> {
                     if settings.json {
                         out.json_line(&shown)?;
                         out.flush()?;
+                    }
+                    if shown.options != named {
+                        let (with, dir) = (&shown.options, plain(shown.dir.as_str()));
+                        say(&format!("shown with `{with}`, as before; to end that, run `crdtfs unmount {dir}` once"));
                     }
                     say("ready");
                 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use crdtfs_control::request::Show;
 use crdtfs_engine::present::Presenter;
 use crdtfs_engine::{Engine, EngineConfig, HistoryOptions};
 use crdtfs_folder::FolderPresenter;
@@ -25,8 +26,9 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Starts the engine of the state directory; returns when its socket answers.
-    pub(crate) async fn start(settings: &Settings) -> Result<Self> {
+    /// Starts the engine of the state directory, for a request that will come first if there is one; returns when its socket
+    /// answers.
+    pub(crate) async fn start(settings: &Settings, first: Option<Show>) -> Result<Self> {
         let config = EngineConfig {
             state_dir: settings.state_dir.clone(),
             network: match settings.network {
@@ -41,6 +43,7 @@ impl Host {
                 keep_local: settings.keep_local_history,
                 ..HistoryOptions::default()
             },
+            first,
         };
         let presenters: Vec<Arc<dyn Presenter>> = vec![Arc::new(MountPresenter::new()), Arc::new(FolderPresenter)];
         let engine = spawn_blocking(move || Engine::start(config, presenters)).await??;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crdtfs_control::status::Missing;
+
 /// Reads `24h`, `1h30m`, `90s`, `250ms`, `2 days`, and `0`; another bare number could be anything, and is refused.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let refuse = || format!("`{text}` is no duration: write it like 60s, 1h30m or 7d");
@@ -133,6 +135,14 @@ pub(crate) fn duration(duration: Duration) -> String {
         text.push_str(&format!(" {} {name}", seconds % unit / smaller));
     }
     text
+}
+
+/// What a device lacks, as it says itself: it has yet to do something with what came if no content is missing.
+pub(crate) fn lacks(missing: &Missing) -> String {
+    match missing.bytes {
+        0 => "is not done with what came".to_owned(),
+        bytes => format!("lacks {}, {}", counted(missing.files, "file"), size(bytes)),
+    }
 }
 
 /// How long ago a time was, in words; milliseconds since the Unix epoch.

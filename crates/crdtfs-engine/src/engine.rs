@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crdtfs_control::request::Show;
 use crdtfs_control::{Listener, ServeError, Service};
 use crdtfs_net::{NetError, Network};
 use crdtfs_store::StoreError;
@@ -38,6 +39,9 @@ pub struct EngineConfig {
     pub version: String,
     /// What becomes of old versions.
     pub history: HistoryOptions,
+    /// The request that it is started for, and that will come over the socket: if its directory was shown before in this way,
+    /// it is shown again with the options that this one names.
+    pub first: Option<Show>,
 }
 
 #[cfg(test)]
@@ -51,6 +55,7 @@ impl EngineConfig {
             name: "a".to_owned(),
             version: "test".to_owned(),
             history: HistoryOptions::default(),
+            first: None,
         }
     }
 }

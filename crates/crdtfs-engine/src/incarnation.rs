@@ -14,12 +14,14 @@ use crdtfs_core::id::Incarnation;
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
+use crate::boot;
 use crate::state::{StateError, io_at};
 
 /// What is kept of the chain that this device writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     incarnation: String,
+    /// Empty where that is not known.
     boot: String,
     /// Inode number of the file itself: a copy has another.
     ino: u64,
@@ -40,12 +42,12 @@ impl<'a> IncarnationFile<'a> {
 
     /// The incarnation to write under from now on, and whether it is a fresh one. The file is marked as in use.
     pub fn take_up(&self) -> Result<(Incarnation, bool), StateError> {
-        let boot = boot_id();
+        let boot = boot::id();
         if let Some(kept) = self.read()
-            && (kept.clean || kept.boot == boot)
+            && (kept.clean || boot.as_ref() == Some(&kept.boot))
             && let Some(incarnation) = Incarnation::from_hex(&kept.incarnation)
         {
-            self.write(&incarnation, &boot, false)?;
+            self.write(&incarnation, boot.as_deref(), false)?;
             return Ok((incarnation, false));
         }
         self.renew().map(|incarnation| (incarnation, true))
@@ -56,13 +58,13 @@ impl<'a> IncarnationFile<'a> {
         let mut bytes = [0; 16];
         rand::rng().fill_bytes(&mut bytes);
         let incarnation = Incarnation(bytes);
-        self.write(&incarnation, &boot_id(), false)?;
+        self.write(&incarnation, boot::id().as_deref(), false)?;
         Ok(incarnation)
     }
 
     /// Says that the log is durable to its end and nothing will be written until [`IncarnationFile::take_up`].
     pub fn close(&self, incarnation: &Incarnation) -> Result<(), StateError> {
-        self.write(incarnation, &boot_id(), true)
+        self.write(incarnation, boot::id().as_deref(), true)
     }
 
     /// What was kept, if it is of this very file.
@@ -72,12 +74,12 @@ impl<'a> IncarnationFile<'a> {
     }
 
     /// Written in place, since the file's inode number is part of it; a torn file reads as none, which is safe.
-    fn write(&self, incarnation: &Incarnation, boot: &str, clean: bool) -> Result<(), StateError> {
+    fn write(&self, incarnation: &Incarnation, boot: Option<&str>, clean: bool) -> Result<(), StateError> {
         let write = || -> io::Result<()> {
             let file = fs::OpenOptions::new().write(true).create(true).truncate(true).open(self.path)?;
             let kept = Kept {
                 incarnation: incarnation.to_string(),
-                boot: boot.to_owned(),
+                boot: boot.unwrap_or_default().to_owned(),
                 ino: file.metadata()?.ino(),
                 clean,
             };
@@ -86,15 +88,6 @@ impl<'a> IncarnationFile<'a> {
         };
         write().map_err(io_at("write", self.path))
     }
-}
-
-/// Identifies this boot of the machine; empty (never equal to a kept one that was clean) where the system has none.
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_else(|_| {
-        let mut bytes = [0; 16];
-        rand::rng().fill_bytes(&mut bytes);
-        Incarnation(bytes).to_string()
-    })
 }
 
 #[cfg(test)]
@@ -130,7 +123,7 @@ mod tests {
         let incarnation = Incarnation(std::array::from_fn(|i| i as u8 + 1));
         let file = IncarnationFile::new(&path);
         assert_eq!(file.take_up().unwrap(), (incarnation, false));
-        file.write(&incarnation, "another boot", true).unwrap();
+        file.write(&incarnation, Some("another boot"), true).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 
@@ -140,10 +133,10 @@ mod tests {
         let path = dir.path().join("incarnation.json");
         let file = IncarnationFile::new(&path);
         let (first, _) = file.take_up().unwrap();
-        file.write(&first, "another boot", false).unwrap();
+        file.write(&first, Some("another boot"), false).unwrap();
         let (second, fresh) = file.take_up().unwrap();
         assert!(fresh && second != first);
-        file.write(&second, "another boot", true).unwrap();
+        file.write(&second, Some("another boot"), true).unwrap();
         assert_eq!(file.take_up().unwrap(), (second, false));
     }
 }

@@ -4,6 +4,7 @@
 //! of FUSE or of watched folders. [`Engine`] is what a program starts.
 
 mod ages;
+pub mod boot;
 mod cache;
 mod checking;
 mod clock;

@@ -70,7 +70,6 @@ impl Core {
     ) -> Result<(Arc<Showing>, reply::How), Failure> {
         let core = self.clone();
         let mode = convert::mode_in(asked.mode);
-        let options = convert::options_in(&asked.options);
         let presenter = self.presenter(mode)?;
         if let Some(showing) = self.alive_at(&dir) {
             // A ticket for what is shown here has a message of its own.
@@ -80,6 +79,11 @@ impl Core {
         self.refuse_nested(&dir)?;
         let ticket = asked.ticket.as_deref().map(|text| self.read_ticket(text)).transpose()?;
         let known = if ticket.is_none() { self.known_at(&dir, mode)? } else { None };
+        let options = match &known {
+            // It cannot be shown at the moment, but is to be.
+            Some((_, shown)) if shown.active => options_for(&asked, shown),
+            _ => convert::options_in(&asked.options),
+        };
         let made = missing_from(&dir);
         let prepared = {
             let (presenter, dir, options, known) = (presenter.clone(), dir.clone(), options.clone(), known.is_some());
@@ -100,7 +104,7 @@ impl Core {
                 let joined = self.join(&ticket).await.inspect_err(|_| unmake(&made));
                 (joined?, reply::How::Joined)
             }
-            (None, Some(share)) => (share, reply::How::Resumed),
+            (None, Some((share, _))) => (share, reply::How::Resumed),
             (None, None) => {
                 let core = core.clone();
                 let created = blocking(move || core.create_share()).await.inspect_err(|_| unmake(&made));
@@ -134,7 +138,7 @@ impl Core {
         // The adapter's threads take it over: what they log is about this share.
         let _span = tracing::info_span!("show", share = %share.id(), dir = %dir.display()).entered();
         let (state_name, state) = share.dir().adapter_dir(mode, &dir).map_err(|e| Failure::failed(e.to_string()))?;
-        let was_to_be_shown = self.is_to_be_shown(&share, &dir)?;
+        let before = self.to_be_shown(&share, &dir)?;
         let to_be = ShownDir { mode, dir: dir.clone(), options: options.clone(), active: true, state: state_name };
         // Before it is shown: where it cannot be written down it is refused, not shown and forgotten by the next engine.
         self.remember(&share, to_be.clone())?;
@@ -153,12 +157,13 @@ impl Core {
             Err(error) => {
                 let failure = present_failure(&error);
                 showing.failed(failure.message.clone());
-                // What was to be shown still is, and is tried again; a failure adds nothing to it.
-                if !was_to_be_shown {
+                // What was to be shown still is, as it was, and is tried again; a failure adds nothing to it.
+                if before.is_none() {
                     self.showings.lock().retain(|other| !Arc::ptr_eq(other, &showing));
-                    if let Err(failure) = self.remember(&share, ShownDir { active: false, ..to_be }) {
-                        tracing::warn!(error = %failure.message, "the next engine will try to show it");
-                    }
+                }
+                let as_before = before.unwrap_or(ShownDir { active: false, ..to_be });
+                if let Err(failure) = self.remember(&share, as_before) {
+                    tracing::warn!(error = %failure.message, "the next engine will try to show it");
                 }
                 self.rethink_keeping(&share);
                 Err(failure)
@@ -184,10 +189,10 @@ impl Core {
         }
     }
 
-    /// Whether the user has a directory show the share, also while it cannot.
-    fn is_to_be_shown(&self, share: &Share, dir: &Path) -> Result<bool, Failure> {
+    /// How the user has a directory show the share, also while it cannot.
+    fn to_be_shown(&self, share: &Share, dir: &Path) -> Result<Option<ShownDir>, Failure> {
         let shown = share.dir().shown().map_err(|e| Failure::failed(e.to_string()))?;
-        Ok(shown.iter().any(|shown| shown.dir == dir && shown.active))
+        Ok(shown.into_iter().find(|shown| shown.dir == dir && shown.active))
     }
 
     /// Keeps what is known of a directory of a share. What is known already is not written: a full disk is no reason not to
@@ -334,7 +339,12 @@ impl Core {
         if self.alive_at(&shown.dir).is_some() {
             return;
         }
-        let showing = Showing::new(share.clone(), shown.dir.clone(), shown.mode, shown.options.clone());
+        let first = self.config.first.as_ref().filter(|first| {
+            let same_dir = || resolve(&first.dir.to_path()).is_ok_and(|dir| dir == shown.dir);
+            first.ticket.is_none() && convert::mode_in(first.mode) == shown.mode && same_dir()
+        });
+        let options = first.map_or_else(|| shown.options.clone(), |first| options_for(first, shown));
+        let showing = Showing::new(share.clone(), shown.dir.clone(), shown.mode, options);
         if let Err(failure) = self.present_again(&showing) {
             tracing::error!(dir = %shown.dir.display(), error = %failure.message, "cannot show the share again");
             self.keep_failed(showing, failure.message);
@@ -350,13 +360,13 @@ impl Core {
         self.showings.lock().iter().find(|showing| showing.dir == dir && showing.is_alive()).cloned()
     }
 
-    /// The share that this directory showed before, in this way.
-    fn known_at(&self, dir: &Path, mode: Mode) -> Result<Option<Arc<Share>>, Failure> {
+    /// The share that this directory showed before, in this way, and how.
+    fn known_at(&self, dir: &Path, mode: Mode) -> Result<Option<(Arc<Share>, ShownDir)>, Failure> {
         for share in self.shares() {
             let shown = share.dir().shown().map_err(|e| Failure::failed(e.to_string()))?;
-            if let Some(shown) = shown.iter().find(|shown| shown.dir == dir) {
+            if let Some(shown) = shown.into_iter().find(|shown| shown.dir == dir) {
                 if shown.mode == mode {
-                    return Ok(Some(share));
+                    return Ok(Some((share, shown)));
                 }
                 let (was, now) = (convert::mode_word(shown.mode), convert::mode_word(mode));
                 return Err(Failure::failed(format!("{} belongs to a share that is shown by `{was}`", dir.display()))
@@ -452,6 +462,14 @@ fn unmake(made: &[PathBuf]) {
         if std::fs::remove_dir(dir).is_err() {
             return;
         }
+    }
+}
+
+/// With which options a directory is to be shown that is on the list of those to be shown: who names none takes those of before.
+fn options_for(asked: &Show, shown: &ShownDir) -> PresentOptions {
+    match asked.options == request::ShowOptions::default() {
+        true => shown.options.clone(),
+        false => convert::options_in(&asked.options),
     }
 }
 

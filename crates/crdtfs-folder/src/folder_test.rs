@@ -675,6 +675,7 @@ fn the_store_finds_every_file_by_its_key() {
 /// Both sides append lines to one file, all the time, while versions come and go.
 #[test]
 fn racing_local_edits_are_never_lost() {
+    const ROUNDS: usize = 60;
     let (a, b) = pair();
     a.write("log", "start\n");
     meet(&a, &b);
@@ -683,21 +684,27 @@ fn racing_local_edits_are_never_lost() {
         let file = fs::OpenOptions::new().append(true).create(true).open(side.path("log"));
         file.unwrap().write_all(line.as_bytes()).unwrap();
     };
-    for i in 0..150 {
-        append(&a, &format!("a{i}\n"));
-        append(&b, &format!("b{i}\n"));
+    for i in 0..ROUNDS {
         if i % 3 == 0 {
             MemoryShare::exchange(&a.share, &b.share);
         }
-        // So that the folders' threads get to run in between: many small races instead of one.
-        std::thread::sleep(Duration::from_millis(5));
+        // Whatever a folder does next, publish a line or replace its file, the next lines come in the middle of it.
+        let state = || [&a, &b].map(|side| (side.records(), side.ino("log")));
+        let before = state();
+        append(&a, &format!("a{i}\n"));
+        append(&b, &format!("b{i}\n"));
+        let deadline = Instant::now() + PATIENCE;
+        while state() == before {
+            assert!(Instant::now() < deadline, "line {i} is not published");
+            std::thread::yield_now();
+        }
     }
     meet(&a, &b);
     let mut lines: BTreeSet<String> = BTreeSet::new();
     for entry in fs::read_dir(a.dir()).unwrap() {
         lines.extend(fs::read_to_string(entry.unwrap().path()).unwrap().lines().map(str::to_owned));
     }
-    for i in 0..150 {
+    for i in 0..ROUNDS {
         assert!(lines.contains(&format!("a{i}")) && lines.contains(&format!("b{i}")), "line {i} is lost");
     }
 }

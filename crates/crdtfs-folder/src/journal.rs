@@ -8,11 +8,12 @@
 //! copy at worst.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crdtfs_core::id::{Hash, InodeId};
+use crdtfs_engine::boot;
 
 /// An inode and a hash that stands for its content, or for its new place (`synced` has them); of the root, which never
 /// changes, the hash of the kernel's name for the time since the machine went up.
@@ -34,8 +35,7 @@ impl Journal {
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        // Linux, random(4). Without it, nobody knows.
-        let boot = fs::read("/proc/sys/kernel/random/boot_id").ok().map(|id| Hash::of(&id));
+        let boot = boot::id().map(|id| Hash::of(id.as_bytes()));
         let (mut left, mut is_up) = (Left::new(), false);
         // A row that was cut short announced what did not happen.
         for row in bytes.chunks_exact(ROW) {

@@ -16,8 +16,8 @@ use crate::quantity;
 /// shows the share that DIR showed before, or makes a new one. DIR is made if it is not there; it must be empty. Files are
 /// shown as belonging to who mounts. Needs FUSE (package fuse3); where there is none, use `watch`.
 ///
-/// The share is shown, with the options given here, also after a restart of the engine, until `crdtfs unmount DIR`. Of what is
-/// shown already other options are refused; without any it stays as it is.
+/// The share is shown, with the options given here, also after a restart of the engine, until `crdtfs unmount DIR`. Of what an
+/// engine shows already other options are refused; without any it stays as it is.
 #[derive(Debug, clap::Args)]
 #[command(
     allow_missing_positional = true,

@@ -44,7 +44,7 @@ pub(crate) fn run(app: &mut App, args: Args, mode: Mode, options: ShowOptions) -
         return foreground::show(&app.settings, request);
     }
     let mut bar = Bar::new(app.out.bars(), "starting the engine");
-    let (mut engine, _) = background::connect_or_start(&app.settings)?;
+    let (mut engine, _) = background::connect_or_start(&app.settings, Some(&request))?;
     bar.update(&Progress { what: working(mode).to_owned(), done: 0, total: None, unit: Unit::Items });
     let shown = engine.client.call_with(request, |item| {
         if let Item::Progress(progress) = item {

@@ -18,7 +18,7 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(app: &mut App, _: &Args) -> Result<u8> {
     let mut bar = Bar::new(app.out.bars(), "starting the engine");
-    let (mut engine, new) = background::connect_or_start(&app.settings)?;
+    let (mut engine, new) = background::connect_or_start(&app.settings, None)?;
     // A new one has shown everything again; one that runs may be about to.
     let pong = if new { engine.pong } else { engine.client.call(Ping { shown: true })? };
     bar.clear();

@@ -99,10 +99,7 @@ fn device(device: &Device, share: &Share) -> Vec<Cell> {
     let partial = shown(true) && !shown(false);
     let missing = if device.me { Some(share.missing) } else { device.missing };
     let sync = match (missing, device.in_sync) {
-        (Some(missing), _) if missing.files > 0 => {
-            let files = quantity::counted(missing.files, "file");
-            Cell::toned(Tone::Waiting, format!("lacks {files}, {}", quantity::size(missing.bytes)))
-        }
+        (Some(missing), _) if missing.files > 0 => Cell::toned(Tone::Waiting, quantity::lacks(&missing)),
         _ if device.me && partial => Cell::toned(Tone::Good, "has what was read here"),
         _ if device.me => Cell::toned(Tone::Good, "has everything"),
         (_, Some(true)) => Cell::toned(Tone::Good, "in sync"),

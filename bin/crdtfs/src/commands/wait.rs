@@ -105,25 +105,42 @@ fn sentence(device: &Lacking) -> Option<String> {
     if !device.me && !device.connected {
         parts.push("is not connected".to_owned());
     }
-    if let Some(ms) = device.unanswered_ms {
-        let since = Duration::from_secs(ms / 1000);
-        let how = if since.is_zero() { "yet".to_owned() } else { format!("for {}", quantity::duration(since)) };
-        parts.push(format!("has not answered {how}"));
-    }
     if !device.same_heads {
         let whose = if device.me { "lacks changes that others have" } else { "has not said that it has all changes" };
         parts.push(whose.to_owned());
     }
-    if device.missing.files > 0 {
-        let files = quantity::counted(device.missing.files, "file");
-        let mut part = format!("lacks {files}, {}", quantity::size(device.missing.bytes));
-        if let Some(path) = device.paths.first() {
-            part.push_str(&format!(" ({}{})", plain(path.as_str()), if device.missing.files > 1 { ", …" } else { "" }));
-        }
-        parts.push(part);
+    let waits = device.missing.files > 0;
+    // Who has something to wait for answers after that.
+    let busy = waits && device.unanswered_ms.is_some();
+    if waits {
+        parts.push(lacks(device, busy));
+    }
+    if let Some(ms) = device.unanswered_ms {
+        let since = Duration::from_secs(ms / 1000);
+        let how = if since.is_zero() { "yet".to_owned() } else { format!("for {}", quantity::duration(since)) };
+        parts.push(format!("{}has not answered {how}", if busy { "and " } else { "" }));
     }
     let name = if device.me { "this device".to_owned() } else { plain(&device.name) };
     (!parts.is_empty()).then(|| format!("{name} {}", parts.join(", ")))
+}
+
+/// Which contents a device lacks, or what else it is about; `busy` with it, instead of answering.
+fn lacks(device: &Lacking, busy: bool) -> String {
+    let missing = &device.missing;
+    if missing.bytes == 0 {
+        return format!("{} (a merge waits for bytes, or a program has a file open)", quantity::lacks(missing));
+    }
+    let mut said = match busy {
+        true => {
+            let files = quantity::counted(missing.files, "file");
+            format!("waits itself for the contents of {files}, {}", quantity::size(missing.bytes))
+        }
+        false => quantity::lacks(missing),
+    };
+    if let Some(path) = device.paths.first() {
+        said.push_str(&format!(" ({}{})", plain(path.as_str()), if missing.files > 1 { ", …" } else { "" }));
+    }
+    said
 }
 
 #[cfg(test)]
@@ -158,7 +175,13 @@ mod tests {
         assert_eq!(sentence(&device), None);
         device.unanswered_ms = Some(12_345);
         insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk has not answered for 12 s");
+        device.missing = Missing { files: 1, bytes: 72 };
+        insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk waits itself for the contents of 1 file, 72 B, and has not answered for 12 s");
+        // What is not known in size.
+        device.missing = Missing { files: 1, bytes: 0 };
+        insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, or a program has a file open), and has not answered for 12 s");
         device.unanswered_ms = None;
+        insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, or a program has a file open)");
         device.connected = false;
         device.missing = Missing { files: 2, bytes: 2048 };
         device.paths = vec![PathText::from("a/b")];

@@ -136,6 +136,56 @@ fn what_is_shown_keeps_its_options_until_it_is_hidden() {
     engine.shutdown(Duration::from_secs(10));
 }
 
+/// Nobody serves a directory at the moment in which an engine begins: the command that it begins with may name other options.
+#[test]
+fn who_begins_an_engine_chooses_the_options() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, folder) = (dir.path().join("state"), dir.path().canonicalize().unwrap().join("folder"));
+    let switch = Arc::new(Switch(AtomicBool::new(true)));
+    let plain = request::ShowOptions::default();
+    let read_only = request::ShowOptions { read_only: true, ..plain.clone() };
+    let other = request::ShowOptions { allow_other: true, ..plain.clone() };
+    let ask = |options: &request::ShowOptions| {
+        let (mode, dir, options) = (request::Mode::Watch, DirText::from(&folder), options.clone());
+        Show { mode, ticket: None, dir, options, attach: false }
+    };
+    let begin = |first: Option<&Show>| {
+        let config = EngineConfig { first: first.cloned(), ..EngineConfig::for_tests(state.clone()) };
+        Engine::start(config, vec![switch.clone()]).unwrap()
+    };
+    let call = |show: &Show| Client::connect(&state).unwrap().call(show.clone());
+    let run = |options: &request::ShowOptions| {
+        let show = ask(options);
+        let engine = begin(Some(&show));
+        let shown = call(&show).map(|shown| shown.options);
+        // Others are refused what is shown now.
+        if shown.is_ok() {
+            assert!(call(&ask(&request::ShowOptions { owner: request::Owner::Keep, ..other.clone() })).is_err());
+        }
+        engine.shutdown(Duration::from_secs(10));
+        shown
+    };
+    assert_eq!(run(&read_only).unwrap(), read_only, "a new share");
+    assert_eq!(run(&other).unwrap(), other);
+    assert_eq!(run(&plain).unwrap(), other, "who names none takes those of before");
+    // Options that cannot be had are not remembered.
+    switch.0.store(false, Ordering::Relaxed);
+    run(&read_only).unwrap_err();
+    switch.0.store(true, Ordering::Relaxed);
+    assert_eq!(run(&plain).unwrap(), other);
+    // Where only trying again will show it, too.
+    switch.0.store(false, Ordering::Relaxed);
+    let engine = begin(None);
+    call(&ask(&plain)).unwrap_err();
+    switch.0.store(true, Ordering::Relaxed);
+    assert_eq!(call(&ask(&plain)).unwrap().options, other);
+    engine.shutdown(Duration::from_secs(10));
+    // Of another way to show it nothing is taken.
+    let engine = begin(Some(&Show { mode: request::Mode::Mount, ..ask(&read_only) }));
+    assert_eq!(call(&ask(&plain)).unwrap().options, other);
+    engine.shutdown(Duration::from_secs(10));
+}
+
 /// An engine's parts with a share that the engine before showed in a folder.
 fn shown_before(dir: &Path, switch: &Arc<Switch>, runtime: &Runtime) -> (Arc<Core>, Arc<Share>, ShownDir) {
     let core = Core::open(EngineConfig::for_tests(dir.join("state")), vec![switch.clone()], runtime).unwrap();
