@@ -307,7 +307,7 @@ impl Core {
             && (self.space.is_low()
                 || self.store.last_full().is_some_and(|when| when.elapsed() < STAYS_FULL)
                 || self.shares().iter().any(|share| share.lacks_room())
-                || self.spare() > self.space.free());
+                || self.could_free_more_than_is_free());
         let caches = self.shares().iter().any(|share| share.may_exceed());
         let Some(why) = collecting.due(full, removals).or_else(|| collecting.for_caches(caches)) else { return };
         let core = self.clone();
@@ -325,6 +325,13 @@ impl Core {
     /// Counts what was removed from the views or replaced in them.
     pub(crate) fn removals(&self) -> u64 {
         self.shares().iter().map(|share| share.removals()).sum()
+    }
+
+    /// Whether what the trees do not need takes more room than is left.
+    fn could_free_more_than_is_free(&self) -> bool {
+        let free = self.space.free();
+        // What the store takes is found by a walk over its files: not every few seconds on a disk that has room.
+        self.space.taken() > free && self.spare() > free
     }
 
     /// About how many bytes of the store are of no file in the trees. What folders hold is not in the store.

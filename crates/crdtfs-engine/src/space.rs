@@ -37,6 +37,13 @@ impl Space {
         free
     }
 
+    /// Bytes that all files of the filesystem take together, those of the store among them. One that cannot tell may be full of them.
+    pub(crate) fn taken(&self) -> u64 {
+        let taken =
+            |stat: rustix::fs::StatVfs| (stat.f_blocks.saturating_sub(stat.f_bfree)).saturating_mul(stat.f_frsize);
+        rustix::fs::statvfs(&self.dir).map_or(u64::MAX, taken)
+    }
+
     /// As [`Space::free`], of now.
     pub(crate) fn free_now(&self) -> u64 {
         *self.looked.lock() = None;
@@ -72,6 +79,8 @@ mod tests {
         assert!(free > 0 && free < u64::MAX);
         assert_eq!(space.is_low(), free < RESERVE);
         assert!(space.room() < free);
-        assert_eq!(Space::new("/nonexistent/dir".into()).free(), u64::MAX, "unknown is enough");
+        assert!(space.taken() > 0 && space.taken() < u64::MAX);
+        let unknown = Space::new("/nonexistent/dir".into());
+        assert_eq!((unknown.free(), unknown.taken()), (u64::MAX, u64::MAX), "unknown is enough");
     }
 }

@@ -69,8 +69,10 @@ pub(crate) const ALPN_JOIN: &[u8] = b"crdtfs/join/1";
 /// A peer that answers no keep-alive for this long is gone. A dead one is noticed after at most [`KEEP_ALIVE`] more: the
 /// timer begins again with the keep-alive that it does not answer. (iroh's own 15 s a path would be noticed too late.)
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_millis(6500);
-/// Two keep-alives fit into [`IDLE_TIMEOUT`]; their cost is not measurable.
+/// Two keep-alives fit into [`IDLE_TIMEOUT`].
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// The end that accepted a connection waits this much longer, and does not send one just as the other end's comes.
+pub(crate) const KEEP_ALIVE_LATER: Duration = Duration::from_millis(200);
 /// One attempt to connect. It must be shorter than [`SIMULTANEOUS`].
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Two connections of one pair made within this time were dialled at once by both ends.

@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use crate::backoff::Backoff;
 use crate::config::{ALPN_JOIN, DIAL_TIMEOUT, HANDSHAKE_TIMEOUT, Network, TIE_WAIT};
-use crate::endpoint::{Code, device_id, dial_addr, own_sockets};
+use crate::endpoint::{Code, device_id, dial_addr, dialling, own_sockets};
 use crate::error::{LinkError, innermost};
 use crate::host::blocking;
 use crate::link::Link;
@@ -112,12 +112,17 @@ pub(crate) async fn connect(inner: &Arc<Inner>, device: &DeviceId, alpn: &[u8]) 
         if to.is_empty() && (inner.config.network == Network::Local || !inner.config.relays.is_empty()) {
             return Err(LinkError::Dial("no address of it is known yet".into()));
         }
-        let connecting = inner.endpoint.connect(to, alpn);
+        let connecting = async {
+            let options = dialling(inner.config.network);
+            let connecting =
+                inner.endpoint.connect_with_opts(to, alpn, options).await.map_err(|error| innermost(&error))?;
+            connecting.await.map_err(|error| innermost(&error))
+        };
         tokio::pin!(connecting);
         loop {
             tokio::select! {
                 connected = &mut connecting => {
-                    return connected.map_err(|error| LinkError::Dial(innermost(&error)));
+                    return connected.map_err(LinkError::Dial);
                 }
                 () = tokio::time::sleep_until(deadline) => return Err(LinkError::Timeout(DIAL_TIMEOUT.as_secs())),
                 () = wake.notified() => {}
@@ -187,6 +192,7 @@ async fn use_link(inner: &Arc<Inner>, link: Arc<Link>) -> Result<(), LinkError> 
             if let Some(old) = old {
                 old.close(Code::Duplicate, "another connection is used");
             }
+            inner.look_around();
             let span = tracing::info_span!("link", peer = %link.device());
             inner.tasks.spawn(run(inner.clone(), link).instrument(span));
             Ok(())
@@ -213,6 +219,7 @@ async fn run(inner: Arc<Inner>, link: Arc<Link>) {
     link.close(Code::Bye, "this device closed it");
     if inner.peers.released(&link, link.end_reason()) {
         tracing::info!(reason = link.end_reason(), "disconnected");
+        inner.look_around();
         let host = inner.host.clone();
         blocking(&inner.tasks, move || host.disconnected(&device)).await;
     }

@@ -2,17 +2,20 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crdtfs_core::id::DeviceId;
 use crdtfs_core::wire;
 use iroh::endpoint::{
-    AfterHandshakeOutcome, Builder, Connection, EndpointHooks, IdleTimeout, MtuDiscoveryConfig, PortmapperConfig,
-    QuicTransportConfig, presets,
+    AfterHandshakeOutcome, Builder, ConnectOptions, Connection, EndpointHooks, IdleTimeout, MtuDiscoveryConfig,
+    PortmapperConfig, QuicTransportConfig, presets,
 };
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr};
 
 use crate::address::{Addresses, may_use_locally};
-use crate::config::{ALPN_JOIN, IDLE_TIMEOUT, KEEP_ALIVE, LOCAL_RTT, NetConfig, Network, UDP_PAYLOAD_MAX};
+use crate::config::{
+    ALPN_JOIN, IDLE_TIMEOUT, KEEP_ALIVE, KEEP_ALIVE_LATER, LOCAL_RTT, NetConfig, Network, UDP_PAYLOAD_MAX,
+};
 use crate::error::NetError;
 
 /// Says who may connect, before anything is read from them.
@@ -141,7 +144,7 @@ async fn bind_at<G: Gate>(
     builder
         .secret_key(SecretKey::from_bytes(&config.secret))
         .alpns(vec![wire::ALPN.to_vec(), ALPN_JOIN.to_vec()])
-        .transport_config(transport(config.network))
+        .transport_config(transport(config.network, KEEP_ALIVE + KEEP_ALIVE_LATER))
         .hooks(Hook(gate))
         .bind()
         .await
@@ -171,7 +174,7 @@ fn relay_url(url: &str) -> Result<RelayUrl, NetError> {
 }
 
 /// Timeouts and the size of packets only: larger windows lose connections ("too many gaps in stream buffer").
-fn transport(network: Network) -> QuicTransportConfig {
+fn transport(network: Network, keep_alive: Duration) -> QuicTransportConfig {
     let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("a few seconds fit into a timeout");
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(UDP_PAYLOAD_MAX).minimum_change(1);
@@ -183,9 +186,14 @@ fn transport(network: Network) -> QuicTransportConfig {
         .mtu_discovery_config(Some(mtu))
         .max_idle_timeout(Some(idle))
         .default_path_max_idle_timeout(IDLE_TIMEOUT)
-        .keep_alive_interval(KEEP_ALIVE)
-        .default_path_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_interval(keep_alive)
+        .default_path_keep_alive_interval(keep_alive)
         .build()
+}
+
+/// What is particular to connections that this end dials.
+pub(crate) fn dialling(network: Network) -> ConnectOptions {
+    ConnectOptions::new().with_transport_config(transport(network, KEEP_ALIVE))
 }
 
 /// Where to dial a device: all that is known of it and may be used on this network. `None` if the device id is no key.

@@ -18,6 +18,7 @@ use crate::frame::{FrameError, Reader, write_frame};
 use crate::host::blocking;
 use crate::introduce;
 use crate::link::{close_for, hello, read_message};
+use crate::lookout::NEWCOMER;
 use crate::node::Inner;
 
 /// Streams that one connection of this protocol may open.
@@ -57,6 +58,7 @@ pub struct Welcome {
 pub(crate) async fn ask(inner: &Arc<Inner>, request: JoinRequest) -> Result<Welcome, JoinError> {
     let device = request.inviter;
     inner.peers.learn(&device, request.addresses.iter().copied(), request.relays.iter().cloned(), true);
+    inner.lookout.look(request.patience.min(NEWCOMER));
     let deadline = tokio::time::Instant::now() + request.patience;
     let mut backoff = Backoff::default();
     let mut last = "it did not answer".to_owned();

@@ -35,6 +35,7 @@ mod info;
 mod introduce;
 mod join;
 mod link;
+mod lookout;
 mod node;
 mod peers;
 mod roster;

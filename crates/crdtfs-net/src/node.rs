@@ -21,6 +21,7 @@ use crate::host::{Host, blocking};
 use crate::info::PeerInfo;
 use crate::join::{JoinRequest, Welcome};
 use crate::link::Link;
+use crate::lookout::{Lookout, MISSED};
 use crate::peers::Peers;
 use crate::roster::Roster;
 use crate::{dial, discover, join, session};
@@ -44,6 +45,7 @@ pub(crate) struct Inner {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) peers: Peers,
+    pub(crate) lookout: Lookout,
     pub(crate) fetcher: Fetcher,
     pub(crate) tasks: TaskTracker,
     /// Where the tasks run.
@@ -70,6 +72,7 @@ impl Node {
             host,
             roster,
             peers: Peers::default(),
+            lookout: Lookout::default(),
             fetcher: Fetcher::default(),
             tasks,
             runtime: Handle::current(),
@@ -257,6 +260,11 @@ impl Inner {
         self.direct.notify_one();
     }
 
+    /// Who is connected or wanted has changed: looks for whom is missed on the local network, or rests.
+    pub(crate) fn look_around(&self) {
+        if self.peers.misses_anybody() { self.lookout.look(MISSED) } else { self.lookout.rest() }
+    }
+
     /// A member broke the protocol: its connection ends, and it is left alone for a while.
     pub(crate) fn offended(&self, link: &Arc<Link>, reason: &str) {
         tracing::warn!(peer = %link.device(), reason, "a device broke the protocol");
@@ -278,8 +286,11 @@ async fn direct(inner: Arc<Inner>) {
         let wanted: BTreeSet<DeviceId> =
             members.iter().flat_map(|(_, devices)| devices).copied().filter(|device| *device != own).collect();
         let (unkept, unwanted) = inner.peers.want(&wanted);
-        for link in unwanted {
+        for link in &unwanted {
             link.close(Code::Bye, "it is no member of a share here any more");
+        }
+        if !unkept.is_empty() || !unwanted.is_empty() {
+            inner.look_around();
         }
         for device in unkept {
             inner.start(|inner| dial::keep(inner, device));

@@ -99,6 +99,11 @@ impl Peers {
         self.0.lock().values().filter_map(|peer| peer.link.clone()).filter(|link| link.is_alive()).collect()
     }
 
+    /// Whether a device that is wanted is not connected.
+    pub(crate) fn misses_anybody(&self) -> bool {
+        self.0.lock().values().any(|peer| peer.wanted && !peer.link.as_ref().is_some_and(|link| link.is_alive()))
+    }
+
     /// Every entry, in the order of the device ids.
     pub(crate) fn map<T>(&self, look: impl Fn(&DeviceId, &Peer) -> T) -> Vec<T> {
         let peers = self.0.lock();
@@ -269,7 +274,10 @@ mod tests {
         assert_eq!(peers.want(&[a].into()).0, [a]);
         assert_eq!(peers.want(&[a, b].into()).0, [b]);
         assert!(peers.want(&[b].into()).0.is_empty());
+        assert!(peers.misses_anybody());
         assert_eq!(peers.get(&a, |peer| peer.wanted), Some(false));
+        peers.want(&BTreeSet::new());
+        assert!(!peers.misses_anybody());
     }
 
     #[test]

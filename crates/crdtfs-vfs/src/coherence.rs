@@ -3,10 +3,10 @@
 //! Whoever makes an operation knows what it named; everything else that it changed in the view, and everything that comes
 //! from other devices, is told to the [`Invalidate`] sink: what changed, and nothing more.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
@@ -58,6 +58,8 @@ pub trait Invalidate: Send + Sync + 'static {
 pub(crate) struct Heard {
     count: Mutex<u64>,
     more: Condvar,
+    /// Held while one is handled.
+    turn: Mutex<()>,
 }
 
 impl Heard {
@@ -73,22 +75,24 @@ impl Heard {
     }
 }
 
-/// How often the listener looks whether it is to end.
-const LISTEN: Duration = Duration::from_millis(200);
-
 impl Vfs {
-    /// Passes on what other devices change, until the filesystem stops.
-    pub(crate) fn listen(&self, deltas: &Receiver<Arc<Delta>>) {
-        while !self.stopping.load(Ordering::SeqCst) {
-            match deltas.recv_timeout(LISTEN) {
-                Ok(delta) => {
-                    self.remote_change(&delta);
-                    self.heard.one_more();
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+    /// Passes on what other devices change. It ends with the tree, or at the first change after the filesystem has stopped:
+    /// a channel cannot be waited for together with anything else, and a look now and then would never be idle.
+    pub(crate) fn listen(vfs: &Weak<Self>, deltas: &Receiver<Arc<Delta>>) {
+        while let Ok(delta) = deltas.recv() {
+            let Some(vfs) = vfs.upgrade() else { return };
+            let _turn = vfs.heard.turn.lock();
+            if vfs.stopping.load(Ordering::SeqCst) {
+                return;
             }
+            vfs.remote_change(&delta);
+            vfs.heard.one_more();
         }
+    }
+
+    /// Returns when nothing is passed on any more, once the filesystem is stopping.
+    pub(crate) fn end_listening(&self) {
+        drop(self.heard.turn.lock());
     }
 
     /// Blocks until nothing older than what the tree now shows is in any cache; gives up at `deadline`. True if it is so.

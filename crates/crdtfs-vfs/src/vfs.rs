@@ -123,10 +123,9 @@ impl Vfs {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the filesystem was already started"));
         }
         let Some(deltas) = self.deltas.lock().take() else { return Ok(()) };
-        let (listener, span) = (self.clone(), tracing::Span::current());
-        let listen = move || span.in_scope(|| listener.listen(&deltas));
-        let thread = std::thread::Builder::new().name("deltas".into()).spawn(listen)?;
-        self.threads.lock().push(thread);
+        let (listener, span) = (Arc::downgrade(self), tracing::Span::current());
+        let listen = move || span.in_scope(|| Self::listen(&listener, &deltas));
+        std::thread::Builder::new().name("deltas".into()).spawn(listen)?;
         Ok(())
     }
 
@@ -134,6 +133,7 @@ impl Vfs {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.queue.stop();
+        self.end_listening();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // A panic was printed by the thread itself and there is nobody left to tell.
             let _ = thread.join();
