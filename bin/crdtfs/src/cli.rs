@@ -51,7 +51,8 @@ const EXAMPLE: &str = "Example:
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Where this device keeps its key, its shares and its engine's socket [default: $XDG_DATA_HOME/crdtfs]
+    /// Where this device keeps its key, its shares and its engine's socket [default: $XDG_DATA_HOME/crdtfs,
+    /// which is ~/.local/share/crdtfs where that is not set]
     #[arg(long, global = true, value_name = "DIR", env = "CRDTFS_STATE_DIR", hide_env_values = true)]
     pub(crate) state_dir: Option<PathBuf>,
     /// How far to look for other devices [default: internet]

@@ -154,6 +154,14 @@ pub(crate) fn plain(text: &str) -> String {
     plain
 }
 
+/// A device's name among those of `all`, with the first digits of its id if others have the same.
+pub(crate) fn name_among<'a>(name: &str, id: &str, all: impl Iterator<Item = &'a str>) -> String {
+    match all.filter(|other| *other == name).count() {
+        0 | 1 => plain(name),
+        _ => format!("{} ({})", plain(name), short(id)),
+    }
+}
+
 /// The first digits of an id, enough to tell it from others.
 pub(crate) fn short(id: &str) -> &str {
     id.get(..10).unwrap_or(id)

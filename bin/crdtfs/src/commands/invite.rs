@@ -20,7 +20,7 @@ use crate::{paths, quantity};
 #[command(after_help = "Examples:
   crdtfs invite ~/Shared
   crdtfs invite ~/Shared --role read --uses 5 --expires 7d
-  ssh desk crdtfs watch $(crdtfs invite ~/Shared) Shared")]
+  ssh desk crdtfs watch $(crdtfs invite ~/Shared) Shared     another device, at once")]
 pub(crate) struct Args {
     /// The directory that shows the share, or any path in it
     dir: PathBuf,

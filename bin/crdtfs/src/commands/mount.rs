@@ -25,7 +25,7 @@ use crate::quantity;
   crdtfs mount ~/Shared                        a new share, or the known one
   crdtfs mount crdtfsafk4… ~/Shared            join by a ticket
   crdtfs mount --foreground ~/Shared           until Ctrl-C
-  crdtfs mount ~/Shared --on-demand --cache 10GiB"
+  crdtfs mount ~/Shared --on-demand --cache 10GiB   fetch what is read, keep at most so much"
 )]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The directory to show it at; made if it is not there
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// Refuse changes made here
+    /// Send nothing of what is done here to others: a mount refuses changes, a watched folder reports them
     #[arg(long)]
     pub(crate) read_only: bool,
     /// Stay, say `ready` on stderr when the tree can be used, and end it all on SIGINT or SIGTERM

@@ -12,7 +12,7 @@ use super::App;
 use super::members::role;
 use super::peers::connection;
 use crate::failure::DONE;
-use crate::output::{Cell, Output, Tone, plain, short};
+use crate::output::{Cell, Output, Tone, name_among, plain, short};
 use crate::{paths, quantity};
 
 /// Show shares and devices: who has what, what is under way, problems.
@@ -113,7 +113,8 @@ fn device(device: &Device, share: &Share) -> Vec<Cell> {
         _ => Cell::new(""),
     };
     let why = Cell::toned(Tone::Faint, device.error.as_deref().map(plain).unwrap_or_default());
-    vec![Cell::new(plain(&device.name)), Cell::new(role(device.role)), reached, sync, seen, why]
+    let name = name_among(&device.name, &device.device, share.devices.iter().map(|device| device.name.as_str()));
+    vec![Cell::new(name), Cell::new(role(device.role)), reached, sync, seen, why]
 }
 
 fn transfer(transfer: &Transfer) -> Vec<Cell> {

@@ -10,13 +10,13 @@ use crdtfs_control::{DirText, Item};
 
 use super::App;
 use crate::failure::{DONE, NOT_YET};
-use crate::output::{plain, say, short};
+use crate::output::{name_among, plain, say, short};
 use crate::progress::Bar;
 use crate::{paths, quantity};
 
 /// Wait until other devices have what this one has, and the other way round.
 ///
-/// Done once the members waited for hold the same heads and all the content that they want, and so does this device; with all
+/// Done once the members waited for have the same changes and all the content that they want, and so has this device; with all
 /// that was done on connected ones before. Exit 3 if that is not so in time, saying who is missing what.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -81,7 +81,7 @@ fn report(devices: &[Lacking], wanted: WaitFor) -> Vec<String> {
             None => format!("share {}", short(&device.share)),
         });
         let others = of_share.iter().filter(|device| !device.me).count();
-        let mut said: Vec<String> = of_share.iter().filter_map(sentence).collect();
+        let mut said: Vec<String> = of_share.iter().filter_map(|device| sentence(device, of_share)).collect();
         said.extend(match wanted {
             WaitFor::Count(count) if others < count as usize => {
                 Some(format!("it has {}, and {count} are waited for", quantity::counted(others as u64, "other member")))
@@ -99,8 +99,8 @@ fn report(devices: &[Lacking], wanted: WaitFor) -> Vec<String> {
     lines
 }
 
-/// What a device lacks, if it lacks something.
-fn sentence(device: &Lacking) -> Option<String> {
+/// What one of a share's devices lacks, if it lacks something.
+fn sentence(device: &Lacking, of_share: &[Lacking]) -> Option<String> {
     let mut parts = Vec::new();
     if !device.me && !device.connected {
         parts.push("is not connected".to_owned());
@@ -120,7 +120,8 @@ fn sentence(device: &Lacking) -> Option<String> {
         let how = if since.is_zero() { "yet".to_owned() } else { format!("for {}", quantity::duration(since)) };
         parts.push(format!("{}has not answered {how}", if busy { "and " } else { "" }));
     }
-    let name = if device.me { "this device".to_owned() } else { plain(&device.name) };
+    let names = of_share.iter().map(|device| device.name.as_str());
+    let name = if device.me { "this device".to_owned() } else { name_among(&device.name, &device.device, names) };
     (!parts.is_empty()).then(|| format!("{name} {}", parts.join(", ")))
 }
 
@@ -163,7 +164,7 @@ mod tests {
         let mut device = Lacking {
             share: String::new(),
             dir: None,
-            device: String::new(),
+            device: "ab".repeat(32),
             name: "desk".to_owned(),
             me: false,
             connected: true,
@@ -172,19 +173,25 @@ mod tests {
             missing: Missing::default(),
             paths: Vec::new(),
         };
-        assert_eq!(sentence(&device), None);
+        let said = |device: &Lacking| sentence(device, std::slice::from_ref(device));
+        assert_eq!(said(&device), None);
         device.unanswered_ms = Some(12_345);
-        insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk has not answered for 12 s");
+        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk has not answered for 12 s");
         device.missing = Missing { files: 1, bytes: 72 };
-        insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk waits itself for the contents of 1 file, 72 B, and has not answered for 12 s");
+        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk waits itself for the contents of 1 file, 72 B, and has not answered for 12 s");
         // What is not known in size.
         device.missing = Missing { files: 1, bytes: 0 };
-        insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, or a program has a file open), and has not answered for 12 s");
+        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, or a program has a file open), and has not answered for 12 s");
         device.unanswered_ms = None;
-        insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, or a program has a file open)");
+        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, or a program has a file open)");
         device.connected = false;
         device.missing = Missing { files: 2, bytes: 2048 };
         device.paths = vec![PathText::from("a/b")];
-        insta::assert_snapshot!(sentence(&device).expect("lacks"), @"desk is not connected, lacks 2 files, 2.0 KiB (a/b, …)");
+        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not connected, lacks 2 files, 2.0 KiB (a/b, …)");
+        // Two that are called the same.
+        let me = Lacking { me: true, device: "cafe".repeat(16), ..device.clone() };
+        let said = sentence(&device, &[me.clone(), device.clone()]).expect("lacks");
+        assert!(said.starts_with("desk (abababab"), "{said}");
+        assert!(sentence(&me, &[me.clone(), device]).is_some_and(|said| said.starts_with("this device")));
     }
 }

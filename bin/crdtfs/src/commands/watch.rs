@@ -11,7 +11,8 @@ use super::{App, show};
 /// resumes the share that DIR showed before, or makes a new one. What `.crdtfsignore` matches (gitignore syntax) stays
 /// out.
 ///
-/// The folder is kept in sync, also after a restart of the engine, until `crdtfs unmount DIR`; the files stay.
+/// The folder is kept in sync, with the options given here, also after a restart of the engine, until `crdtfs unmount DIR`; the
+/// files stay. What is removed from it while no engine runs is removed from the share when one does.
 #[derive(Debug, clap::Args)]
 #[command(
     allow_missing_positional = true,
