@@ -118,6 +118,73 @@ fn a_merge_of_several_bases_waits_for_the_bytes_of_all() {
     assert_eq!(c.read("f").unwrap(), expected);
 }
 
+/// Ways to save a text.
+const SAVES: [fn(&mut Device, &str); 3] = [
+    |device, text| _ = device.write("f", text).unwrap(),
+    |device, text| {
+        device.write("f.tmp", text).unwrap();
+        device.mv("f.tmp", "f").unwrap();
+    },
+    |device, text| {
+        let open = device.find("f").unwrap().basis;
+        device.write_with_basis("f", text.as_bytes(), open).unwrap();
+    },
+];
+
+/// Who goes on with one of two texts before the bytes of the other are there has that text under its name, and it is merged when
+/// they come.
+#[test]
+fn a_text_that_is_edited_while_it_waits_for_bytes_is_merged_when_they_come() {
+    let mut mine = 0;
+    for (seed, how) in (0..16).flat_map(|seed| (0..SAVES.len()).map(move |how| (seed, how))) {
+        let save = SAVES[how];
+        let (mut a, mut b) = half_here(seed, 8);
+        if a.read("f").is_none() {
+            continue;
+        }
+        mine += 1;
+        assert_eq!((a.find("f").unwrap().shown, a.ls("").len()), (Shown::Pending, 2));
+        for more in ["again", "and again"] {
+            let shown = a.read("f").unwrap();
+            save(&mut a, &changed(&shown, 5, more));
+            assert_eq!((a.read("f"), a.ls("").len()), (Some(changed(&shown, 5, more)), 2), "seed {seed}, save {how}");
+            assert_eq!(a.find("f").unwrap().shown, Shown::Pending, "seed {seed}, save {how}");
+        }
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(b.ls(""), ["f"], "seed {seed}");
+        assert_eq!(b.read("f").unwrap(), "1\nann\n3\n4\nand again\n6\n7\nbob\n9\n");
+    }
+    assert!(mine > 0, "all seeds show the other's first");
+}
+
+/// If the bytes show that they cannot be one, it keeps its name, and the other is beside it.
+#[test]
+fn a_text_that_is_edited_while_it_waits_for_bytes_keeps_its_name() {
+    let mut mine = 0;
+    for (seed, how) in (0..16).flat_map(|seed| (0..SAVES.len()).map(move |how| (seed, how))) {
+        let save = SAVES[how];
+        let (mut a, mut b) = half_here(seed, 2);
+        let Some(shown) = a.read("f") else { continue };
+        mine += 1;
+        save(&mut a, &changed(&shown, 5, "again"));
+        let copy = copies(&a, "").remove(0);
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(b.read("f").unwrap(), changed(&shown, 5, "again"), "seed {seed}");
+        assert!(b.read(&copy).is_some() && b.ls("").len() == 2, "seed {seed}");
+    }
+    assert!(mine > 0, "all seeds show the other's first");
+}
+
+/// Two that have changed a text, `ann` its second line and `bob` another; `ann` has heard of that, and has no bytes yet.
+fn half_here(seed: u64, line: usize) -> (Device, Device) {
+    let (mut a, mut b) = pair(seed, &lines(9));
+    a.write("f", changed(&lines(9), 2, "ann")).unwrap();
+    b.write("f", changed(&lines(9), line, "bob")).unwrap();
+    let log = b.log.clone();
+    a.receive(&log);
+    (a, b)
+}
+
 /// Two devices that edit what was merged again and again, and never see each other's text before they edit. They meet after
 /// each round; what both have then after the last.
 fn criss_cross(rounds: usize) -> (Device, Device, String) {

@@ -42,8 +42,7 @@ impl View {
         if eval == self.nodes[node.at()].eval {
             return;
         }
-        let was_pending = matches!(&self.nodes[node.at()].eval, NodeEval::Many(many) if !many.pending.is_empty());
-        if was_pending == pending.is_empty() {
+        if self.is_pending(node) == pending.is_empty() {
             // Copies are as pending as what they are copies of.
             self.touch_copies(node);
         }
@@ -111,6 +110,17 @@ impl View {
             let born = birth_id(&self.nodes[node.at()].id, &self.rec(version).id);
             self.node_index.get(&InodeId(born)).is_some_and(|born| self.has_birth(*born))
         }
+    }
+
+    /// Whether somebody made a file of a version, had he a right to or not.
+    fn was_promoted(&self, class: NodeIx, version: RecIx) -> bool {
+        let extra = |member: &NodeIx| self.nodes[member.at()].extra.as_ref();
+        self.node_members(class).iter().filter_map(extra).any(|extra| extra.promoted.contains(&version))
+    }
+
+    /// Whether what a node shows waits for bytes.
+    pub(super) fn is_pending(&self, node: NodeIx) -> bool {
+        matches!(&self.nodes[self.nodes[node.at()].class.at()].eval, NodeEval::Many(many) if !many.pending.is_empty())
     }
 
     /// All versions that were promoted away from an inode class.
@@ -302,8 +312,11 @@ impl View {
         let mut bytes = versions[0].content;
         let (mut left, mut wanted) = (Vec::new(), Vec::new());
         for (i, version) in versions.iter().enumerate().skip(1) {
-            let settled =
-                stamps.iter().any(|stamp| version.stamps.iter().any(|other| self.outranks(*stamp, *other, &equals)));
+            // It was a file of its own to the author of one that it would be merged with.
+            let parted = |other: &RecIx| {
+                self.was_promoted(class, *other) && stamps.iter().any(|stamp| self.outranks(*stamp, *other, &equals))
+            };
+            let settled = version.stamps.iter().any(parted);
             let merge = if settled {
                 Merge::Refused
             } else {

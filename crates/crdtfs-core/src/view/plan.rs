@@ -224,7 +224,7 @@ impl Planner<'_> {
             _ => return Err(OpError::Invalid),
         }
         let node = self.own(inode)?;
-        self.promote_copies_of(node);
+        self.leave_copies_of(node);
         self.view.update();
         let outdated = basis.and_then(|basis| self.outdated(node, basis));
         let replaces = outdated.unwrap_or_else(|| self.settled_heads(node));
@@ -260,10 +260,16 @@ impl Planner<'_> {
         (!heads.iter().all(known)).then_some(settled)
     }
 
-    /// Heads that an edit of what is shown settles: also those that a deletion had seen, of a file that came back.
-    fn settled_heads(&self, node: NodeIx) -> Vec<RecIx> {
+    /// Heads that an edit of what is shown settles: also those that a deletion had seen, of a file that came back. What is shown
+    /// beside it is not among them.
+    pub(super) fn settled_heads(&self, node: NodeIx) -> Vec<RecIx> {
         match &self.view.nodes[node.at()].eval {
-            NodeEval::Many(many) if many.revived.is_some() => self.view.content_heads(node),
+            NodeEval::Many(many) if many.revived.is_some() => {
+                let beside = |head: &RecIx| many.copies.iter().any(|copy| copy.heads.contains(head));
+                let mut heads = self.view.content_heads(node);
+                heads.retain(|head| !beside(head));
+                heads
+            }
             _ => self.view.shown_heads(node),
         }
     }

@@ -163,7 +163,7 @@ impl View {
 
     fn copy_node(&self, state: &CopyState) -> Option<Node> {
         self.suffix_names.get(&Claimant::Copy(state.copy.id))?;
-        let pending = matches!(&self.nodes[state.holder.at()].eval, NodeEval::Many(many) if !many.pending.is_empty());
+        let pending = self.is_pending(state.holder);
         let mut shown = Node {
             inode: state.copy.id,
             kind: Kind::File,

@@ -113,14 +113,20 @@ impl View {
         record
     }
 
-    /// What became a file of its own beside a node, and what an edit of the node that settles `replaces` is to say that its
-    /// author saw: should whoever made a file of it turn out to have had no right to, the edit outranks it all the same.
+    /// What an edit of a node that settles `replaces` is to say that its author saw beside it: what became a file of its own
+    /// (should whoever made a file of it turn out to have had no right to, the edit outranks it all the same), and what the node
+    /// waits to be merged with (what is shown under the name goes on to be).
     pub(super) fn left_beside(&self, node: NodeIx, replaces: &[RecIx]) -> Vec<RecordId> {
         if self.lacks(Mutation::Saw) {
             return Vec::new();
         }
         let class = self.nodes[node.at()].class;
         let (mut left, equals) = (self.promoted_from(class), self.equals(class));
+        if let NodeEval::Many(many) = &self.nodes[class.at()].eval
+            && !many.pending.is_empty()
+        {
+            left.extend(many.copies.iter().flat_map(|copy| &copy.heads).map(|head| self.version_of(*head)));
+        }
         left.retain(|version| {
             !replaces.iter().any(|old| self.version_of(*old) == *version || self.outranks(*old, *version, &equals))
         });

@@ -243,7 +243,7 @@ impl Planner<'_> {
             return false;
         }
         let (Ok(new), Ok(old)) = (self.own(source), self.own(target)) else { return false };
-        self.promote_copies_of(old);
+        self.leave_copies_of(old);
         self.promote_copies_of(new);
         self.view.update();
         let places = (self.view.shown_places(new), self.view.shown_places(old));
@@ -280,7 +280,7 @@ impl Planner<'_> {
         }
         let stood = fact.clone();
         let (Ok(new), Ok(old)) = (self.own(source), self.own(backup)) else { return false };
-        self.promote_copies_of(old);
+        self.leave_copies_of(old);
         self.promote_copies_of(new);
         self.view.update();
         let places = (self.view.shown_places(new), self.view.shown_places(old));
@@ -323,7 +323,8 @@ impl Planner<'_> {
     /// Gives the old inode the content and attributes of the new one, which becomes one with it.
     fn replace_content(&mut self, old: NodeIx, old_place: PlaceIx, new: NodeIx, new_place: PlaceIx) {
         let view = &*self.view;
-        let (old_heads, new_heads) = (view.content_heads(old), view.content_heads(new));
+        let old_heads = if view.is_pending(old) { self.settled_heads(old) } else { view.content_heads(old) };
+        let new_heads = view.content_heads(new);
         let settled: Vec<RecIx> = old_heads.iter().chain(&new_heads).copied().collect();
         let mut edit: Content = view.content_record(old, old_place, &self.device, &settled);
         edit.saw = view.left_beside(old, &settled);

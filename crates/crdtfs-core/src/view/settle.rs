@@ -118,6 +118,14 @@ impl Planner<'_> {
         }
     }
 
+    /// Makes all conflict copies of a node that is about to be edited inodes of their own. While it waits for bytes nobody knows
+    /// whether they are any: what it may yet be merged with stays a version of it.
+    pub(super) fn leave_copies_of(&mut self, node: NodeIx) {
+        if !self.view.is_pending(node) {
+            self.promote_copies_of(node);
+        }
+    }
+
     fn promote_at(&mut self, id: InodeId, dir: InodeId, name: &Name) {
         let Some(state) = self.view.copies.get(&id).cloned() else { return };
         if self.view.lacks(Mutation::Promotion) {
