@@ -47,6 +47,8 @@ pub(crate) struct Filling {
     pub(crate) spans: Vec<ChunkSpan>,
     write: Arc<File>,
     read: Arc<File>,
+    /// Held while a chunk is written: the kernel writes to one file for one thread at a time, and the others would spin.
+    writing: Mutex<()>,
     state: Mutex<State>,
     /// Runs after the chunks, in order, so that the whole hash is known as soon as the last chunk is there.
     whole: Mutex<Whole>,
@@ -80,7 +82,8 @@ impl Filling {
         let state = State { done: vec![false; spans.len()], left: spans.len(), finished: false };
         let whole = Whole { hasher: blake3::Hasher::new(), next: 0 };
         let content = *content;
-        let filling = Self { id, content, spans, write, read, state: Mutex::new(state), whole: Mutex::new(whole) };
+        let (writing, state, whole) = (Mutex::default(), Mutex::new(state), Mutex::new(whole));
+        let filling = Self { id, content, spans, write, read, writing, state, whole };
         inner.index.write().begin_filling(id);
         inner.fillings.files.lock().insert(id, filling.read.clone());
         if len > 0 {
@@ -109,7 +112,8 @@ impl Filling {
             }
             let mut bytes = vec![0; span.len as usize];
             if self.read.read_exact_at(&mut bytes, span.offset).is_ok() && Hash::of(&bytes) == span.hash {
-                self.note(inner, at, &bytes)?;
+                self.enter(inner, at);
+                self.hash_with(at, &bytes)?;
             }
         }
         Ok(())
@@ -128,14 +132,19 @@ impl Filling {
 
     /// Writes a verified chunk at its place.
     pub(crate) fn write(&self, inner: &Inner, at: usize, bytes: &[u8]) -> io::Result<()> {
-        if self.has(at) {
-            return Ok(());
+        {
+            let _turn = self.writing.lock();
+            // What a fetch brought for somebody who waits comes to the one behind it, too.
+            if self.has(at) {
+                return Ok(());
+            }
+            // The file has its length: zeros are there already, unless a torn earlier try left something.
+            if !is_zero(bytes) || !self.is_hole(at) {
+                self.write.write_all_at(bytes, self.spans[at].offset)?;
+            }
+            self.enter(inner, at);
         }
-        // The file has its length: zeros are there already, unless a torn earlier try left something.
-        if !is_zero(bytes) || !self.is_hole(at) {
-            self.write.write_all_at(bytes, self.spans[at].offset)?;
-        }
-        self.note(inner, at, bytes)
+        self.hash_with(at, bytes)
     }
 
     fn is_hole(&self, at: usize) -> bool {
@@ -146,15 +155,18 @@ impl Filling {
         }
     }
 
-    fn note(&self, inner: &Inner, at: usize, bytes: &[u8]) -> io::Result<()> {
+    /// A chunk is in the file.
+    fn enter(&self, inner: &Inner, at: usize) {
         let span = &self.spans[at];
         inner.index.write().add(key(&span.hash), Place::new(self.id, span.offset, span.len));
-        {
-            let mut state = self.state.lock();
-            if !std::mem::replace(&mut state.done[at], true) {
-                state.left -= 1;
-            }
+        let mut state = self.state.lock();
+        if !std::mem::replace(&mut state.done[at], true) {
+            state.left -= 1;
         }
+    }
+
+    /// Goes on with the hash of the whole, unless somebody else does.
+    fn hash_with(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
         if let Some(mut whole) = self.whole.try_lock() {
             if whole.next == at {
                 whole.hasher.update(bytes);
