@@ -404,10 +404,7 @@ impl<'a> Applier<'a> {
             }
         }
         self.keep(at, id, over, state);
-        let synced = self.synced.read();
-        synced.is_given(id, &staged.content.hash);
-        synced.is_placed(id, at);
-        drop(synced);
+        self.synced.read().is_given(id, &staged.content.hash, at, &staged.stamp.ident);
         if attrs_differ(&self.state(id)?, node) {
             self.done.view.nodes.insert(id);
         }

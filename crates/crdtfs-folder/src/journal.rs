@@ -15,8 +15,8 @@ use std::path::Path;
 use crdtfs_core::id::{Hash, InodeId};
 use crdtfs_engine::boot;
 
-/// An inode and a hash that stands for its content, or for its new place (`synced` has them); of the root, which never
-/// changes, the hash of the kernel's name for the time since the machine went up.
+/// An inode and what stands for its content, for its new place, or for the file on disk that it is (`synced` has them); of the root,
+/// which never changes, the hash of the kernel's name for the time since the machine went up.
 const ROW: usize = InodeId::LEN + 32;
 
 /// Rows that the last run left, and whether the machine has been up since.
@@ -55,12 +55,13 @@ impl Journal {
 
     /// What follows was done while this machine is up.
     fn begin(&self) -> io::Result<()> {
-        self.boot.map_or(Ok(()), |boot| self.note(&InodeId::ROOT, &boot))
+        self.boot.map_or(Ok(()), |boot| self.note(&[(InodeId::ROOT, boot)]))
     }
 
-    /// Writes one down.
-    pub(crate) fn note(&self, inode: &InodeId, hash: &Hash) -> io::Result<()> {
-        (&self.file).write_all(&[&inode.0[..], &hash.0].concat())
+    /// Writes some down.
+    pub(crate) fn note(&self, rows: &[(InodeId, Hash)]) -> io::Result<()> {
+        let bytes: Vec<u8> = rows.iter().flat_map(|(inode, hash)| inode.0.into_iter().chain(hash.0)).collect();
+        (&self.file).write_all(&bytes)
     }
 
     /// The tree was saved: it knows all of this.
@@ -83,15 +84,15 @@ mod tests {
         let [one, two] = [1, 2].map(|n| (InodeId([n; 16]), Hash([n; 32])));
         let (journal, left) = Journal::open(&path).unwrap();
         assert!(left.is_empty());
-        journal.note(&one.0, &one.1).unwrap();
-        journal.note(&two.0, &two.1).unwrap();
+        journal.note(&[one]).unwrap();
+        journal.note(&[two]).unwrap();
         (&journal.file).write_all(b"cut short").unwrap();
         let (journal, left) = Journal::open(&path).unwrap();
         assert_eq!(left, [(one, true), (two, true)].into());
-        journal.note(&one.0, &two.1).unwrap();
+        journal.note(&[(one.0, two.1)]).unwrap();
         assert_eq!(Journal::open(&path).unwrap().1.len(), 3);
         journal.clear().unwrap();
-        journal.note(&two.0, &two.1).unwrap();
+        journal.note(&[two]).unwrap();
         assert_eq!(Journal::open(&path).unwrap().1, [(two, true)].into());
     }
 
@@ -101,13 +102,13 @@ mod tests {
         let path = dir.path().join("journal");
         let [one, two] = [1, 2].map(|n| (InodeId([n; 16]), Hash([n; 32])));
         let (mut journal, _) = Journal::open(&path).unwrap();
-        journal.note(&two.0, &two.1).unwrap();
+        journal.note(&[two]).unwrap();
         journal.boot = Some(Hash::of(b"another time"));
         journal.clear().unwrap();
-        journal.note(&one.0, &one.1).unwrap();
+        journal.note(&[one]).unwrap();
         let (journal, left) = Journal::open(&path).unwrap();
         assert_eq!(left, [(one, false)].into());
-        journal.note(&two.0, &two.1).unwrap();
+        journal.note(&[two]).unwrap();
         assert_eq!(Journal::open(&path).unwrap().1, [(one, false), (two, true)].into());
     }
 }

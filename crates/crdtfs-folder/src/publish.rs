@@ -16,6 +16,7 @@ use crdtfs_core::port::{Adapter, Tree};
 use parking_lot::RwLock;
 
 use crate::conflict;
+use crate::disk::Ident;
 use crate::local::{LocalPlan, Touched, state_of};
 use crate::plan::Step;
 use crate::remote::ViewDirty;
@@ -212,20 +213,25 @@ impl<'a> Publisher<'a> {
         }
         let id = InodeId(self.tree.fresh_id());
         let node = NewNode { mode, mtime, ..empty(Kind::Dir) };
-        self.create_op(parent, &at.1, id, node)?;
+        self.create_op(parent, &at.1, id, node, None)?;
         self.rekey(dir, id);
         Ok(id)
     }
 
-    /// Creates a node under a name, or under one made from it if that is taken.
-    fn create_op(&mut self, dir: InodeId, name: &Name, inode: InodeId, node: NewNode) -> Result<Name, OpError> {
+    /// Creates a node under a name, or under one made from it if that is taken. `file`: which one on disk it is.
+    fn create_op(
+        &mut self,
+        dir: InodeId,
+        name: &Name,
+        inode: InodeId,
+        node: NewNode,
+        file: Option<&Ident>,
+    ) -> Result<Name, OpError> {
         let mut at = name.clone();
         for attempt in 0.. {
             let place = PlaceId(self.tree.fresh_id());
             if node.kind == Kind::File {
-                let synced = self.synced.read();
-                synced.about_to_publish(inode, &node.content.hash);
-                synced.is_placed(inode, &(dir, at.clone()));
+                self.synced.read().about_to_create(inode, &node.content.hash, &(dir, at.clone()), file);
             }
             let op = Op::Create { dir, name: at.clone(), inode, place, node: node.clone() };
             match self.apply(op) {
@@ -275,7 +281,7 @@ impl<'a> Publisher<'a> {
             target: state.target.to_vec(),
             ..empty(state.kind)
         };
-        self.create_op(dir, &at.1, id, node)?;
+        self.create_op(dir, &at.1, id, node, Some(&state.stamp.ident))?;
         if let Some(node) = self.tree.node(id) {
             state.basis = node.basis;
         }
@@ -518,7 +524,7 @@ impl<'a> Publisher<'a> {
             target: state.target.to_vec(),
             ..empty(state.kind)
         };
-        self.create_op(to.0, &to.1, fresh, node)?;
+        self.create_op(to.0, &to.1, fresh, node, None)?;
         self.rekey(id, fresh);
         if let Some(node) = self.tree.node(fresh) {
             self.set_basis(fresh, node.basis);
@@ -683,7 +689,7 @@ impl<'a> Publisher<'a> {
             content: now.content,
             ..empty(Kind::File)
         };
-        self.create_op(dir, &at.1, fresh, node)?;
+        self.create_op(dir, &at.1, fresh, node, None)?;
         self.rekey(id, fresh);
         if let Some(node) = self.tree.node(fresh) {
             now.basis = node.basis;

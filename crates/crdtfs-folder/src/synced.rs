@@ -29,6 +29,23 @@ fn hash_of_given(content: &Hash) -> Hash {
     Hash::of(&[&b"given"[..], &content.0].concat())
 }
 
+/// What the row of a file on disk begins with, in place of a hash.
+const FILE: &[u8; 12] = b"lies in file";
+
+/// What stands there for the file on disk that an inode is: the file itself, since it may have another name when it is looked for.
+fn row_of(file: &Ident) -> Hash {
+    let parts = [FILE, &file.ino.to_le_bytes()[..], &file.born.secs.to_le_bytes(), &file.born.nanos.to_le_bytes()];
+    Hash(parts.concat().try_into().expect("12 + 8 + 8 + 4 bytes"))
+}
+
+/// The file of such a row.
+fn file_of(row: &Hash) -> Option<Ident> {
+    let (ino, born) = row.0.strip_prefix(FILE)?.split_first_chunk()?;
+    let (secs, nanos) = born.split_first_chunk()?;
+    let nanos = u32::from_le_bytes(nanos.try_into().ok()?);
+    Some(Ident { ino: u64::from_le_bytes(*ino), born: Time { secs: i64::from_le_bytes(*secs), nanos } })
+}
+
 /// One file, directory or symlink as it was last synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Synced {
@@ -76,6 +93,13 @@ pub(crate) struct Intent {
     pub(crate) inode: InodeId,
     /// That state; its stamp is from before it was put into place.
     pub(crate) state: Synced,
+}
+
+/// The file on disk that an inode was, if the rows tell of one.
+fn file_in(unsaved: &Left, inode: &InodeId) -> Option<Ident> {
+    let rows = unsaved.range((*inode, Hash([0; 32]))..=(*inode, Hash([u8::MAX; 32])));
+    let mut files = rows.filter_map(|((_, row), _)| file_of(row));
+    files.next().filter(|_| files.next().is_none())
 }
 
 /// The tree.
@@ -139,27 +163,34 @@ impl SyncedTree {
         self.nodes.iter()
     }
 
+    /// A file is about to be created: with which bytes, where, and which one on disk it is, if it is one.
+    pub(crate) fn about_to_create(&self, inode: InodeId, content: &Hash, place: &Place, file: Option<&Ident>) {
+        let file = file.map(|file| (inode, row_of(file)));
+        let rows: Vec<_> = [(inode, *content), (inode, hash_of(place))].into_iter().chain(file).collect();
+        self.write_down(&rows);
+    }
+
     /// A version of a file, made of what lies here, is about to be published.
     pub(crate) fn about_to_publish(&self, inode: InodeId, content: &Hash) {
-        self.write_down(inode, content);
+        self.write_down(&[(inode, *content)]);
     }
 
     /// A file is about to have a name in the view, or has it here, that it had not before.
     pub(crate) fn is_placed(&self, inode: InodeId, place: &Place) {
-        self.write_down(inode, &hash_of(place));
+        self.write_down(&[(inode, hash_of(place))]);
     }
 
-    /// A version that came from elsewhere lies here.
-    pub(crate) fn is_given(&self, inode: InodeId, content: &Hash) {
-        self.write_down(inode, &hash_of_given(content));
+    /// A version that came from elsewhere lies here: at which place, in which file on disk.
+    pub(crate) fn is_given(&self, inode: InodeId, content: &Hash, place: &Place, file: &Ident) {
+        self.write_down(&[(inode, hash_of_given(content)), (inode, hash_of(place)), (inode, row_of(file))]);
     }
 
-    fn write_down(&self, inode: InodeId, hash: &Hash) {
+    fn write_down(&self, rows: &[(InodeId, Hash)]) {
         if let Some(journal) = &self.journal
-            && let Err(error) = journal.note(&inode, hash)
+            && let Err(error) = journal.note(rows)
         {
             // After a crash it may be taken for somebody else's: a conflict copy too many.
-            tracing::debug!(%inode, %error, "what is not saved yet cannot be written down");
+            tracing::debug!(?rows, %error, "what is not saved yet cannot be written down");
         }
     }
 
@@ -195,7 +226,7 @@ impl SyncedTree {
                     names.retain(|place| {
                         self.is_dir(place.0) && (is_sure(place) || self.file_at(place, &look).is_some())
                     });
-                    self.take_created(tree, inode, &shown, names);
+                    self.take_created(tree, inode, &shown, names, file_in(&unsaved, &inode));
                 }
             }
         }
@@ -233,12 +264,13 @@ impl SyncedTree {
         }
     }
 
-    /// A file that was made or put here, under these names: what had them before was gone from them by then.
-    fn take_created(&mut self, tree: &dyn Tree, inode: InodeId, node: &Node, names: Vec<Place>) {
+    /// A file that was made or put here, under these names: what had them before was gone from them by then. `file`: which one on
+    /// disk it was, if that is known: it is found by that wherever it is now.
+    fn take_created(&mut self, tree: &dyn Tree, inode: InodeId, node: &Node, names: Vec<Place>, file: Option<Ident>) {
         let number = u64::from_le_bytes(inode.0[..8].try_into().expect("eight bytes"));
+        let ident = file.filter(|file| self.by_ident(file).is_none()).unwrap_or(Ident::void(number));
         let none = Time::default();
-        let stamp =
-            Stamp { ident: Ident::void(number), size: u64::MAX, mtime: none, ctime: none, mode: node.mode, nlink: 1 };
+        let stamp = Stamp { ident, size: u64::MAX, mtime: none, ctime: none, mode: node.mode, nlink: 1 };
         for place in names {
             if self.node(inode).is_none() {
                 let (key, content, xattrs) = (InodeId(tree.fresh_id()), node.content, node.xattrs.clone());
