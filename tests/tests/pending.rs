@@ -267,10 +267,17 @@ fn merges_whose_bytes_only_a_device_has_that_is_gone() {
     let [here, away] = here_and_away(&b, &two, "deleted.txt");
     fs::remove_file(two.join(&here)).unwrap();
     assert!(fs::metadata(two.join(&away)).is_ok(), "{away} stays where it is");
-    let [here, _] = here_and_away(&b, &two, "edited.txt");
-    let mut file = OpenOptions::new().append(true).open(two.join(&here)).unwrap();
+    let [went_on, _] = here_and_away(&b, &two, "edited.txt");
+    let mut file = OpenOptions::new().append(true).open(two.join(&went_on)).unwrap();
     file.write_all(b"bert went on\n").unwrap();
     drop(file);
+    let hash = blake3::hash(&fs::read(two.join(&went_on)).unwrap()).to_hex();
+    until("it is published", LIMIT, || {
+        let entries = listed(&b, &two);
+        let found = entries.iter().any(|entry| entry["path"] == *went_on && entry["blake3"] == hash.as_str());
+        if found { Ok(()) } else { Err(format!("{entries:#?}")) }
+    });
+    assert_eq!(versions_of(&two, "edited.txt").len(), 2);
     // On the other device nothing of this one is here.
     let kept = versions_of(&three, "kept.txt").into_iter().find(|name| name.contains("conflict")).unwrap();
     fs::rename(three.join(&kept), three.join("copy.md")).unwrap();
@@ -291,6 +298,11 @@ fn merges_whose_bytes_only_a_device_has_that_is_gone() {
         assert!(all.iter().any(|text| text.contains(&format!("anna edited {name}"))), "{name}: {:?}", tree.names());
         let bert = all.iter().any(|text| text.contains(&format!("bert edited {name}")));
         assert_eq!(bert, name != "deleted.txt", "{name}: {:?}", tree.names());
+    }
+    if went_on == "edited.txt" {
+        assert_eq!(versions_of(&one, "edited.txt"), ["edited.txt"]);
+        let edits = ["anna edited", "bert edited edited.txt\nbert went on\n"];
+        assert!(edits.iter().all(|edit| text("edited.txt").contains(edit)), "{}", text("edited.txt"));
     }
     assert!(all.iter().any(|text| text.contains("bert went on\n")), "{:?}", tree.names());
     assert!(tree.has("new name.md") && tree.has("copy.md"), "{:?}", tree.names());

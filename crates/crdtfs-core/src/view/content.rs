@@ -164,7 +164,7 @@ impl View {
             .collect();
         let equals = self.equals(class);
         let takes = |seen: &BTreeSet<RecIx>, version: RecIx| {
-            seen.contains(&version) || seen.iter().any(|other| self.is_made_of(*other, version, &equals))
+            seen.contains(&version) || self.is_one_made_of(seen, version, &equals)
         };
         let at = |version: RecIx, via: Option<PlaceIx>| {
             let mut left = removed.iter().filter(|(_, seen)| !takes(seen, version)).map(|(place, _)| *place);
@@ -173,15 +173,13 @@ impl View {
         };
         // What became a file of its own lives there or nowhere.
         let promoted = self.promoted_from(class);
-        let left_it = |version: RecIx| promoted.iter().any(|other| self.is_made_of(*other, version, &equals));
+        let left_it = |version: RecIx| self.is_one_made_of(&promoted, version, &equals);
         let is_unseen = |version: RecIx| at(version, None).is_some() && !left_it(version);
         let unseen: Vec<_> = heads.iter().copied().filter(|head| is_unseen(self.version_of(*head))).collect();
         let Some(top) = self.rank(&unseen, &equals).first().copied() else { return NodeEval::Nothing };
         // What was set on a version that one of these was made of was set on that one, too.
-        let below = |head: &RecIx| {
-            let version = self.version_of(*head);
-            unseen.iter().any(|other| self.is_made_of(self.version_of(*other), version, &equals))
-        };
+        let versions: Vec<_> = unseen.iter().map(|head| self.version_of(*head)).collect();
+        let below = |head: &RecIx| self.is_one_made_of(&versions, self.version_of(*head), &equals);
         let shown: Vec<_> = heads.iter().copied().filter(below).collect();
         let via = self.content_rec(top).map(|rec| self.places[rec.via.at()].class);
         match at(self.version_of(top), via) {
@@ -251,10 +249,7 @@ impl View {
                 .filter(|version| !copied.contains(&version.stamps[0]))
                 .flat_map(|version| version.stamps.iter().copied())
                 .collect();
-            many.heads.retain(|head| {
-                let version = self.version_of(*head);
-                shown.iter().any(|shown| self.is_made_of(*shown, version, &equals))
-            });
+            many.heads.retain(|head| self.is_one_made_of(&shown, self.version_of(*head), &equals));
         }
         // The bytes are those of the head that ranks highest, as are those that no merge has made.
         many.fields[Field::Bytes as usize] = many.heads[0];
@@ -273,7 +268,7 @@ impl View {
         let promoted = self.promoted_from(class);
         let same = |a: RecIx, b: RecIx| a == b || equals.get(&a).is_some_and(|set| set.contains(&b));
         let counts = |stamp: RecIx| {
-            !promoted.iter().any(|version| self.is_made_of(*version, stamp, &equals))
+            !self.is_one_made_of(&promoted, stamp, &equals)
                 && !stamps.iter().any(|other| !same(*other, stamp) && self.is_made_of(*other, stamp, &equals))
         };
         let mut versions: Vec<Version> = Vec::new();

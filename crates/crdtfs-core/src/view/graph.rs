@@ -9,6 +9,11 @@ use super::mutation::Mutation;
 /// Versions that count as one node of the version graph: each mapped to all of its node.
 pub(super) type Equals = BTreeMap<RecIx, BTreeSet<RecIx>>;
 
+/// What counts as one with a version, itself included, if anything does.
+fn same_as(version: RecIx, equals: &Equals) -> impl Iterator<Item = &RecIx> {
+    equals.get(&version).into_iter().flatten()
+}
+
 impl View {
     pub(super) fn rec(&self, ix: RecIx) -> &Rec {
         &self.recs[ix.at()]
@@ -83,23 +88,37 @@ impl View {
     /// Whether the version `new` was made of `old`, or is it: an ancestor by `replaces` alone. Who saw another version and
     /// left it has made nothing of it.
     pub(super) fn is_made_of(&self, new: RecIx, old: RecIx, equals: &Equals) -> bool {
-        // What counts as one may be of any depth.
-        let least = if equals.is_empty() { self.rec(old).depth } else { 0 };
-        let same = |at: RecIx| equals.get(&at).into_iter().flatten();
-        self.leads_to(new, old, least, |at| self.replaces(at).iter().chain(same(at)).copied())
+        self.leads_to(new, old, self.least_depth(old, equals), |at| {
+            self.replaces(at).iter().chain(same_as(at, equals)).copied()
+        })
+    }
+
+    /// Whether one of some versions was made of `old`, or is it.
+    pub(super) fn is_one_made_of<'a>(
+        &self,
+        versions: impl IntoIterator<Item = &'a RecIx>,
+        old: RecIx,
+        equals: &Equals,
+    ) -> bool {
+        versions.into_iter().any(|new| self.is_made_of(*new, old, equals))
+    }
+
+    /// The least depth of what may lead to a version: what counts as one may be of any.
+    fn least_depth(&self, old: RecIx, equals: &Equals) -> u32 {
+        if equals.is_empty() { self.rec(old).depth } else { 0 }
     }
 
     /// Whether the version that one head carries outranks that of another: its author had it before its eyes, or what it was
     /// made of had. What a change of permissions saw does not count here: that made no version.
     pub(super) fn outranks(&self, new: RecIx, old: RecIx, equals: &Equals) -> bool {
         let (new, old) = (self.version_of(new), self.version_of(old));
-        let least = if equals.is_empty() { self.rec(old).depth } else { 0 };
-        let same = |at: RecIx| equals.get(&at).into_iter().flatten();
         let before = |at: RecIx| {
             let seen = self.replaces(at).iter().chain(self.saw(at)).map(|ix| self.version_of(*ix));
-            seen.chain(same(at).copied())
+            seen.chain(same_as(at, equals).copied())
         };
-        new != old && same(new).all(|other| *other != old) && self.leads_to(new, old, least, before)
+        new != old
+            && same_as(new, equals).all(|other| *other != old)
+            && self.leads_to(new, old, self.least_depth(old, equals), before)
     }
 
     /// Whether one leads to the other by steps that `before` gives, over records that are no less deep than `least`.
@@ -176,14 +195,9 @@ impl View {
         const OURS: u8 = 1;
         const THEIRS: u8 = 2;
         const STALE: u8 = 4;
-        let least = |ix: RecIx| {
-            let same = equals.get(&ix).into_iter().flatten();
-            same.chain([&ix]).copied().min_by_key(|ix| self.rec(*ix).id).unwrap_or(ix)
-        };
-        let depth = |ix: RecIx| {
-            let same = equals.get(&ix).into_iter().flatten();
-            same.chain([&ix]).map(|ix| self.rec(*ix).depth).max().unwrap_or(0)
-        };
+        let least =
+            |ix: RecIx| same_as(ix, equals).chain([&ix]).copied().min_by_key(|ix| self.rec(*ix).id).unwrap_or(ix);
+        let depth = |ix: RecIx| same_as(ix, equals).chain([&ix]).map(|ix| self.rec(*ix).depth).max().unwrap_or(0);
         let mut flags: BTreeMap<RecIx, u8> = BTreeMap::new();
         let mut queue = BinaryHeap::new();
         for (set, flag) in [(ours, OURS), (theirs, THEIRS)] {
@@ -204,7 +218,7 @@ impl View {
                 }
                 flag |= STALE;
             }
-            let same: Vec<_> = equals.get(&ix).into_iter().flatten().copied().chain([ix]).collect();
+            let same: Vec<_> = same_as(ix, equals).copied().chain([ix]).collect();
             for member in same {
                 for &parent in self.replaces(member) {
                     let parent = least(self.version_of(parent));

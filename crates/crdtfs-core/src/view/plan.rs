@@ -250,10 +250,7 @@ impl Planner<'_> {
         let versions: Vec<_> = basis.iter().map(|ix| self.view.version_of(*ix)).collect();
         let equals = self.view.equals(node);
         let heads = self.view.shown_heads(node);
-        let known = |head: &RecIx| {
-            let head = self.view.version_of(*head);
-            versions.iter().any(|version| self.view.is_made_of(*version, head, &equals))
-        };
+        let known = |head: &RecIx| self.view.is_one_made_of(&versions, self.view.version_of(*head), &equals);
         // What it was made from may have been merged or chmodded since: those heads are settled with it.
         let mut settled = basis.clone();
         settled.extend(heads.iter().copied().filter(known));
