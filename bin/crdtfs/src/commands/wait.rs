@@ -128,20 +128,18 @@ fn sentence(device: &Lacking, of_share: &[Lacking]) -> Option<String> {
 /// Which contents a device lacks, or what else it is about; `busy` with it, instead of answering.
 fn lacks(device: &Lacking, busy: bool) -> String {
     let missing = &device.missing;
-    if missing.bytes == 0 {
-        return format!("{} (a merge waits for bytes, or a program has a file open)", quantity::lacks(missing));
-    }
-    let mut said = match busy {
+    let said = match busy && missing.bytes > 0 {
         true => {
             let files = quantity::counted(missing.files, "file");
             format!("waits itself for the contents of {files}, {}", quantity::size(missing.bytes))
         }
         false => quantity::lacks(missing),
     };
-    if let Some(path) = device.paths.first() {
-        said.push_str(&format!(" ({}{})", plain(path.as_str()), if missing.files > 1 { ", …" } else { "" }));
-    }
-    said
+    let more = if missing.files > 1 { ", …" } else { "" };
+    let which = device.paths.first().map(|path| format!("{}{more}", plain(path.as_str())));
+    let why = (missing.bytes == 0).then(|| "a merge waits for bytes, or a program has a file open".to_owned());
+    let details: Vec<_> = which.into_iter().chain(why).collect();
+    if details.is_empty() { said } else { format!("{said} ({})", details.join(": ")) }
 }
 
 #[cfg(test)]
@@ -184,9 +182,10 @@ mod tests {
         insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, or a program has a file open), and has not answered for 12 s");
         device.unanswered_ms = None;
         insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, or a program has a file open)");
+        device.paths = vec![PathText::from("a/b")];
+        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a/b: a merge waits for bytes, or a program has a file open)");
         device.connected = false;
         device.missing = Missing { files: 2, bytes: 2048 };
-        device.paths = vec![PathText::from("a/b")];
         insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not connected, lacks 2 files, 2.0 KiB (a/b, …)");
         // Two that are called the same.
         let me = Lacking { me: true, device: "cafe".repeat(16), ..device.clone() };
