@@ -143,7 +143,8 @@ fn what_is_held_back_is_committed_by_who_asks_for_it_alone() {
     assert_eq!((logged(), share.read(Replica::queued)), (3, 0), "anything else sends everything");
 }
 
-/// A name that was removed a moment ago and is made anew is held back with what is done to it.
+/// A lock that was removed a moment ago and is made anew is held back with what is done to it, whether it goes on as what it was
+/// or is another one.
 #[test]
 fn a_lock_that_is_made_again_and_again_is_held_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -151,16 +152,33 @@ fn a_lock_that_is_made_again_and_again_is_held_back() {
     let share = open_as(Key::new(&[1; 32]), dir.path(), &made, &Arc::new(Told::default()));
     let by = Adapter(1);
     let empty = crdtfs_core::content::ContentRef::empty();
-    for n in 1..4 {
-        let name = Name::try_from(".f.swp").unwrap();
-        share.apply(by, create(n, ".f.swp", empty)).unwrap();
-        let node = share.child(InodeId::ROOT, &name).unwrap();
+    let git = InodeId([9; 16]);
+    let mut mkdir = create(9, ".git", empty);
+    if let Op::Create { node, .. } = &mut mkdir {
+        node.kind = Kind::Dir;
+    }
+    share.apply(by, mkdir).unwrap();
+    share.take_turn();
+    for (n, dir, name, goes_on) in [
+        (1, InodeId::ROOT, ".f.swp", false),
+        (2, InodeId::ROOT, ".f.swp", false),
+        (3, git, "index.lock", false),
+        (4, git, "index.lock", true),
+        (5, git, "index.lock", true),
+    ] {
+        let mut op = create(n, name, empty);
+        if let Op::Create { dir: at, .. } = &mut op {
+            *at = dir;
+        }
+        let name = Name::try_from(name).unwrap();
+        share.apply(by, op).unwrap();
+        let node = share.child(dir, &name).unwrap();
         let (inode, content, mtime) = (node.inode, share.store().put_bytes(&[n; 10]).unwrap(), node.mtime);
-        assert_eq!(inode, InodeId([1; 16]), "it goes on as what it was");
+        assert_eq!(inode, InodeId([if goes_on { 3 } else { n }; 16]));
         share.apply(by, Op::Edit { inode, via: None, basis: None, content, mtime }).unwrap();
         share.take_turn();
         assert!(share.read(Replica::queued) > 0, "try {n}");
-        share.apply(by, Op::Unlink { dir: InodeId::ROOT, name }).unwrap();
+        share.apply(by, Op::Unlink { dir, name }).unwrap();
         share.take_turn();
         assert_eq!(share.read(Replica::queued), 0);
     }
