@@ -44,15 +44,19 @@ pub(crate) fn run(app: &mut App, args: Args, mode: Mode, options: ShowOptions) -
         return foreground::show(&app.settings, request);
     }
     let mut bar = Bar::new(app.out.bars(), "starting the engine");
-    let (mut engine, _) = background::connect_or_start(&app.settings, Some(&request))?;
+    let (mut engine, new) = background::connect_or_start(&app.settings, Some(&request))?;
     bar.update(&Progress { what: working(mode).to_owned(), done: 0, total: None, unit: Unit::Items });
-    let shown = engine.client.call_with(request, |item| {
+    let mut shown = engine.client.call_with(request, |item| {
         if let Item::Progress(progress) = item {
             bar.update(&progress);
         }
         Ok(())
     })?;
     bar.clear();
+    if new && shown.how == How::Already {
+        // A new engine shows again what the one before showed, before it is asked to.
+        shown.how = How::Resumed;
+    }
     match app.settings.json {
         true => app.out.json(&shown)?,
         false => say(&announcement(&shown)),
@@ -90,12 +94,15 @@ fn announcement(shown: &Shown) -> String {
         Mode::Mount => "mounted at",
         Mode::Watch => "kept in sync with",
     };
+    let with = match &shown.options {
+        none if *none == ShowOptions::default() => String::new(),
+        options => format!(", with {options}"),
+    };
     match shown.how {
         How::Created => format!("a new share, {verb} {dir}\ninvite another device: crdtfs invite {dir}"),
         How::Joined => format!("joined the share, {verb} {dir}; its content is on the way: crdtfs status {dir}"),
-        How::Resumed => format!("the share is {verb} {dir} again"),
-        How::Already if shown.options == ShowOptions::default() => format!("the share is {verb} {dir} already"),
-        How::Already => format!("the share is {verb} {dir} already, with {}", shown.options),
+        How::Resumed => format!("the share is {verb} {dir} again{with}"),
+        How::Already => format!("the share is {verb} {dir} already{with}"),
     }
 }
 
