@@ -233,6 +233,7 @@ impl Planner<'_> {
         record.saw = self.view.left_beside(node, &replaces);
         (record.bytes, record.bytes_stamp) = (Some(*content), None);
         (record.mtime, record.mtime_stamp) = (mtime, None);
+        self.pin_equals(node, content);
         self.emit(&Record::Content(record));
         self.pin_suffixed(node);
         Ok(())

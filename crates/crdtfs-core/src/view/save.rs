@@ -342,6 +342,9 @@ impl Planner<'_> {
         }
         let into = view.places[old_place.at()].id;
         let stamps = view.ids(&new_heads.iter().map(|head| view.version_of(*head)).collect::<Vec<_>>());
+        if let Some(bytes) = &edit.bytes {
+            self.pin_equals(old, bytes);
+        }
         let edit = self.emit(&Record::Content(edit));
         let mut seen: Vec<_> = stamps.into_iter().map(|stamp| (edit, stamp)).collect();
         seen.sort_unstable();

@@ -8,6 +8,7 @@ use super::arena::{Claimant, CopyEval, NodeIx, PlaceIx, Slot};
 use super::mutation::Mutation;
 use super::plan::Planner;
 use super::record_of::NewPosition;
+use crate::content::ContentRef;
 use crate::id::{InodeId, PlaceId, RecordId};
 use crate::name::Name;
 use crate::node::Kind;
@@ -99,6 +100,26 @@ impl Planner<'_> {
                 let dir = self.view.nodes[dir.at()].id;
                 self.pin(place, dir, &name);
             }
+        }
+    }
+
+    /// Pins the entries that have a suffixed name beside a file, and the bytes that it is about to get: they would be one with it,
+    /// and were others to who wrote it.
+    pub(super) fn pin_equals(&mut self, node: NodeIx, bytes: &ContentRef) {
+        let view = &*self.view;
+        let mut equal = Vec::new();
+        for place in view.place_classes(node) {
+            let state = &view.places[place.at()];
+            let (Some(claim), Some(eval)) = (&state.claim, &state.eval) else { continue };
+            let slot = view.nodes[claim.dir.at()].dir.as_ref().and_then(|dir| dir.slots.get(&eval.name));
+            let Some(Slot::Many(many)) = slot else { continue };
+            let others =
+                many.groups.iter().filter(|group| !group.contains(&place)).filter_map(|group| view.node_of(group[0]));
+            equal.extend(others.filter(|other| view.twin_key(*other).is_some_and(|key| key == bytes.hash.0)));
+        }
+        for other in equal {
+            self.merge_united(other);
+            self.pin_suffixed(self.view.home(other));
         }
     }
 
