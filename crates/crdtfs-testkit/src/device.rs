@@ -10,7 +10,7 @@ use crdtfs_core::name::Name;
 use crdtfs_core::node::{Basis, Delta, Kind, Node, NodeChange, Time, Xattrs};
 use crdtfs_core::op::{NewNode, Op, OpError, RenameMode};
 use crdtfs_core::record::Record;
-use crdtfs_core::view::{Author, Mutation, View};
+use crdtfs_core::view::{Author, Mutation, Outcome, View};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
@@ -137,6 +137,17 @@ impl Device {
         }
     }
 
+    /// Takes down what an operation wrote.
+    fn note_outcome(&mut self, outcome: Outcome) {
+        for (id, bytes) in &outcome.records {
+            self.known.insert(*id);
+            let record = Record::decode(bytes).expect("a view makes records that can be read");
+            self.log.push((*id, record));
+        }
+        self.note_delta(outcome.delta);
+        self.supply();
+    }
+
     /// Does an operation.
     pub fn apply(&mut self, op: &Op) -> Result<usize, OpError> {
         self.now_ms += 10;
@@ -146,19 +157,16 @@ impl Device {
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
+                // What it settled before stands.
+                let begun = self.view.take_begun();
+                self.note_outcome(begun);
                 self.journal = journal;
                 return Err(error);
             }
         };
         let count = outcome.records.len();
         let first = self.log.len();
-        for (id, bytes) in &outcome.records {
-            self.known.insert(*id);
-            let record = Record::decode(bytes).expect("a view makes records that can be read");
-            self.log.push((*id, record));
-        }
-        self.note_delta(outcome.delta);
-        self.supply();
+        self.note_outcome(outcome);
         self.journal = journal.zip(before).map(|(mut journal, before)| {
             journal.push(before.done(self, op, first));
             journal

@@ -398,7 +398,13 @@ impl World {
             let seen: BTreeSet<_> = tokens_in(seen.as_bytes()).into_iter().collect();
             may_go.retain(|token| seen.contains(token));
         }
-        for (_, _, hash) in &done.before {
+        // Work on what waits for bytes may decide what becomes of the others that wait with it: a merge, of which lines are gone
+        // that somebody else had changed.
+        let decides = done.target.is_some_and(|target| done.pending.contains(&target));
+        for (inode, _, hash) in &done.before {
+            if decides && Some(*inode) != done.target && done.pending.contains(inode) {
+                continue;
+            }
             if let Some(token) =
                 self.words(at, hash).iter().find(|token| !now.contains(token) && !may_go.contains(token))
             {
