@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crdtfs_core::id::{DeviceId, ShareId};
 use crdtfs_core::key::Key;
 use crdtfs_net::{NetConfig, Network, Node};
-use crdtfs_store::{Store, StoreOptions};
+use crdtfs_store::{Space, Store, StoreOptions};
 use parking_lot::{Mutex, RwLock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -28,7 +28,6 @@ use crate::registry::ShareDir;
 use crate::share::{Events, Parts, Share, now_ms};
 use crate::showing::Showing;
 use crate::source::NetSource;
-use crate::space::Space;
 use crate::state::{StateDir, StateError, write_atomically};
 
 /// How often what ends by itself is noticed and what is dirty is made durable.

@@ -115,14 +115,13 @@ mod tests {
     use crdtfs_core::op::{NewNode, Op};
     use crdtfs_core::port::{Adapter, Tree};
     use crdtfs_core::replica::Replica;
-    use crdtfs_store::{ChunkSink, ChunkSource, Store, StoreOptions, Want};
+    use crdtfs_store::{ChunkSink, ChunkSource, Space, Store, StoreOptions, Want};
     use parking_lot::Mutex;
 
     use super::*;
     use crate::registry::ShareDir;
     use crate::retention::HistoryOptions;
     use crate::share::{Events, Parts};
-    use crate::space::Space;
 
     /// Gives what it has, and counts how often it is asked.
     #[derive(Default)]

@@ -41,7 +41,6 @@ mod share_tree;
 mod showing;
 mod shows;
 mod source;
-mod space;
 pub mod state;
 mod statements;
 mod verify;

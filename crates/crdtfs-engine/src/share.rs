@@ -20,7 +20,7 @@ use crdtfs_core::share::Role;
 use crdtfs_core::sync::{Numbered, PeerState};
 use crdtfs_core::vector::Vector;
 use crdtfs_core::wire::Holding;
-use crdtfs_store::{ChunkSource, Log, ShareContent, Store, StoreError};
+use crdtfs_store::{ChunkSource, Log, ShareContent, Space, Store, StoreError};
 use parking_lot::{Condvar, Mutex, RwLock};
 use thiserror::Error;
 
@@ -34,7 +34,6 @@ use crate::probes::Probes;
 use crate::registry::ShareDir;
 use crate::retention::HistoryOptions;
 use crate::share_content::in_vain::InVain;
-use crate::space::Space;
 use crate::state::StateError;
 use crate::statements::Statements;
 use crate::wants::Wants;

@@ -11,14 +11,13 @@ use bytes::Bytes;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{DeviceId, Hash, ShareId};
 use crdtfs_net::{FetchError, Node, Sink};
-use crdtfs_store::{ChunkSink, ChunkSource, Store, Urgency, Want};
+use crdtfs_store::{ChunkSink, ChunkSource, Space, Store, Urgency, Want};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::core::Core;
 use crate::landed::{Arrived, Landed};
 use crate::replaced::{Gone, Waiting, content_of};
-use crate::space::Space;
 
 /// Chunks that wait to be kept: with 1 MiB each the most memory that one fetch takes.
 const QUEUE: usize = 32;
@@ -62,6 +61,10 @@ impl ChunkSource for NetSource {
     fn other_versions(&self, content: &ContentRef) -> Vec<ContentRef> {
         let share = self.core.upgrade().and_then(|core| core.share(&self.share));
         share.map_or_else(Vec::new, |share| share.read(|replica| replica.view().other_versions(content, VERSIONS)))
+    }
+
+    fn space(&self) -> Option<&Arc<Space>> {
+        Some(&self.space)
     }
 }
 
@@ -152,7 +155,7 @@ impl NetSource {
                 Ok(None) | Err(_) => lost.push(place),
             }
         }
-        keep(&Mutex::new(Some(receiver)), left, &Reserving { sink: call.sink, space: &self.space })?;
+        keep(&Mutex::new(Some(receiver)), left, call.sink)?;
         Ok(lost)
     }
 }
@@ -213,21 +216,6 @@ impl Sink for Hand {
         let has = found.is_some();
         self.lookup.found.lock().extend(found.map(|found| (place, hash, found)));
         has
-    }
-}
-
-/// Takes nothing that would eat into the reserve: the log and the index need it.
-struct Reserving<'a> {
-    sink: &'a dyn ChunkSink,
-    space: &'a Space,
-}
-
-impl ChunkSink for Reserving<'_> {
-    fn accept(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
-        if self.space.is_low() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.sink.accept(index, bytes)
     }
 }
 

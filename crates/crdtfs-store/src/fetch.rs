@@ -23,6 +23,7 @@ use crate::known::{Known, Like};
 use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
 use crate::source::{ChunkSink, ChunkSource, Urgency, Want};
+use crate::space::Taken;
 use crate::store::{ChunkSpan, Inner};
 use crate::text::{TEXT_MAX, is_text};
 
@@ -51,6 +52,8 @@ struct Job<'a> {
     filling: Option<Arc<Filling>>,
     /// A folder's file of one chunk needs no filling: it is written at once.
     written: AtomicBool,
+    /// Room for what it lacks, where the disk has a reserve.
+    taken: Option<Taken>,
     failed: Mutex<Option<io::Error>>,
 }
 
@@ -88,6 +91,7 @@ pub(crate) fn fetch(
             earlier: None,
             filling: None,
             written: AtomicBool::new(false),
+            taken: None,
             failed: Mutex::new(None),
         })
         .collect();
@@ -96,7 +100,7 @@ pub(crate) fn fetch(
         if job.has_failed() {
             continue;
         }
-        match job.begin(inner) {
+        match job.begin(inner).and_then(|()| job.take_room(inner, source)) {
             Ok(()) if job.spans.len() > 1 && !job.lacking(inner).is_empty() => job.find_earlier(inner, source),
             Ok(()) => {}
             Err(error) => job.fail(&error),
@@ -146,7 +150,7 @@ fn fetch_manifests(inner: &Inner, source: &dyn ChunkSource, jobs: &mut [Job<'_>]
         if wants.is_empty() {
             return;
         }
-        let sink = PackSink { inner, wants: &wants };
+        let sink = PackSink { inner, source, wants: &wants };
         let fetched = source.fetch(&wants, sooner, &sink);
         let mut lacking: Vec<&Want> = Vec::new();
         {
@@ -168,13 +172,26 @@ fn fetch_manifests(inner: &Inner, source: &dyn ChunkSource, jobs: &mut [Job<'_>]
 /// Takes nodes of manifests.
 struct PackSink<'a> {
     inner: &'a Inner,
+    source: &'a dyn ChunkSource,
     wants: &'a [Want],
 }
 
 impl ChunkSink for PackSink<'_> {
     fn accept(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
         let hash = verify(&self.wants[index], bytes)?;
-        Ok(self.inner.put(&hash, bytes, Codec::Raw)?)
+        write_one(self.source, bytes, || Ok(self.inner.put(&hash, bytes, Codec::Raw)?))
+    }
+}
+
+/// Writes a chunk that comes alone.
+pub(crate) fn write_one(
+    source: &dyn ChunkSource,
+    bytes: &[u8],
+    act: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    match source.space() {
+        Some(space) => space.take(bytes.len() as u64)?.write(bytes.len() as u64, act),
+        None => act(),
     }
 }
 
@@ -212,6 +229,17 @@ impl Job<'_> {
             }
             Into::Store => {}
         }
+        Ok(())
+    }
+
+    /// Sets room aside for what it lacks, if it is on the disk that has a reserve.
+    fn take_room(&mut self, inner: &Inner, source: &dyn ChunkSource) -> io::Result<()> {
+        let Some(space) = source.space() else { return Ok(()) };
+        if matches!(self.into, Into::Folder(_, _, file) if !space.holds(file)) {
+            return Ok(());
+        }
+        let bytes = self.lacking(inner).into_iter().map(|at| takes(&self.spans[at])).sum();
+        self.taken = if bytes > 0 { Some(space.take(bytes)?) } else { None };
         Ok(())
     }
 
@@ -256,6 +284,13 @@ impl Job<'_> {
 
     /// Takes a verified chunk.
     fn accept(&self, inner: &Inner, at: usize, bytes: &[u8]) -> io::Result<()> {
+        match (&self.taken, takes(&self.spans[at])) {
+            (Some(taken), room) if room > 0 => taken.write(room, || self.write(inner, at, bytes)),
+            _ => self.write(inner, at, bytes),
+        }
+    }
+
+    fn write(&self, inner: &Inner, at: usize, bytes: &[u8]) -> io::Result<()> {
         match (&self.filling, self.into) {
             (Some(filling), _) => filling.write(inner, at, bytes),
             (None, Into::Folder(_, _, file)) => {
@@ -389,6 +424,11 @@ fn is_zeros(span: &ChunkSpan) -> bool {
     span.len as usize == max && span.hash == *ZEROS.get_or_init(|| Hash::of(&vec![0; max]))
 }
 
+/// Bytes of the disk that a chunk takes: one of zeros stays a hole.
+fn takes(span: &ChunkSpan) -> u64 {
+    if is_zeros(span) { 0 } else { u64::from(span.len) }
+}
+
 /// An error of one taker's file (a full disk) is that taker's only.
 fn give(inner: &Inner, jobs: &[Job<'_>], takers: &Takers, bytes: &[u8]) {
     for (job, at) in takers {
@@ -409,7 +449,7 @@ fn fetch_away(inner: &Inner, source: &dyn ChunkSource, jobs: &[Job<'_>], away: &
             continue;
         }
         let wants: Vec<Want> = window.iter().map(|(want, _)| *want).collect();
-        let sink = JobSink { inner, jobs, window: &window };
+        let sink = JobSink { inner, source, jobs, window: &window };
         if let Err(error) = source.fetch(&wants, urgency, &sink) {
             for (_, takers) in &window {
                 for (job, at) in takers {
@@ -425,6 +465,7 @@ fn fetch_away(inner: &Inner, source: &dyn ChunkSource, jobs: &[Job<'_>], away: &
 
 struct JobSink<'a, 'j> {
     inner: &'a Inner,
+    source: &'a dyn ChunkSource,
     jobs: &'a [Job<'j>],
     window: &'a [&'a (Want, Takers)],
 }
@@ -432,6 +473,10 @@ struct JobSink<'a, 'j> {
 impl ChunkSink for JobSink<'_, '_> {
     fn accept(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
         let (want, takers) = self.window[index];
+        // Whatever disk a file is on: the log and the index are to know of it.
+        if self.source.space().is_some_and(|space| space.is_low()) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         verify(want, bytes)?;
         give(self.inner, self.jobs, takers, bytes);
         // With nobody left who can take anything (the disk is full) the source need not go on.

@@ -45,6 +45,7 @@ mod share;
 #[cfg(test)]
 mod share_tests;
 mod source;
+mod space;
 mod storage;
 mod store;
 #[cfg(test)]
@@ -58,4 +59,5 @@ pub use gc::{GcReport, Lease};
 pub use log::{Log, LogEntry, Recovered};
 pub use share::ShareContent;
 pub use source::{ChunkSink, ChunkSource, Urgency, Want};
+pub use space::{Space, Taken};
 pub use store::{ChunkList, ChunkSpan, Missing, Store, StoreOptions, Usage};

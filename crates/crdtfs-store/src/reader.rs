@@ -13,6 +13,7 @@ use crdtfs_core::id::Hash;
 use crdtfs_core::port::Reader;
 use parking_lot::{Condvar, Mutex};
 
+use crate::fetch::write_one;
 use crate::index::{Key, key};
 use crate::manifest::Need;
 use crate::object::OBJECT_FROM;
@@ -334,7 +335,7 @@ impl ChunkSink for ReadSink<'_> {
             let reason = format!("what arrived for chunk {} is not it", want.chunk.hash);
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
-        (self.each)(self.mine[index], bytes)?;
+        write_one(&*self.window.source, bytes, || (self.each)(self.mine[index], bytes))?;
         // Whoever waits for this one need not wait for the rest.
         self.window.in_flight.land(&key(&want.chunk.hash));
         Ok(())

@@ -30,6 +30,8 @@ pub(crate) struct Peer {
     lies: std::sync::atomic::AtomicBool,
     /// Of one file, as the view would have them.
     pub(crate) versions: Mutex<Vec<ContentRef>>,
+    /// The disk of who fetches.
+    space: std::sync::OnceLock<Arc<Space>>,
 }
 
 impl Peer {
@@ -69,6 +71,10 @@ impl ChunkSource for Peer {
 
     fn other_versions(&self, content: &ContentRef) -> Vec<ContentRef> {
         self.versions.lock().iter().filter(|version| *version != content).copied().collect()
+    }
+
+    fn space(&self) -> Option<&Arc<Space>> {
+        self.space.get()
     }
 }
 

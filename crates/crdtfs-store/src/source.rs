@@ -1,8 +1,11 @@
 //! Where chunks come from that are not on this device.
 
 use std::io;
+use std::sync::Arc;
 
 use crdtfs_core::content::{ChunkRef, ContentRef};
+
+use crate::space::Space;
 
 /// One chunk that is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,11 @@ pub trait ChunkSource: Send + Sync + 'static {
     /// Other versions of the file that a content is of: what is here of them may be like what is wanted. The likeliest first.
     fn other_versions(&self, _content: &ContentRef) -> Vec<ContentRef> {
         Vec::new()
+    }
+
+    /// The store's disk, if what is fetched is to leave its reserve alone.
+    fn space(&self) -> Option<&Arc<Space>> {
+        None
     }
 }
 

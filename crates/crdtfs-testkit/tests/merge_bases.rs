@@ -175,6 +175,28 @@ fn a_text_that_is_edited_while_it_waits_for_bytes_keeps_its_name() {
     assert!(mine > 0, "all seeds show the other's first");
 }
 
+/// A folder goes on with its own version, also if another one is shown that has the name: what is saved there keeps it.
+#[test]
+fn a_text_that_a_folder_goes_on_with_while_it_waits_for_bytes_keeps_its_name() {
+    for (seed, line) in (0..16).flat_map(|seed| [(seed, 2), (seed, 8)]) {
+        let (mut a, mut b) = pair(seed, &lines(9));
+        a.write("f", changed(&lines(9), 2, "ann")).unwrap();
+        let own = a.find("f").unwrap().basis;
+        b.write("f", changed(&lines(9), line, "bob")).unwrap();
+        let log = b.log.clone();
+        a.receive(&log);
+        let text = changed(&changed(&lines(9), 2, "ann"), 5, "again");
+        a.write_with_basis("f", text.as_bytes(), own).unwrap();
+        assert_eq!((a.read("f").as_ref(), a.ls("").len()), (Some(&text), 2), "seed {seed}");
+        meet(&mut [&mut a, &mut b]);
+        if line == 2 {
+            assert_eq!((b.read("f"), b.ls("").len()), (Some(text), 2), "seed {seed}");
+        } else {
+            assert_eq!((b.read("f"), b.ls("").len()), (Some(changed(&text, 8, "bob")), 1), "seed {seed}");
+        }
+    }
+}
+
 /// Two that have changed a text, `ann` its second line and `bob` another; `ann` has heard of that, and has no bytes yet.
 fn half_here(seed: u64, line: usize) -> (Device, Device) {
     let (mut a, mut b) = pair(seed, &lines(9));

@@ -122,10 +122,9 @@ impl View {
         }
         let class = self.nodes[node.at()].class;
         let (mut left, equals) = (self.promoted_from(class), self.equals(class));
-        if let NodeEval::Many(many) = &self.nodes[class.at()].eval
-            && !many.pending.is_empty()
-        {
-            left.extend(many.copies.iter().flat_map(|copy| &copy.heads).map(|head| self.version_of(*head)));
+        if self.is_pending(class) {
+            // Also what is shown, if the author's is one of the others: a folder stays as it is until the bytes come.
+            left.extend(self.content_heads(class).into_iter().map(|head| self.version_of(head)));
         }
         left.retain(|version| {
             !replaces.iter().any(|old| self.version_of(*old) == *version || self.outranks(*old, *version, &equals))

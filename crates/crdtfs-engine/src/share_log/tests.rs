@@ -10,13 +10,12 @@ use crdtfs_core::node::Kind;
 use crdtfs_core::op::{NewNode, Op};
 use crdtfs_core::port::{Adapter, Tree};
 use crdtfs_core::replica::Created;
-use crdtfs_store::{Store, StoreOptions};
+use crdtfs_store::{Space, Store, StoreOptions};
 
 use super::*;
 use crate::registry::ShareDir;
 use crate::retention::HistoryOptions;
 use crate::share::{Events, Parts};
-use crate::space::Space;
 
 /// Counts how often all sessions are told to look what is to be said.
 #[derive(Default)]

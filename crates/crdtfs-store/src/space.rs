@@ -1,0 +1,202 @@
+//! Room on the state directory's disk, looked at before something is taken that would have to be written down.
+//!
+//! What frees room is always allowed; everything else is refused early, so that the log and the index keep the reserve
+//! that they need to write down what was already accepted. What is fetched sets its room aside before it is begun
+//! ([`Space::take`]): files that are being filled have holes at first, and what will fill these counts as taken.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crdtfs_core::port::RESERVE;
+use parking_lot::Mutex;
+
+/// How long a look is good for, where a little more or less makes no difference.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// Bytes that the packs gather in memory before they are written: they are not on the disk yet, and will be.
+const GATHERED: u64 = 1 << 20;
+
+/// The disk below the state directory.
+pub struct Space {
+    disk: Box<dyn Fn() -> Option<Disk> + Send + Sync>,
+    /// The filesystem's number, by which files on it are known.
+    device: Option<u64>,
+    looked: Mutex<Option<(Instant, u64)>>,
+    /// Bytes that were set aside and are not written yet.
+    begun: Mutex<u64>,
+}
+
+/// What a filesystem tells of itself, in bytes.
+struct Disk {
+    free: u64,
+    taken: u64,
+}
+
+impl std::fmt::Debug for Space {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Space").field("begun", &*self.begun.lock()).finish_non_exhaustive()
+    }
+}
+
+impl Space {
+    /// The disk that `dir` is on.
+    pub fn new(dir: PathBuf) -> Self {
+        let device = std::fs::metadata(&dir).ok().map(|meta| meta.dev());
+        let look = move || {
+            let stat = rustix::fs::statvfs(&dir).ok()?;
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let taken = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
+            Some(Disk { free, taken })
+        };
+        Self { disk: Box::new(look), device, looked: Mutex::default(), begun: Mutex::default() }
+    }
+
+    /// A disk that has as many bytes free as `free` says.
+    #[cfg(test)]
+    pub(crate) fn told(free: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        let disk = Box::new(move || Some(Disk { free: free(), taken: 0 }));
+        Self { disk, device: None, looked: Mutex::default(), begun: Mutex::default() }
+    }
+
+    /// Bytes that may still be used, at most 100 ms old. A filesystem that cannot tell has enough.
+    pub fn free(&self) -> u64 {
+        let mut looked = self.looked.lock();
+        if let Some((when, free)) = *looked
+            && when.elapsed() < FRESH
+        {
+            return free;
+        }
+        let free = (self.disk)().map_or(u64::MAX, |disk| disk.free);
+        *looked = Some((Instant::now(), free));
+        free
+    }
+
+    /// Bytes that all files of the filesystem take together, those of the store among them. One that cannot tell may be
+    /// full of them.
+    pub fn taken(&self) -> u64 {
+        (self.disk)().map_or(u64::MAX, |disk| disk.taken)
+    }
+
+    /// As [`Space::free`], of now.
+    pub fn free_now(&self) -> u64 {
+        *self.looked.lock() = None;
+        self.free()
+    }
+
+    /// Bytes that may be fetched, as of now: what is free but for the reserve, and for what is begun.
+    pub fn room(&self) -> u64 {
+        self.room_beside(*self.begun.lock())
+    }
+
+    fn room_beside(&self, begun: u64) -> u64 {
+        self.free_now().saturating_sub(RESERVE + GATHERED).saturating_sub(begun)
+    }
+
+    /// Sets room aside for `bytes` that are about to be fetched; `StorageFull` if there is none.
+    pub fn take(self: &Arc<Self>, bytes: u64) -> io::Result<Taken> {
+        let mut begun = self.begun.lock();
+        if bytes > self.room_beside(*begun) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        *begun += bytes;
+        drop(begun);
+        Ok(Taken { space: self.clone(), left: Mutex::new(bytes) })
+    }
+
+    /// Whether a file takes its room here.
+    pub(crate) fn holds(&self, file: &File) -> bool {
+        self.device.is_none_or(|device| file.metadata().map_or(true, |meta| meta.dev() == device))
+    }
+
+    /// Whether not even changes of others can be written down. They come out of the reserve: among them may be the very
+    /// deletions that make room.
+    pub fn is_out(&self) -> bool {
+        self.free() < RESERVE / 4
+    }
+
+    /// Whether only what frees room may be taken.
+    pub fn is_low(&self) -> bool {
+        self.free() < RESERVE
+    }
+}
+
+/// Room that was set aside; what of it was not written by then is given back at the end.
+#[derive(Debug)]
+pub struct Taken {
+    space: Arc<Space>,
+    left: Mutex<u64>,
+}
+
+impl Taken {
+    /// Writes `bytes` by `act`: out of what was set aside, and not if somebody else has used up the disk meanwhile.
+    pub fn write<T>(&self, bytes: u64, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.space.free_now() < RESERVE.saturating_add(bytes) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let done = act();
+        // Only now: until it is written the disk does not know of it.
+        let mut left = self.left.lock();
+        let written = bytes.min(*left);
+        *left -= written;
+        *self.space.begun.lock() -= written;
+        done
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        *self.space.begun.lock() -= *self.left.get_mut();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_real_filesystem_tells_its_room() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let space = Space::new(dir.path().to_owned());
+        let free = space.free();
+        assert!(free > 0 && free < u64::MAX);
+        assert_eq!(space.is_low(), free < RESERVE);
+        assert!(space.room() < free);
+        assert!(space.taken() > 0 && space.taken() < u64::MAX);
+        let unknown = Space::new("/nonexistent/dir".into());
+        assert_eq!((unknown.free(), unknown.taken()), (u64::MAX, u64::MAX), "unknown is enough");
+    }
+
+    #[test]
+    fn what_is_begun_and_not_written_is_taken() {
+        const MIB: u64 = 1 << 20;
+        let free = Arc::new(AtomicU64::new(RESERVE + GATHERED + 8 * MIB));
+        let disk = free.clone();
+        let space = Arc::new(Space::told(move || disk.load(Ordering::Relaxed)));
+        let one = space.take(6 * MIB).unwrap();
+        assert_eq!(space.take(6 * MIB).unwrap_err().kind(), io::ErrorKind::StorageFull, "there is room for one");
+        let write = |taken: &Taken, bytes| {
+            taken.write(bytes, || {
+                free.fetch_sub(bytes, Ordering::Relaxed);
+                Ok(())
+            })
+        };
+        write(&one, 4 * MIB).unwrap();
+        assert_eq!(space.room(), 2 * MIB, "what is written is counted once");
+        let two = space.take(2 * MIB).unwrap();
+        assert_eq!(space.room(), 0);
+        // Somebody else writes: who began may not go on, and leaves the reserve alone.
+        free.store(RESERVE + MIB - 1, Ordering::Relaxed);
+        assert_eq!(write(&two, MIB).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        drop(two);
+        drop(one);
+        free.store(RESERVE + GATHERED + MIB, Ordering::Relaxed);
+        assert_eq!(space.room(), MIB, "who ends gives back what was not written");
+    }
+}
