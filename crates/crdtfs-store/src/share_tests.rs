@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, ShareId};
-use crdtfs_core::port::{Content, FileOpener, FolderContent, WriteFile};
+use crdtfs_core::port::{Content, FileOpener, FolderContent, RESERVE, WriteFile};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::store_tests::noise;
-use crate::{ChunkList, ChunkSink, ChunkSource, ShareContent, Store, StoreOptions, Urgency, Want};
+use crate::{ChunkList, ChunkSink, ChunkSource, ShareContent, Space, Store, StoreOptions, Urgency, Want};
 
 /// Another device: gives what its store has, out of order, from two threads, and counts what it would have sent.
 #[derive(Default)]
@@ -344,6 +344,36 @@ fn an_interrupted_fetch_goes_on_where_it_was() {
     assert_eq!(fs::read(&path).unwrap(), bytes);
     let again = peer.bytes.load(Ordering::Relaxed);
     assert!(given + again < bytes.len() as u64 + 100_000, "{given} and {again} of {}", bytes.len());
+}
+
+#[test]
+fn what_is_fetched_together_fits_together() {
+    let source = device(Peer::nobody());
+    let contents = [1, 2].map(|n| source.write_and_index(id(n as u8), &noise(6 << 20, n)));
+    let small = [3, 4].map(|n| source.write_and_index(id(n as u8), &noise(700 << 10, n)));
+    let peer = Peer::of(source.share.store());
+    let begins = |room: u64| RESERVE + (1 << 20) + room;
+    // Each of two is measured against a disk that has not been written to yet, as if both went on at the same time.
+    let free = Arc::new(AtomicU64::new(begins(8 << 20)));
+    let disk = free.clone();
+    peer.space.set(Arc::new(Space::told(move || disk.load(Ordering::Relaxed)))).unwrap();
+    let device = device(peer.clone());
+    let full = |outcome: &io::Result<()>| outcome.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::StorageFull);
+    let whole = device.share.fetch(&contents, Urgency::Prefetch);
+    assert!(whole[0].is_ok() && full(&whole[1]), "objects: {whole:?}");
+    free.store(begins(800 << 10), Ordering::Relaxed);
+    let packed = device.share.fetch(&small, Urgency::Prefetch);
+    assert!(packed[0].is_ok() && full(&packed[1]), "packs: {packed:?}");
+    let [one, other] = ["one", "other"].map(|name| {
+        let path = device.folder.0.join(name);
+        OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap()
+    });
+    free.store(begins(8 << 20), Ordering::Relaxed);
+    let staged = device.share.fetch_many(&[(id(8), contents[0], &one), (id(9), contents[1], &other)]);
+    assert!(staged[0].is_ok() && full(&staged[1]), "a folder's files: {staged:?}");
+    // Who ended gave back what it had set aside.
+    assert!(device.share.fetch(&contents[1..], Urgency::Prefetch)[0].is_ok());
+    assert!(device.share.fetch(&small[1..], Urgency::Prefetch)[0].is_ok());
 }
 
 #[test]
