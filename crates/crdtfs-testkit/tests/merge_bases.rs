@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crdtfs_core::id::{Hash, RecordId};
 use crdtfs_core::merge::MergeCache;
-use crdtfs_core::node::Shown;
+use crdtfs_core::node::{Basis, Shown};
 use crdtfs_core::record::Record;
 use crdtfs_core::text;
 use crdtfs_testkit::{Device, copies, meet};
@@ -138,7 +138,7 @@ fn a_text_that_is_edited_while_it_waits_for_bytes_is_merged_when_they_come() {
     let mut mine = 0;
     for (seed, how) in (0..16).flat_map(|seed| (0..SAVES.len()).map(move |how| (seed, how))) {
         let save = SAVES[how];
-        let (mut a, mut b) = half_here(seed, 8);
+        let (mut a, mut b, _) = half_here(seed, 8);
         if a.read("f").is_none() {
             continue;
         }
@@ -163,7 +163,7 @@ fn a_text_that_is_edited_while_it_waits_for_bytes_keeps_its_name() {
     let mut mine = 0;
     for (seed, how) in (0..16).flat_map(|seed| (0..SAVES.len()).map(move |how| (seed, how))) {
         let save = SAVES[how];
-        let (mut a, mut b) = half_here(seed, 2);
+        let (mut a, mut b, _) = half_here(seed, 2);
         let Some(shown) = a.read("f") else { continue };
         mine += 1;
         save(&mut a, &changed(&shown, 5, "again"));
@@ -179,12 +179,7 @@ fn a_text_that_is_edited_while_it_waits_for_bytes_keeps_its_name() {
 #[test]
 fn a_text_that_a_folder_goes_on_with_while_it_waits_for_bytes_keeps_its_name() {
     for (seed, line) in (0..16).flat_map(|seed| [(seed, 2), (seed, 8)]) {
-        let (mut a, mut b) = pair(seed, &lines(9));
-        a.write("f", changed(&lines(9), 2, "ann")).unwrap();
-        let own = a.find("f").unwrap().basis;
-        b.write("f", changed(&lines(9), line, "bob")).unwrap();
-        let log = b.log.clone();
-        a.receive(&log);
+        let (mut a, mut b, own) = half_here(seed, line);
         let text = changed(&changed(&lines(9), 2, "ann"), 5, "again");
         a.write_with_basis("f", text.as_bytes(), own).unwrap();
         assert_eq!((a.read("f").as_ref(), a.ls("").len()), (Some(&text), 2), "seed {seed}");
@@ -197,14 +192,16 @@ fn a_text_that_a_folder_goes_on_with_while_it_waits_for_bytes_keeps_its_name() {
     }
 }
 
-/// Two that have changed a text, `ann` its second line and `bob` another; `ann` has heard of that, and has no bytes yet.
-fn half_here(seed: u64, line: usize) -> (Device, Device) {
+/// Two that have changed a text, `ann` its second line and `bob` another, and the basis of hers; `ann` has heard of his, and has no
+/// bytes yet.
+fn half_here(seed: u64, line: usize) -> (Device, Device, Basis) {
     let (mut a, mut b) = pair(seed, &lines(9));
     a.write("f", changed(&lines(9), 2, "ann")).unwrap();
+    let own = a.find("f").unwrap().basis;
     b.write("f", changed(&lines(9), line, "bob")).unwrap();
     let log = b.log.clone();
     a.receive(&log);
-    (a, b)
+    (a, b, own)
 }
 
 /// Two devices that edit what was merged again and again, and never see each other's text before they edit. They meet after

@@ -465,10 +465,12 @@ impl Planner<'_> {
     pub(super) fn live_again(&mut self, place: PlaceIx) {
         let Some(node) = self.view.node_of(place) else { return };
         let NodeEval::Many(many) = &self.view.nodes[node.at()].eval else { return };
-        let copied = |head: &RecIx| many.copies.iter().any(|copy| copy.heads.contains(head));
-        let mut settled = self.view.content_heads(node);
-        settled.retain(|head| !many.heads.contains(head) && !copied(head));
-        if many.revived.is_some() && !settled.is_empty() {
+        if many.revived.is_none() {
+            return;
+        }
+        let mut settled = self.settled_heads(node);
+        settled.retain(|head| !many.heads.contains(head));
+        if !settled.is_empty() {
             settled.extend(many.heads.first());
             let record = self.view.content_record(node, place, &self.device, &settled);
             self.emit(&Record::Content(record));

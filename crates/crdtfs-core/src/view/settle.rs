@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::View;
-use super::arena::{Claimant, CopyEval, NodeIx, PlaceIx, Slot};
+use super::arena::{Claimant, CopyEval, NodeIx, PlaceIx};
 use super::mutation::Mutation;
 use super::plan::Planner;
 use super::record_of::NewPosition;
@@ -109,12 +109,9 @@ impl Planner<'_> {
         let view = &*self.view;
         let mut equal = Vec::new();
         for place in view.place_classes(node) {
-            let state = &view.places[place.at()];
-            let (Some(claim), Some(eval)) = (&state.claim, &state.eval) else { continue };
-            let slot = view.nodes[claim.dir.at()].dir.as_ref().and_then(|dir| dir.slots.get(&eval.name));
-            let Some(Slot::Many(many)) = slot else { continue };
+            let Some(groups) = view.groups_at(place) else { continue };
             let others =
-                many.groups.iter().filter(|group| !group.contains(&place)).filter_map(|group| view.node_of(group[0]));
+                groups.iter().filter(|group| !group.contains(&place)).filter_map(|group| view.node_of(group[0]));
             equal.extend(others.filter(|other| view.twin_key(*other).is_some_and(|key| key == bytes.hash.0)));
         }
         for other in equal {
@@ -225,11 +222,8 @@ impl Planner<'_> {
         let view = &*self.view;
         for member in view.bonded(view.home(node)) {
             for place in view.place_classes(member) {
-                let state = &view.places[place.at()];
-                let (Some(claim), Some(eval)) = (&state.claim, &state.eval) else { continue };
-                let slot = view.nodes[claim.dir.at()].dir.as_ref().and_then(|dir| dir.slots.get(&eval.name));
-                let Some(Slot::Many(many)) = slot else { continue };
-                if let Some(group) = many.groups.iter().find(|group| group.len() > 1 && group.contains(&place)) {
+                let Some(groups) = view.groups_at(place) else { continue };
+                if let Some(group) = groups.iter().find(|group| group.len() > 1 && group.contains(&place)) {
                     return Some((group[1], group[0]));
                 }
             }

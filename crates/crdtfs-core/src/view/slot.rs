@@ -31,6 +31,16 @@ impl Slot {
 }
 
 impl View {
+    /// The groups of claims, one entry each, of the name that a standing place claims, if several want it.
+    pub(super) fn groups_at(&self, place: PlaceIx) -> Option<&[Vec<PlaceIx>]> {
+        let state = &self.places[place.at()];
+        let dir = self.nodes[state.claim?.dir.at()].dir.as_ref()?;
+        match dir.slots.get(&state.eval.as_ref()?.name)? {
+            Slot::Many(many) => Some(&many.groups),
+            Slot::One(_) => None,
+        }
+    }
+
     /// Whether several claim a name.
     pub(super) fn is_contested(&self, dir: NodeIx, name: &Name) -> bool {
         let slot = self.nodes[dir.at()].dir.as_ref().and_then(|data| data.slots.get(name));
@@ -117,10 +127,8 @@ impl View {
 
     /// The version that a suffixed entry shows.
     pub(super) fn version_at(&self, place: PlaceIx) -> Option<RecIx> {
-        let state = &self.places[place.at()];
-        let dir = self.nodes[state.claim?.dir.at()].dir.as_ref()?;
-        let Slot::Many(many) = dir.slots.get(&state.eval.as_ref()?.name)? else { return None };
-        many.groups.iter().find(|group| group.contains(&place)).map(|group| self.version_of_group(group))
+        let group = self.groups_at(place)?.iter().find(|group| group.contains(&place))?;
+        Some(self.version_of_group(group))
     }
 
     /// The device name that a record carries, as an index.
