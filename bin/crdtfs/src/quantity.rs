@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crdtfs_control::status::Missing;
+pub(crate) use crdtfs_control::text::size;
 
 /// Reads `24h`, `1h30m`, `90s`, `250ms`, `2 days`, and `0`; another bare number could be anything, and is refused.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -81,25 +82,6 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 /// A duration in milliseconds, as the control protocol counts them.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// `1.2 GiB`, `0 B`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut value = bytes as f64;
-    let mut unit = None;
-    for next in UNITS {
-        // 1023.95 would be printed as 1024.0.
-        if value < if unit.is_none() { 1024.0 } else { 1023.95 } {
-            break;
-        }
-        value /= 1024.0;
-        unit = Some(next);
-    }
-    match unit {
-        None => format!("{bytes} B"),
-        Some(unit) => format!("{value:.1} {unit}"),
-    }
 }
 
 /// `12,345`.
@@ -231,21 +213,6 @@ mod tests {
         assert!((now - 7_200_000..now - 7_200_000 + 60_000).contains(&ago), "{ago} at {now}");
         for text in ["", "yesterday", "2026-13-01", "18:30", "-1h"] {
             assert!(parse_time(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_shown() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            (1_048_575, "1.0 MiB"),
-            (1 << 30, "1.0 GiB"),
-            (u64::MAX, "16.0 EiB"),
-        ] {
-            assert_eq!(size(bytes), text);
         }
     }
 

@@ -134,12 +134,7 @@ fn status() -> Status {
             bytes: 1 << 30,
             missing: Missing { files: 2, bytes: 4096 },
             devices: vec![device("lap", true, true), device("desk", false, true), device("phone", false, false)],
-            transfers: vec![Transfer {
-                path: "a/b.bin".into(),
-                done: 1024,
-                total: 4096,
-                from: vec!["desk".to_owned()],
-            }],
+            transfers: vec![Transfer { path: "a/b.bin".into(), done: 1024, total: 4096 }],
             problems: vec![problem("cannot be read: permission denied")],
         }],
         problems: Vec::new(),

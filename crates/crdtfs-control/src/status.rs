@@ -164,9 +164,6 @@ pub struct Transfer {
     pub done: u64,
     /// Bytes in all.
     pub total: u64,
-    /// From whom, by name.
-    #[serde(default)]
-    pub from: Vec<String>,
 }
 
 /// Something that the user should know.

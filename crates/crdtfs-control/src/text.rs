@@ -1,4 +1,4 @@
-//! Paths in JSON: readable text, and the exact bytes beside it where the text cannot hold them.
+//! Paths in JSON: readable text, and the exact bytes beside it where the text cannot hold them. Sizes in sentences.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -90,6 +90,25 @@ text!(
     ToText, "to", "to_base64"
 );
 
+/// A number of bytes as people read it: `1.2 GiB`, `0 B`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = None;
+    for next in UNITS {
+        // 1023.95 would be printed as 1024.0.
+        if value < if unit.is_none() { 1024.0 } else { 1023.95 } {
+            break;
+        }
+        value /= 1024.0;
+        unit = Some(next);
+    }
+    match unit {
+        None => format!("{bytes} B"),
+        Some(unit) => format!("{value:.1} {unit}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +126,20 @@ mod tests {
         assert_eq!(json, "{\"dir\":\"/a\u{fffd}\u{fffd}\",\"dir_base64\":\"L2H//g==\"}");
         let back: DirText = serde_json::from_str(&json).expect("parses");
         assert_eq!(back.to_path().as_os_str().as_bytes(), b"/a\xff\xfe");
+    }
+
+    #[test]
+    fn sizes_are_shown() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1_048_575, "1.0 MiB"),
+            (1 << 30, "1.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
     }
 }

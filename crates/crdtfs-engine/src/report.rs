@@ -12,7 +12,6 @@ use crdtfs_net::{PathKind, PeerInfo};
 
 use crate::convert;
 use crate::core::Core;
-use crate::present::Mode;
 use crate::share::Share;
 use crate::showing::State;
 
@@ -138,7 +137,6 @@ impl Core {
                     path: PathText::from_bytes(&path),
                     done: content.size.saturating_sub(lacks),
                     total: content.size,
-                    from: Vec::new(),
                 }
             })
             .filter(|transfer| transfer.done > 0)
@@ -148,11 +146,18 @@ impl Core {
     fn problems(&self, share: &Share) -> Vec<Problem> {
         let mut problems = share.problems();
         problems.extend(self.lacked(share));
+        problems.extend(self.shown_problems(share));
+        problems
+    }
+
+    /// What stands in the way where the share is shown.
+    pub(crate) fn shown_problems(&self, share: &Share) -> Vec<Problem> {
+        let mut problems = Vec::new();
         for showing in self.showings_of(&share.id()) {
             for problem in showing.problems() {
-                let path = match (showing.mode, problem.path.as_str()) {
-                    (Mode::Mount | Mode::Watch, "") => showing.dir.clone(),
-                    (_, below) => showing.dir.join(below),
+                let path = match problem.path.as_str() {
+                    "" => showing.dir.clone(),
+                    below => showing.dir.join(below),
                 };
                 problems.push(Problem { path: Some(PathText::from(&path)), message: problem.message });
             }

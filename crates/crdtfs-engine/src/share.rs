@@ -10,6 +10,7 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use crdtfs_control::status::Problem;
+use crdtfs_control::text::size;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{DeviceId, Hash, Incarnation, InodeId, ShareId};
 use crdtfs_core::key::Key;
@@ -598,12 +599,13 @@ impl Share {
         let path = self.path_of(*inode).unwrap_or_default();
         let bytes: u64 = unfit.iter().map(|(_, content)| content.size).sum();
         Some(format!(
-            "fetching is paused: the disk of the state directory has no room for {} of {bytes} bytes (the smallest, {}, has \
-             {} bytes, and {} may be used); it goes on by itself when there is room",
-            if unfit.len() == 1 { "a file".to_owned() } else { format!("{} files", unfit.len()) },
+            "fetching is paused: the disk of the state directory has no room for {}, {} (the smallest, {}, has {}, and {} may \
+             be used); it goes on by itself when there is room",
+            if unfit.len() == 1 { "1 file".to_owned() } else { format!("{} files", unfit.len()) },
+            size(bytes),
             String::from_utf8_lossy(&path),
-            smallest.size,
-            self.space.room(),
+            size(smallest.size),
+            size(self.space.room()),
         ))
     }
 }

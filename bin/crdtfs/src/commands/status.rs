@@ -122,7 +122,6 @@ fn transfer(transfer: &Transfer) -> Vec<Cell> {
         Cell::new(format!("fetching {}", plain(transfer.path.as_str()))),
         Cell::right(quantity::size(transfer.done)),
         Cell::new(format!("of {}", quantity::size(transfer.total))),
-        Cell::new(format!("from {}", plain(&transfer.from.join(", ")))),
     ]
 }
 

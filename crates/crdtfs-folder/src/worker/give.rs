@@ -1,7 +1,7 @@
 //! Giving: the share's changes into the folder.
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use crdtfs_core::content::ContentRef;
@@ -299,12 +299,19 @@ impl Worker {
             let failed = items.iter().map(|item| (item.clone(), Why::Failed(FAILED_AGAIN))).collect();
             self.check_items(items.clone(), &failed);
             if let Some(item) = items.into_iter().next() {
-                let why = format!(
-                    "its content cannot be fetched now ({failure}); tried again when a device that has it is reachable"
-                );
-                self.tell(item, why);
+                self.tell(item, why_not_fetched(&failure));
             }
         }
+    }
+}
+
+/// Why a content is not here, and what to do about it.
+fn why_not_fetched(failure: &io::Error) -> String {
+    match failure.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "there is no room on the disk for its content: free some, and it is fetched".into()
+        }
+        _ => format!("its content cannot be fetched now ({failure}); tried again when a device that has it is reachable"),
     }
 }
 
