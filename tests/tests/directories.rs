@@ -96,6 +96,47 @@ fn what_is_mounted_already() {
 }
 
 #[test]
+fn a_watched_folder_that_is_missing_is_waited_for() {
+    needs!("a_watched_folder_that_is_missing_is_waited_for");
+    let lab = Lab::new();
+    let (_segment, [a, b]) = lab.on_one_segment(["a", "b"]);
+    let (dir, there, away) = (a.dir("shared"), b.dir("shared"), a.dir("away"));
+    let path = dir.to_str().unwrap();
+    a.ok(&["watch", path]);
+    fs::write(dir.join("f"), "f\n").unwrap();
+    b.ok(&["watch", &a.invite(&dir, &[]), there.to_str().unwrap()]);
+    a.wait(&dir, "all");
+    a.ok(&["stop"]);
+    fs::rename(&dir, &away).unwrap();
+    // Also for who asks for it by hand.
+    for start in [&["start"][..], &["watch", path]] {
+        let started = a.run(start);
+        assert_eq!(started.code, Some(i32::from(start[0] == "watch")), "{started}");
+        let said = a.fails(3, &["wait", path, "--timeout", "1s"]);
+        assert!(said.contains(&format!("{path} is missing")) && said.contains("put it back"), "{said}");
+        says(&a.ok(&["status"]), &["is missing"]);
+        assert!(!dir.exists(), "what is put back would land in it");
+    }
+    // Nor does anybody else take its content for held.
+    b.fails(3, &["wait", there.to_str().unwrap(), "--timeout", "1s"]);
+    fs::rename(&away, &dir).unwrap();
+    a.wait(&dir, "all");
+    b.wait(&there, "all");
+    let trees = [&dir, &there].map(|dir| Tree::read(dir).unwrap());
+    assert_eq!(trees[0], trees[1]);
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "f\n");
+    // Given up, it holds nobody up.
+    a.ok(&["stop"]);
+    fs::rename(&dir, &away).unwrap();
+    a.ok(&["start"]);
+    a.fails(3, &["wait", "--timeout", "100ms"]);
+    a.ok(&["unmount", path]);
+    a.ok(&["wait"]);
+    a.ok(&["stop"]);
+    b.ok(&["stop"]);
+}
+
+#[test]
 fn a_state_directory_in_use() {
     needs!("a_state_directory_in_use");
     let lab = Lab::new();

@@ -563,11 +563,16 @@ mod tests {
         assert_eq!(share.holding().missing_files, 1, "the folder was not looked at yet");
         core.resume_all();
         let mut progress = core.progress();
-        // Nothing here can show it, which is said as a problem and leaves nothing that could be behind.
+        // Nothing here can show it: what it shows is not what the share has, until nobody wants it shown any more.
         runtime.block_on(async {
-            while share.holding().missing_files > 0 {
+            while core.showings_of(&id).iter().all(|showing| showing.is_alive()) {
                 progress.changed().await.unwrap();
             }
+            core.resumed(None).await;
+            assert_eq!(share.holding().missing_files, 1, "it is refused");
+            let hide = crdtfs_control::request::Hide { dir: crdtfs_control::DirText::from(&dir.path().join("folder")) };
+            core.hide(hide).await.unwrap();
+            assert_eq!(share.holding().missing_files, 0);
         });
         close(&core);
     }

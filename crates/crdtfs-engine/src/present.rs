@@ -110,7 +110,8 @@ pub trait Presenter: Send + Sync + 'static {
     fn mode(&self) -> Mode;
 
     /// Whether `dir` can be used: exists or can be made, is a directory, is writable, is not already a mount, and so on.
-    /// Creates it if it is not there. Called before a ticket is spent. `known` says that it already showed this share.
+    /// Creates it if it is not there. Called before a ticket is spent. `known` says that it already showed this share: then
+    /// what is not there may be left to [`Presenter::present`], which knows whether something belongs there.
     fn prepare(&self, dir: &Path, options: &PresentOptions, known: bool) -> Result<(), PresentError>;
 
     /// Lets go, by force, of what an engine that was killed left at `dir` and what keeps its process from ending. Most

@@ -71,18 +71,22 @@ impl Showing {
 
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let mut problems = self.presented().map(|presented| presented.problems()).unwrap_or_default();
-        if let State::Failed(message) | State::Ended(Some(message)) = self.state() {
-            problems.push(Problem { path: String::new(), message });
-        }
+        let why = match self.state() {
+            State::Failed(why) => Some(format!("{why} (it is tried again every few seconds)")),
+            State::Ended(why) => why,
+            State::Starting | State::Ready => None,
+        };
+        problems.extend(why.map(|message| Problem { path: String::new(), message }));
         problems
     }
 
-    /// Whether something in the view is not shown yet.
+    /// Whether something in the view is not shown yet. Of what cannot be shown, though somebody wants it, nothing is; nor is it
+    /// known what was done there.
     pub(crate) fn behind(&self) -> bool {
         match self.state() {
             State::Ready => self.presented().is_some_and(|presented| presented.behind()),
-            State::Starting => true,
-            State::Ended(_) | State::Failed(_) => false,
+            State::Starting | State::Failed(_) | State::Ended(Some(_)) => true,
+            State::Ended(None) => false,
         }
     }
 

@@ -166,6 +166,7 @@ impl Core {
                     tracing::warn!(error = %failure.message, "the next engine will try to show it");
                 }
                 self.rethink_keeping(&share);
+                self.showing_progressed(&share.id());
                 Err(failure)
             }
         }
@@ -230,6 +231,7 @@ impl Core {
             core.showings.lock().retain(|other| other.dir != found.shown.dir);
             found.share.commit_all();
             core.remember(&found.share, ShownDir { active: false, ..found.shown.clone() })?;
+            core.showing_progressed(&found.share.id());
             let dir = DirText::from(&found.shown.dir);
             Ok(Reply::Hidden(reply::Hidden { share: found.share.id().to_string(), dir }))
         })

@@ -122,10 +122,9 @@ impl Core {
             let message = "all is here, but a program holds up what the mount's cache has to forget".to_owned();
             talk.send(Item::Note(Note { message })).await?;
         }
-        let shown = shares.iter().flat_map(|share| self.showings_of(&share.id()));
-        let problems: Vec<_> = shown.flat_map(|showing| showing.problems()).take(PATHS).collect();
+        let problems: Vec<_> = shares.iter().flat_map(|share| self.shown_problems(share)).take(PATHS).collect();
         for problem in problems {
-            let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
+            let path = problem.path.map_or_else(String::new, |path| format!("{path}: "));
             talk.send(Item::Note(Note { message: format!("{path}{}", problem.message) })).await?;
         }
         Ok(())

@@ -597,6 +597,42 @@ fn an_empty_directory_in_the_place_of_the_folder_is_refused() {
 }
 
 #[test]
+fn a_folder_that_is_missing_is_not_made_anew_and_goes_on_when_it_is_back() {
+    let (mut a, b) = pair();
+    a.write("f", "f");
+    meet(&a, &b);
+    a.stop();
+    let before = a.records();
+    fs::rename(a.dir(), a.tmp.path().join("elsewhere")).unwrap();
+    for _ in 0..2 {
+        FolderPresenter.prepare(&a.dir(), &a.options, true).unwrap();
+        let refused = a.try_start().unwrap_err().to_string();
+        assert!(refused.contains("files is missing") && refused.contains("put it back"), "{refused}");
+        assert!(!a.dir().exists(), "it would be in the way of what is put back");
+    }
+    fs::write(a.tmp.path().join("elsewhere/g"), "g").unwrap();
+    fs::rename(a.tmp.path().join("elsewhere"), a.dir()).unwrap();
+    FolderPresenter.prepare(&a.dir(), &a.options, true).unwrap();
+    a.start();
+    assert_eq!(a.records(), before, "nothing counts as deleted");
+    meet(&a, &b);
+    assert_eq!((&*a.read("f"), &*b.read("f"), &*b.read("g")), ("f", "f", "g"));
+}
+
+/// One in which nothing was ever synced has nothing that belongs there.
+#[test]
+fn a_known_folder_that_never_had_anything_is_made_again() {
+    let (mut a, b) = pair();
+    a.stop();
+    fs::remove_dir(a.dir()).unwrap();
+    FolderPresenter.prepare(&a.dir(), &a.options, true).unwrap();
+    a.start();
+    b.write("f", "f");
+    meet(&a, &b);
+    assert_eq!(a.read("f"), "f");
+}
+
+#[test]
 fn two_engines_on_one_folder_are_refused() {
     let mut a = Side::new("one", 1);
     let first = a.shown.take();

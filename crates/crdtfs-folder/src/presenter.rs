@@ -38,7 +38,7 @@ impl Presenter for FolderPresenter {
         Mode::Watch
     }
 
-    fn prepare(&self, dir: &Path, _: &PresentOptions, _: bool) -> Result<(), PresentError> {
+    fn prepare(&self, dir: &Path, _: &PresentOptions, known: bool) -> Result<(), PresentError> {
         let shown = dir.display();
         if let Some(why) = filesystem::unfit(dir) {
             return Err(sentence(format!("{shown} {why}; name a directory of your own to watch")));
@@ -48,6 +48,8 @@ impl Presenter for FolderPresenter {
                 return Err(sentence(format!("{shown} is a file, not a directory; name a directory to watch")));
             }
             Ok(_) => {}
+            // Whether it may be made anew what was synced says: [`FolderPresenter::present`].
+            Err(error) if error.kind() == io::ErrorKind::NotFound && known => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 std::fs::create_dir_all(dir).map_err(|e| {
                     sentence(format!(
@@ -76,11 +78,7 @@ impl Presenter for FolderPresenter {
     ) -> Result<Box<dyn Presented>, PresentError> {
         let path = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         apart(&path, &ports.state)?;
-        let mut root = Root::open(&path).map_err(|source| PresentError::Io {
-            what: "cannot open the folder",
-            path: path.clone(),
-            source,
-        })?;
+        let mut root = open_root(&path, &ports.state)?;
         lock(&root)?;
         let (db, mut synced, whose) =
             StateDb::open(&ports.state.join(STATE_FILE)).map_err(|error| state_error(&path, &error))?;
@@ -126,6 +124,27 @@ fn apart(dir: &Path, state: &Path) -> Result<(), PresentError> {
         )));
     }
     Ok(())
+}
+
+/// Opens the folder; one that is not there is made, if nothing was synced in it. Else it was moved, or its disk is not there: what
+/// is made in its place would be in the way of what is put back.
+fn open_root(path: &Path, state: &Path) -> Result<Root, PresentError> {
+    let io = |what| move |source| PresentError::Io { what, path: path.to_owned(), source };
+    match Root::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let (_, synced, _) = StateDb::open(&state.join(STATE_FILE)).map_err(|error| state_error(path, &error))?;
+            if !synced.is_empty() {
+                let shown = path.display();
+                return Err(sentence(format!(
+                    "{shown} is missing, and nothing counts as deleted: put it back, or mount what belongs there. To have a new \
+                     one filled from the share, make it and put any file into it; to give it up, run `crdtfs unmount {shown}`"
+                )));
+            }
+            std::fs::create_dir_all(path).map_err(io("cannot make the folder"))?;
+            Root::open(path).map_err(io("cannot open the folder"))
+        }
+        opened => opened.map_err(io("cannot open the folder")),
+    }
 }
 
 fn lock(root: &Root) -> Result<(), PresentError> {

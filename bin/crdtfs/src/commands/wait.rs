@@ -137,7 +137,8 @@ fn lacks(device: &Lacking, busy: bool) -> String {
     };
     let more = if missing.files > 1 { ", …" } else { "" };
     let which = device.paths.first().map(|path| format!("{}{more}", plain(path.as_str())));
-    let why = (missing.bytes == 0).then(|| "a merge waits for bytes, or a program has a file open".to_owned());
+    let why = (missing.bytes == 0)
+        .then(|| "a merge waits for bytes, a program has a file open, or its directory cannot be used".to_owned());
     let details: Vec<_> = which.into_iter().chain(why).collect();
     if details.is_empty() { said } else { format!("{said} ({})", details.join(": ")) }
 }
@@ -179,11 +180,11 @@ mod tests {
         insta::assert_snapshot!(said(&device).expect("lacks"), @"desk waits itself for the contents of 1 file, 72 B, and has not answered for 12 s");
         // What is not known in size.
         device.missing = Missing { files: 1, bytes: 0 };
-        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, or a program has a file open), and has not answered for 12 s");
+        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, a program has a file open, or its directory cannot be used), and has not answered for 12 s");
         device.unanswered_ms = None;
-        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, or a program has a file open)");
+        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a merge waits for bytes, a program has a file open, or its directory cannot be used)");
         device.paths = vec![PathText::from("a/b")];
-        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a/b: a merge waits for bytes, or a program has a file open)");
+        insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not done with what came (a/b: a merge waits for bytes, a program has a file open, or its directory cannot be used)");
         device.connected = false;
         device.missing = Missing { files: 2, bytes: 2048 };
         insta::assert_snapshot!(said(&device).expect("lacks"), @"desk is not connected, lacks 2 files, 2.0 KiB (a/b, …)");

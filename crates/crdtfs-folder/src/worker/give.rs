@@ -311,7 +311,9 @@ fn why_not_fetched(failure: &io::Error) -> String {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "there is no room on the disk for its content: free some, and it is fetched".into()
         }
-        _ => format!("its content cannot be fetched now ({failure}); tried again when a device that has it is reachable"),
+        _ => {
+            format!("its content cannot be fetched now ({failure}); tried again when a device that has it is reachable")
+        }
     }
 }
 
