@@ -131,7 +131,7 @@ impl Core {
         wanted
             .into_iter()
             .map(|(inode, content)| {
-                let lacks = share.store().missing(&content).map_or(content.size, |missing| missing.bytes);
+                let lacks = share.lacks(&content);
                 let path = share.path_of(inode).unwrap_or_default();
                 Transfer {
                     path: PathText::from_bytes(&path),

@@ -458,7 +458,7 @@ impl Share {
 
     /// Bytes of a content that are not here.
     pub(crate) fn lacks(&self, content: &ContentRef) -> u64 {
-        self.store.missing(content).map_or(content.size, |missing| missing.bytes)
+        self.store.room_for(content).unwrap_or(content.size)
     }
 
     /// Goes on with what there was no room for, if there is by now.

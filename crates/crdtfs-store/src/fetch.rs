@@ -100,10 +100,8 @@ pub(crate) fn fetch(
         if job.has_failed() {
             continue;
         }
-        match job.begin(inner).and_then(|()| job.take_room(inner, source)) {
-            Ok(()) if job.spans.len() > 1 && !job.lacking(inner).is_empty() => job.find_earlier(inner, source),
-            Ok(()) => {}
-            Err(error) => job.fail(&error),
+        if let Err(error) = job.begin(inner).and_then(|()| job.prepare(inner, source)) {
+            job.fail(&error);
         }
     }
     fetch_chunks(inner, source, &jobs, urgency);
@@ -232,13 +230,23 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// Sees to what it lacks: sets room aside for that, and finds what it is like.
+    fn prepare(&mut self, inner: &Inner, source: &dyn ChunkSource) -> io::Result<()> {
+        let lacking = self.lacking(inner);
+        self.take_room(&lacking, source)?;
+        if self.spans.len() > 1 && !lacking.is_empty() {
+            self.find_earlier(inner, source);
+        }
+        Ok(())
+    }
+
     /// Sets room aside for what it lacks, if it is on the disk that has a reserve.
-    fn take_room(&mut self, inner: &Inner, source: &dyn ChunkSource) -> io::Result<()> {
+    fn take_room(&mut self, lacking: &[usize], source: &dyn ChunkSource) -> io::Result<()> {
         let Some(space) = source.space() else { return Ok(()) };
         if matches!(self.into, Into::Folder(_, _, file) if !space.holds(file)) {
             return Ok(());
         }
-        let bytes = self.lacking(inner).into_iter().map(|at| takes(&self.spans[at])).sum();
+        let bytes = lacking.iter().map(|at| takes(&self.spans[*at])).sum();
         self.taken = if bytes > 0 { Some(space.take(bytes)?) } else { None };
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
@@ -15,10 +15,14 @@ use crdtfs_core::id::Hash;
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, seek};
 
+use crate::error::StoreError;
 use crate::fetch::not_the_content;
 use crate::index::{Key, Place, key};
 use crate::object::OBJECT_FROM;
 use crate::store::{ChunkSpan, Inner};
+
+/// Bytes of the blocks in which a file's size on disk is told (stat(3type)).
+const BLOCK: u64 = 512;
 
 /// The files that are being filled now.
 #[derive(Debug, Default)]
@@ -242,6 +246,17 @@ impl Inner {
             spans.iter().filter(|span| !index.has(&key(&span.hash))).map(|span| u64::from(span.len)).sum()
         };
         lacks > 0 && (lacks > content.size / 2 || self.part_path(content).exists())
+    }
+
+    /// Bytes of the disk that the rest of a content takes. What an interrupted fetch left is known only when it goes on; its room
+    /// is taken already.
+    pub(crate) fn room_for(&self, content: &ContentRef) -> Result<u64, StoreError> {
+        let lacks = self.missing(content)?.bytes;
+        if lacks == 0 || content.size < OBJECT_FROM || self.fillings.is_known(content) {
+            return Ok(lacks);
+        }
+        let part = std::fs::metadata(self.part_path(&self.resolve(content)));
+        Ok(lacks.saturating_sub(part.map_or(0, |part| part.blocks() * BLOCK)))
     }
 
     /// The object of a content that is being filled, begun if need be.

@@ -387,8 +387,11 @@ fn a_partial_object_goes_on_after_a_restart() {
     assert!(device.share.fetch(&[content], Urgency::Prefetch)[0].is_err());
     let given = peer.bytes.swap(0, Ordering::Relaxed);
     let device = device.restart(peer.clone());
+    let room = device.share.store().room_for(&content).unwrap();
+    assert!(room + given < content.size + 100_000, "{room} for the rest, and {given} are here");
     peer.limit.store(u64::MAX, Ordering::Relaxed);
     device.share.fetch(&[content], Urgency::Prefetch).pop().unwrap().unwrap();
+    assert_eq!(device.share.store().room_for(&content).unwrap(), 0);
     let again = peer.bytes.load(Ordering::Relaxed);
     assert!(given > 1_000_000 && given + again < bytes.len() as u64 + 100_000, "{given} and {again}");
     device.share.store().sync().unwrap();

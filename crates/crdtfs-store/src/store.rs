@@ -192,6 +192,11 @@ impl Store {
         self.inner.missing(content)
     }
 
+    /// Bytes of the disk that fetching the rest of a content takes.
+    pub fn room_for(&self, content: &ContentRef) -> Result<u64, StoreError> {
+        self.inner.room_for(content)
+    }
+
     /// Whether all of a content is here.
     pub fn is_local(&self, content: &ContentRef) -> bool {
         self.inner.is_local(content)
