@@ -192,6 +192,38 @@ fn a_text_that_a_folder_goes_on_with_while_it_waits_for_bytes_keeps_its_name() {
     }
 }
 
+/// A name more for a text that waits for bytes settles nothing: both versions are merged when they come.
+#[test]
+fn a_text_that_is_linked_while_it_waits_for_bytes_is_merged_when_they_come() {
+    for seed in 0..16 {
+        let (mut a, mut b, _) = half_here(seed, 8);
+        let before = a.ls("");
+        a.link("f", "g").unwrap();
+        assert!(before.iter().all(|name| a.ls("").contains(name)), "seed {seed}: {:?}", a.ls(""));
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(b.ls(""), ["f", "g"], "seed {seed}");
+        assert_eq!(b.read("g").unwrap(), "1\nann\n3\n4\n5\n6\n7\nbob\n9\n");
+    }
+}
+
+/// Of a file with several names a conflict copy stands beside the one that it was written through, and a name more moves none.
+#[test]
+fn a_copy_stands_beside_the_name_it_was_written_through() {
+    for seed in 0..16 {
+        let (mut a, mut b) = pair(seed, &lines(9));
+        for (device, by) in [(&mut a, "ann"), (&mut b, "bob")] {
+            device.write("f", changed(&lines(9), 2, by)).unwrap();
+        }
+        meet(&mut [&mut a, &mut b]);
+        let before = copies(&a, "");
+        assert_eq!(before.len(), 1);
+        for more in ["e", "g", "h"] {
+            assert_eq!(a.link("f", more).unwrap(), 1, "seed {seed}");
+        }
+        assert_eq!((copies(&a, ""), a.view.conflicts().len()), (before, 1), "seed {seed}");
+    }
+}
+
 /// Two that have changed a text, `ann` its second line and `bob` another, and the basis of hers; `ann` has heard of his, and has no
 /// bytes yet.
 fn half_here(seed: u64, line: usize) -> (Device, Device, Basis) {

@@ -1,7 +1,7 @@
 //! Claims: which places stand in the tree, and in which directory.
 
 use super::View;
-use super::arena::{Claim, Claimant, CopyState, NodeEval, NodeIx, PlaceIx, Slot, Want};
+use super::arena::{Claim, Claimant, CopyState, NodeEval, NodeIx, PlaceIx, RecIx, Slot, Want};
 use crate::name::Name;
 use crate::node::Kind;
 
@@ -167,16 +167,13 @@ impl View {
             NodeEval::Many(many) if self.nodes[node.at()].class == node => many.copies.clone(),
             _ => Vec::new(),
         };
-        let anchor = self.place_classes(node).into_iter().filter(|_| !wanted.is_empty()).find_map(|place| {
-            let state = &self.places[place.at()];
-            Some((state.claim?.dir, state.eval.as_ref()?.name.clone()))
-        });
         let old = self.copies_of.remove(&node).unwrap_or_default();
         let mut new = Vec::new();
-        if let Some((dir, base)) = anchor {
-            for copy in wanted {
+        let places = if wanted.is_empty() { Vec::new() } else { self.place_classes(node) };
+        for copy in wanted {
+            if let Some((dir, base)) = self.stands_beside(&places, copy.version) {
                 let device = self.content_rec(copy.version).map_or(0, |rec| rec.device);
-                let want = Want { base: base.clone(), device, id: self.rec(copy.version).id.0 };
+                let want = Want { base, device, id: self.rec(copy.version).id.0 };
                 new.push(copy.id);
                 self.set_copy(CopyState { holder: node, dir, copy }, want);
             }
@@ -192,6 +189,17 @@ impl View {
         if !new.is_empty() {
             self.copies_of.insert(node, new);
         }
+    }
+
+    /// Where a version of a file stands that is shown beside it: next to the name that it was written through, of several, also
+    /// when others are added; next to the first if that one is gone.
+    fn stands_beside(&self, places: &[PlaceIx], version: RecIx) -> Option<(NodeIx, Name)> {
+        let via = self.content_rec(version).map(|rec| self.places[rec.via.at()].class);
+        let own = via.into_iter().filter(|via| places.contains(via));
+        own.chain(places.iter().copied()).find_map(|place| {
+            let state = &self.places[place.at()];
+            Some((state.claim?.dir, state.eval.as_ref()?.name.clone()))
+        })
     }
 
     fn set_copy(&mut self, state: CopyState, want: Want) {
