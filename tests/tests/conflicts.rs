@@ -179,6 +179,8 @@ fn refused(a: &Device, one: &Path) {
     assert!(keep(&file(one, "mine")).contains("mine.txt"));
     assert!(keep(&file(one, "nowhere")).contains("nowhere.txt"));
     a.fails(2, &["conflicts", "--keep", "x", "y"]);
+    let nowhere = one.join("nowhere");
+    assert!(a.fails(1, &["conflicts".as_ref(), nowhere.as_os_str()]).contains("nowhere"));
 }
 
 /// Entries of two devices that want one name.

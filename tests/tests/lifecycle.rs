@@ -161,6 +161,13 @@ fn unmounted_and_shown_again() {
     assert_eq!(fs::read_to_string(mount.join("f")).unwrap(), "mine\n");
     assert_eq!(shares(&a), 2);
     assert_eq!(states(&a), ["ready", "ready"]);
+    // One that was taken away by hand is not there any more, from then on.
+    for _ in 0..3 {
+        rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::empty()).unwrap();
+        a.ok(&["mount", text(&mount)]);
+        assert!(is_mounted(&mount));
+        assert_eq!(fs::read_to_string(mount.join("f")).unwrap(), "mine\n");
+    }
     a.ok(&["stop"]);
 }
 

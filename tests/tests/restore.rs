@@ -289,6 +289,10 @@ fn conflict_copies() {
         tells(copy, bytes);
         tells(names_of(copy), bytes);
     }
+    // What the file had before is not what stands beside it.
+    a.ok(&restore(&one.join("edited.txt"), &[]));
+    assert_eq!(text(&one.join("edited.txt")), "edited.txt as it was\n");
+    a.wait(&one, "all");
     for copy in &copies {
         fs::remove_file(one.join(copy)).unwrap();
     }

@@ -16,7 +16,10 @@ use crate::id::{DeviceId, Hash, ShareId};
 use crate::key::Key;
 use crate::share::Role;
 
-/// What every ticket begins with.
+/// Shorter than any ticket, of whatever version: the secret alone has 52 characters.
+const MIN_LEN: usize = 60;
+
+/// What every ticket begins with: the last digit is the version of the text, which the bytes say again.
 pub const PREFIX: &str = "crdtfs1";
 
 /// Version of the format that this program writes, and the only one that it reads.
@@ -118,7 +121,13 @@ impl FromStr for Ticket {
 
     fn from_str(text: &str) -> Result<Self, TicketError> {
         let text = text.trim().to_ascii_lowercase();
-        let body = text.strip_prefix(PREFIX).ok_or(TicketError::NotATicket)?;
+        let Some(body) = text.strip_prefix(PREFIX) else {
+            let version = text.strip_prefix(PREFIX.trim_end_matches(char::is_numeric)).and_then(|rest| rest.bytes().next());
+            return Err(match version {
+                Some(digit @ b'0'..=b'9') if text.len() > MIN_LEN => TicketError::Version(digit - b'0'),
+                _ => TicketError::NotATicket,
+            });
+        };
         if text.len() > MAX_LEN {
             return Err(TicketError::Mistyped);
         }
@@ -190,6 +199,8 @@ mod tests {
         let parse = |text: &str| text.parse::<Ticket>().unwrap_err();
         assert_eq!(parse("hello"), TicketError::NotATicket);
         assert_eq!(parse("/home/me/dir"), TicketError::NotATicket);
+        assert_eq!(parse("crdtfs2"), TicketError::NotATicket);
+        assert_eq!(parse(&ticket().to_string().replacen(PREFIX, "crdtfs2", 1)), TicketError::Version(2));
         assert_eq!(parse(PREFIX), TicketError::Mistyped);
         assert_eq!(parse(&with_version(2)), TicketError::Version(2));
         assert_eq!(parse(&with_version(0)), TicketError::Version(0));

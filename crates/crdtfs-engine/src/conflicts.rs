@@ -39,7 +39,11 @@ impl Core {
             Some(dir) => {
                 let found = core.find(&dir.to_path())?;
                 found.share.commit_all();
-                core.conflicts_of(&found.share, &path_bytes(&found))
+                let listed = core.conflicts_of(&found.share, &path_bytes(&found))?;
+                if listed.is_empty() && found.share.walk(&found.below).is_none() {
+                    return Err(not_in_the_share(&dir.to_path().display()));
+                }
+                Ok(listed)
             }
             None => {
                 let mut all = Vec::new();
@@ -120,6 +124,11 @@ impl Core {
     }
 }
 
+fn not_in_the_share(path: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::NotFound, format!("{path}: no such file or directory in the share"))
+        .with_hint("`crdtfs conflicts` lists what there is")
+}
+
 /// Why a conflict was not settled.
 enum KeepError {
     /// Said in full.
@@ -190,10 +199,7 @@ impl Share {
     fn keep(&self, found: &Found) -> Result<Kept, KeepError> {
         let shown = || PathText::from_bytes(&path_bytes(found));
         let said = |kind, message: String, hint: &str| KeepError::Said(Failure::new(kind, message).with_hint(hint));
-        let inode = self.walk(&found.below).ok_or_else(|| {
-            let message = format!("{}: no such file or directory in the share", shown());
-            said(FailureKind::NotFound, message, "`crdtfs conflicts` lists what there is")
-        })?;
+        let inode = self.walk(&found.below).ok_or_else(|| KeepError::Said(not_in_the_share(&shown())))?;
         let mut pairs = self.pairs();
         let own = pairs.iter().position(|pair| pair.conflict.inode == inode).map(|at| pairs.remove(at));
         let holder = own.as_ref().map_or(inode, |own| own.holder.inode);

@@ -234,7 +234,7 @@ impl Core {
     }
 
     /// A showing ended by itself: the next engine does not show it again.
-    fn deactivate(&self, showing: &Showing) {
+    pub(crate) fn deactivate(&self, showing: &Showing) {
         let deactivate = || -> Result<(), StateError> {
             let mut shown = showing.share.dir().shown()?;
             shown.iter_mut().filter(|shown| shown.dir == showing.dir).for_each(|shown| shown.active = false);
@@ -273,18 +273,7 @@ impl Core {
 
     /// What is to be done every few seconds.
     pub(crate) fn chores(self: &Arc<Self>) {
-        let showings = self.showings.lock().clone();
-        for showing in showings {
-            if showing.notice_end() {
-                tracing::info!(dir = %showing.dir.display(), "no longer shown");
-                // Whoever unmounts knows it; that a folder has gone has to be said.
-                if showing.mode == Mode::Mount {
-                    self.forget_showing(&showing);
-                }
-                self.deactivate(&showing);
-                self.progressed_now();
-            }
-        }
+        self.notice_ends();
         for share in self.shares() {
             self.showing_progressed(&share.id());
             share.chores();

@@ -210,7 +210,13 @@ impl Share {
         asked: &request::Restore,
     ) -> Result<Node, Failure> {
         let gone = || refused("restore", &asked.path, OpError::NotFound);
-        let now = self.read(|replica| replica.view().node(inode)).ok_or_else(gone)?;
+        let (now, beside) = self.read(|replica| {
+            let view = replica.view();
+            let copies = view.conflicts().into_iter().filter(|conflict| conflict.holder == Some(inode));
+            let beside: BTreeSet<_> = copies.filter_map(|copy| Some(view.node(copy.inode)?.content.hash)).collect();
+            (view.node(inode), beside)
+        });
+        let now = now.ok_or_else(gone)?;
         let of_it = past.events.iter().rev().filter(|event| event.inode == inode || event.path == path);
         let mut versions = of_it.filter_map(|event| match past.record(&event.version)? {
             Record::Content(content) => Some(as_it_was(content, event.kind)),
@@ -220,7 +226,9 @@ impl Share {
         let filled = |was: &Node| was.kind != Kind::File || was.content.size > 0;
         let other =
             |was: &Node| was.kind != now.kind || was.content.hash != now.content.hash || was.target != now.target;
-        versions.find(|was| filled(was) && other(was)).ok_or_else(|| {
+        // What stands beside it is there, and was never what it had.
+        let copy = |was: &Node| was.kind == Kind::File && beside.contains(&was.content.hash);
+        versions.find(|was| filled(was) && other(was) && !copy(was)).ok_or_else(|| {
             Failure::new(FailureKind::NotFound, format!("{} has no earlier version", asked.path))
                 .with_hint(format!("`crdtfs log {}` tells what happened", asked.path))
         })

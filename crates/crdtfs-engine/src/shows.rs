@@ -68,9 +68,15 @@ impl Core {
         dir: PathBuf,
         talk: &mut Talk,
     ) -> Result<(Arc<Showing>, reply::How), Failure> {
-        let core = self.clone();
+        let (core, noticing) = (self.clone(), self.clone());
         let mode = convert::mode_in(asked.mode);
         let presenter = self.presenter(mode)?;
+        // Who unmounted it by hand just now need not wait for the next look.
+        let noticed = move || {
+            noticing.notice_ends();
+            Ok(())
+        };
+        blocking(noticed).await?;
         if let Some(showing) = self.alive_at(&dir) {
             // A ticket for what is shown here has a message of its own.
             asked.ticket.as_deref().map(|text| self.read_ticket(text)).transpose()?;
@@ -353,6 +359,22 @@ impl Core {
             // Not given up: it is tried again, by the next engine, too.
             if let Err(failure) = self.remember(&share, shown.clone()) {
                 tracing::error!(error = %failure.message, "cannot remember what is to be shown");
+            }
+        }
+    }
+
+    /// Finds out what ended by itself since the last look.
+    pub(crate) fn notice_ends(&self) {
+        let showings = self.showings.lock().clone();
+        for showing in showings {
+            if showing.notice_end() {
+                tracing::info!(dir = %showing.dir.display(), "no longer shown");
+                // Whoever unmounts knows it; that a folder has gone has to be said.
+                if showing.mode == Mode::Mount {
+                    self.forget_showing(&showing);
+                }
+                self.deactivate(&showing);
+                self.progressed_now();
             }
         }
     }

@@ -89,8 +89,8 @@ fn keep(app: &mut App, path: &Path) -> Result<u8> {
         app.out.json(&kept)?;
         return Ok(DONE);
     }
-    let removed: Vec<_> = kept.removed.iter().map(|path| plain(path.as_str())).collect();
-    say(&format!("kept as {}; removed {}", plain(kept.path.as_str()), removed.join(", ")));
+    let path = plain(kept.path.as_str());
+    say(&format!("kept as {path}; `crdtfs log` lists what it had beside or before that"));
     Ok(DONE)
 }
 

@@ -25,6 +25,8 @@ pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
     // Ctrl-C in the terminal that started it is not meant for it. It fails only for a leader of a process group, which a
     // started child is not; run by hand from a shell it is one, and stays where it is.
     let _ = rustix::process::setsid();
+    // It was started by way of /proc, and lists of processes would call it by what it is called there.
+    rustix::thread::set_name(c"crdtfs").context("cannot name the process")?;
     rustix::process::chdir("/").context("cannot leave the current directory")?;
     let runtime = foreground::runtime()?;
     let ended = runtime.block_on(async {

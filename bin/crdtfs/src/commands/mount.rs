@@ -23,7 +23,7 @@ use crate::quantity;
     allow_missing_positional = true,
     after_help = "Examples:
   crdtfs mount ~/Shared                        a new share, or the known one
-  crdtfs mount crdtfsafk4… ~/Shared            join by a ticket
+  crdtfs mount crdtfs1afk4… ~/Shared           join by a ticket
   crdtfs mount --foreground ~/Shared           until Ctrl-C
   crdtfs mount ~/Shared --on-demand --cache 10GiB   fetch what is read, keep at most so much"
 )]

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 /// Shows a share.
 pub(crate) fn run(app: &mut App, args: Args, mode: Mode, options: ShowOptions) -> Result<u8> {
-    refuse_misplaced_ticket(&args)?;
+    refuse_misplaced_ticket(mode, &args)?;
     let request = Show {
         mode,
         ticket: args.ticket,
@@ -72,8 +72,16 @@ fn working(mode: Mode) -> &'static str {
     }
 }
 
+/// The command that shows a share in this way.
+fn word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Mount => "mount",
+        Mode::Watch => "watch",
+    }
+}
+
 /// `crdtfs mount TICKET` without a directory would make a new share in a directory of that name.
-fn refuse_misplaced_ticket(args: &Args) -> Result<()> {
+fn refuse_misplaced_ticket(mode: Mode, args: &Args) -> Result<()> {
     let dir = args.dir.as_os_str().as_encoded_bytes();
     if args.ticket.is_none()
         && dir.len() > 60
@@ -82,7 +90,7 @@ fn refuse_misplaced_ticket(args: &Args) -> Result<()> {
         && !args.dir.exists()
     {
         return Err(usage("this looks like a ticket, and the directory is missing")
-            .with_hint("put the directory after the ticket: crdtfs mount TICKET DIR")
+            .with_hint(format!("put the directory after the ticket: crdtfs {} TICKET DIR", word(mode)))
             .into());
     }
     Ok(())
@@ -119,8 +127,8 @@ mod tests {
             foreground: false,
         };
         let ticket = format!("crdtfs{}", "a".repeat(80));
-        assert!(refuse_misplaced_ticket(&args(&ticket, None)).is_err());
-        assert!(refuse_misplaced_ticket(&args("crdtfs-files", None)).is_ok());
-        assert!(refuse_misplaced_ticket(&args("/tmp/d", Some(&ticket))).is_ok());
+        assert!(refuse_misplaced_ticket(Mode::Mount, &args(&ticket, None)).is_err());
+        assert!(refuse_misplaced_ticket(Mode::Mount, &args("crdtfs-files", None)).is_ok());
+        assert!(refuse_misplaced_ticket(Mode::Mount, &args("/tmp/d", Some(&ticket))).is_ok());
     }
 }

@@ -18,7 +18,7 @@ use super::{App, show};
     allow_missing_positional = true,
     after_help = "Examples:
   crdtfs watch ~/Documents                     share a folder that has files
-  crdtfs watch crdtfsafk4… ~/Documents         join by a ticket; files here and there are united"
+  crdtfs watch crdtfs1afk4… ~/Documents        join by a ticket; files here and there are united"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
