@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crdtfs_tests::{Device, Lab, LoopFs, Mode, bytes, needs, same_trees, until};
@@ -15,6 +15,16 @@ fn durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Takes up everything, also what only the superuser can use; the file's path.
+fn fill_up(disk: &LoopFs) -> PathBuf {
+    let ballast = disk.dir().join("ballast");
+    let mut file = File::options().append(true).create(true).open(&ballast).unwrap();
+    for piece in [&[1; 65_536][..], &[1; 4096]] {
+        while file.write_all(piece).and_then(|()| file.sync_data()).is_ok() {}
+    }
+    ballast
 }
 
 fn text(dir: &Path) -> &str {
@@ -95,6 +105,46 @@ fn what_does_not_fit_is_fetched_once_it_does() {
 }
 
 #[test]
+fn what_is_removed_elsewhere_gives_room_on_a_disk_without_any() {
+    needs!("what_is_removed_elsewhere_gives_room_on_a_disk_without_any", Fuse, Loop, Tool("mkfs.ext4"));
+    for mode in [Mode::Mount, Mode::Watch] {
+        let lab = Lab::new();
+        let small = LoopFs::new(&lab, "small", 96);
+        let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+        a.set_state_dir(small.dir().join("state"));
+        let (here, there) =
+            (if mode == Mode::Mount { a.dir("shared") } else { small.dir().join("shared") }, b.dir("shared"));
+        a.show(mode, None, &here);
+        let ticket = a.invite(&here, &[]);
+        b.show(Mode::Watch, Some(&ticket), &there);
+        for n in 0..4 {
+            durable(&here.join(format!("{n}")), &bytes(n, 8 << 20)).unwrap();
+        }
+        a.wait(&here, "all");
+        // While there is room, some of it is kept for this.
+        let spare = a.state_dir().join("spare");
+        until("there is a spare", LIMIT, || fs::metadata(&spare).map_err(|error| error.to_string()));
+        let ballast = fill_up(&small);
+        assert!(small.free() < 4096);
+        for n in 0..3 {
+            fs::remove_file(there.join(format!("{n}"))).unwrap();
+        }
+        until("their room is there", LIMIT, || match small.free() {
+            free if free > 20 * MIB => Ok(()),
+            free => Err(format!("{free}; {}", a.ok(&["status"]))),
+        });
+        durable(&there.join("new"), &bytes(9, 4 << 20)).unwrap();
+        b.wait(&there, "all");
+        until("there is a spare again", LIMIT, || fs::metadata(&spare).map_err(|error| error.to_string()));
+        fs::remove_file(ballast).unwrap();
+        same_trees(&[&here, &there], LIMIT);
+        a.check();
+        a.stop();
+        b.stop();
+    }
+}
+
+#[test]
 fn a_full_log_disk_ends_nothing_and_both_sides_say_why_they_wait() {
     needs!("a_full_log_disk_ends_nothing_and_both_sides_say_why_they_wait", Fuse, Loop, Tool("mkfs.ext4"));
     let lab = Lab::new();
@@ -118,16 +168,21 @@ fn a_full_log_disk_ends_nothing_and_both_sides_say_why_they_wait() {
     };
     let before = threads();
     assert_eq!(before.len(), 3, "{before:?}");
-    let ballast = small.fill(MIB);
-    let mut rest = File::options().append(true).open(&ballast).unwrap();
-    while rest.write_all(&[1; 4096]).is_ok() {}
-    drop(rest);
+    let ballast = fill_up(&small);
     until("the log cannot grow", LIMIT, || {
         durable(&mount.join("g"), &bytes(9, 3 << 20)).err().map(|_| ()).ok_or_else(|| "written".to_owned())
     });
     until("the full device says so", LIMIT, || says(&a, &["is full"]));
+    // There is room kept for some changes; not for more, once somebody else has that, too.
     fs::write(folder.join("from-b"), bytes(1, 100_000)).unwrap();
-    until("the other one says why it is not in sync", LIMIT, || says(&b, &["not connected", "disk may be full"]));
+    until("it is known here", LIMIT, || fs::metadata(mount.join("from-b")).map_err(|error| error.to_string()));
+    let mut more = 0;
+    until("the other one says why it is not in sync", LIMIT, || {
+        fill_up(&small);
+        more += 1;
+        fs::write(folder.join("more"), bytes(more, 100_000)).unwrap();
+        says(&b, &["not connected", "disk may be full"])
+    });
     until("this one, too", LIMIT, || says(&a, &["not connected", "its disk is full"]));
     assert_eq!(threads(), before, "no thread has panicked");
     fs::remove_file(ballast).unwrap();

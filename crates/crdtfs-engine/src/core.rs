@@ -82,6 +82,8 @@ impl Core {
         runtime: &Runtime,
     ) -> Result<Arc<Self>, EngineError> {
         let state = take_over(&config, &presenters)?;
+        let space = Arc::new(Space::new(state.path().to_owned()));
+        space.keep_spare();
         let store = Store::open(&state.path().join("store"), StoreOptions::default())?;
         let core = Arc::new(Self {
             device: Key::new(state.key()).id(),
@@ -90,7 +92,7 @@ impl Core {
             showings: Mutex::default(),
             resuming: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
-            space: Arc::new(Space::new(state.path().to_owned())),
+            space,
             store,
             node: OnceLock::new(),
             shares: RwLock::default(),
@@ -274,6 +276,7 @@ impl Core {
     /// What is to be done every few seconds.
     pub(crate) fn chores(self: &Arc<Self>) {
         self.notice_ends();
+        self.space.keep_spare();
         for share in self.shares() {
             self.showing_progressed(&share.id());
             share.chores();

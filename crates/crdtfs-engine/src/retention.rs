@@ -75,7 +75,9 @@ impl Core {
     /// As [`Core::collect`], on a disk that is full: old versions go before their time, and no room is needed for it. True
     /// if that gave any back.
     pub(crate) fn reclaim(&self) -> Result<bool, StoreError> {
-        let report = self.store().reclaim(&mut || self.kept(Keep::MergeBases))?;
+        let reclaim = || self.store().reclaim(&mut || self.kept(Keep::MergeBases));
+        // Where nothing was removed there is nothing to be had: what was kept for that is for others' removals.
+        let report = if self.removals() > 0 { self.space().with_spare(reclaim)? } else { reclaim()? };
         tracing::info!(chunks = report.chunks, bytes = report.freed, "collected early: the disk is full");
         Ok(report.chunks > 0 || report.objects > 0)
     }

@@ -108,7 +108,7 @@ impl Share {
 
     /// Hands the log's buffer to the system; on a full disk it stays where it is and is tried again.
     fn flush_log(&self, order: &mut Ordered) {
-        if let Err(error) = self.log().flush() {
+        if let Err(error) = self.space.with_spare(|| self.log().flush()) {
             tracing::warn!(share = %self.id(), %error, "the log cannot be written");
             self.note_trouble(Some(error.to_string()));
             order.unsynced = true;
@@ -132,8 +132,8 @@ impl Share {
             return false;
         }
         // Bytes before the change that speaks of them, also for a process that is killed between the two.
-        let flushed = self.store().flush();
-        match flushed.and_then(|()| self.log().append(&envelope.actor, envelope.tip.seq, &envelope.bytes)) {
+        let append = || self.log().append(&envelope.actor, envelope.tip.seq, &envelope.bytes);
+        match self.space.with_spare(|| self.store().flush().and_then(|()| append())) {
             Ok(()) => {
                 order.logged.set(envelope.actor, envelope.tip);
                 order.unsynced = true;
@@ -172,7 +172,7 @@ impl Share {
 
     /// Takes changes of others.
     pub(crate) fn receive(&self, from: &DeviceId, envelopes: Vec<Vec<u8>>) -> Result<(), Fault> {
-        if self.space.is_out() {
+        if self.space.is_out() && !self.space.use_spare() {
             return Err(Fault::Local("its disk is full".into()));
         }
         let mut order = self.order.lock();

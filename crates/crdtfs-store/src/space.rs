@@ -3,16 +3,28 @@
 //! What frees room is always allowed; everything else is refused early, so that the log and the index keep the reserve
 //! that they need to write down what was already accepted. What is fetched sets its room aside before it is begun
 //! ([`Space::take`]): files that are being filled have holes at first, and what will fill these counts as taken.
+//!
+//! Somebody else may fill the disk all the same, and then not even the changes could be written down by which room is made. For
+//! that there is a *spare*: a file of ours that takes up some room and is given up then.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crdtfs_core::port::RESERVE;
 use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::error::StoreError;
+
+/// The name of the file that is given up on a full disk.
+const SPARE: &str = "spare";
+
+/// Its size in bytes: more than [`Space::is_out`] asks for.
+const SPARE_SIZE: u64 = RESERVE / 2;
 
 /// How long a look is good for, where a little more or less makes no difference.
 const FRESH: Duration = Duration::from_millis(100);
@@ -26,6 +38,7 @@ pub struct Space {
     /// The filesystem's number, by which files on it are known.
     device: Option<u64>,
     looked: Mutex<Option<(Instant, u64)>>,
+    spare: PathBuf,
     /// Bytes that were set aside and are not written yet.
     begun: Mutex<u64>,
 }
@@ -43,23 +56,24 @@ impl std::fmt::Debug for Space {
 }
 
 impl Space {
-    /// The disk that `dir` is on.
+    /// The disk that `dir` is on, in which the spare lies.
     pub fn new(dir: PathBuf) -> Self {
         let device = std::fs::metadata(&dir).ok().map(|meta| meta.dev());
+        let spare = dir.join(SPARE);
         let look = move || {
             let stat = rustix::fs::statvfs(&dir).ok()?;
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let taken = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
             Some(Disk { free, taken })
         };
-        Self { disk: Box::new(look), device, looked: Mutex::default(), begun: Mutex::default() }
+        Self { disk: Box::new(look), device, looked: Mutex::default(), spare, begun: Mutex::default() }
     }
 
     /// A disk that has as many bytes free as `free` says.
     #[cfg(test)]
     pub(crate) fn told(free: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         let disk = Box::new(move || Some(Disk { free: free(), taken: 0 }));
-        Self { disk, device: None, looked: Mutex::default(), begun: Mutex::default() }
+        Self { disk, device: None, looked: Mutex::default(), spare: PathBuf::new(), begun: Mutex::default() }
     }
 
     /// Bytes that may still be used, at most 100 ms old. A filesystem that cannot tell has enough.
@@ -118,10 +132,48 @@ impl Space {
         self.free() < RESERVE / 4
     }
 
+    /// Sees to it that there is a spare, once there is room for it. To be called every few seconds.
+    pub fn keep_spare(&self) {
+        if self.spare.exists() || self.room() < SPARE_SIZE {
+            return;
+        }
+        if let Err(error) = make_spare(&self.spare) {
+            tracing::debug!(%error, path = %self.spare.display(), "no room can be kept for a full disk");
+            // Half of one is none. If it cannot be removed it is a small one.
+            let _ = std::fs::remove_file(&self.spare);
+        }
+    }
+
+    /// Gives the spare up: changes cannot be written down. True if there was one.
+    pub fn use_spare(&self) -> bool {
+        let used = std::fs::remove_file(&self.spare).is_ok();
+        if used {
+            *self.looked.lock() = None;
+            tracing::info!("the disk is full; changes are written down where room was kept for that");
+        }
+        used
+    }
+
+    /// Writes down what makes room, if need be where some was kept for that.
+    pub fn with_spare<T>(&self, mut write: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match write() {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull && self.use_spare() => {
+                write()
+            }
+            written => written,
+        }
+    }
+
     /// Whether only what frees room may be taken.
     pub fn is_low(&self) -> bool {
         self.free() < RESERVE
     }
+}
+
+fn make_spare(path: &Path) -> io::Result<()> {
+    let file = File::create_new(path)?;
+    // Some filesystems cannot; then there is none.
+    Ok(fallocate(&file, FallocateFlags::empty(), 0, SPARE_SIZE)?)
 }
 
 /// Room that was set aside; what of it was not written by then is given back at the end.
@@ -171,6 +223,36 @@ mod tests {
         assert!(space.taken() > 0 && space.taken() < u64::MAX);
         let unknown = Space::new("/nonexistent/dir".into());
         assert_eq!((unknown.free(), unknown.taken()), (u64::MAX, u64::MAX), "unknown is enough");
+    }
+
+    #[test]
+    fn a_spare_is_kept_while_there_is_room_and_given_up_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let spare = dir.path().join(SPARE);
+        let free = Arc::new(AtomicU64::new(RESERVE + GATHERED + SPARE_SIZE - 1));
+        let disk = free.clone();
+        let path = spare.clone();
+        // The bytes that nobody else takes.
+        let told = move || disk.load(Ordering::Relaxed) - path.metadata().map_or(0, |meta| meta.blocks() * 512);
+        let space = Space { spare: spare.clone(), ..Space::told(told) };
+        space.keep_spare();
+        assert!(!spare.exists(), "what is fetched would have no room");
+        free.fetch_add(1, Ordering::Relaxed);
+        space.keep_spare();
+        assert_eq!(space.room(), 0);
+        space.keep_spare();
+        assert_eq!(spare.metadata().unwrap().len(), SPARE_SIZE);
+        // Somebody else fills the disk.
+        free.store(SPARE_SIZE, Ordering::Relaxed);
+        assert_eq!(space.free_now(), 0);
+        assert!(space.is_out());
+        let full = || StoreError::io("append to", &spare)(io::ErrorKind::StorageFull.into());
+        let write = || if spare.exists() { Err(full()) } else { Ok(()) };
+        space.with_spare(write).unwrap();
+        assert!(!space.is_out());
+        space.keep_spare();
+        assert!(!space.use_spare(), "there is no room for another one");
+        space.with_spare(|| Err::<(), _>(full())).unwrap_err();
     }
 
     #[test]
