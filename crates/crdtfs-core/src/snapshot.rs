@@ -4,7 +4,7 @@
 //! without the replica ([`extend`]). One byte for the format, a CBOR map with tables and automerge's saved document, and a
 //! checksum. One that does not read is ignored, and the whole log read instead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -147,7 +147,11 @@ impl Snapshot {
 }
 
 /// Makes a snapshot of the one before (if there is one) and the envelopes of the log that are not in it, in the log's
-/// order; others do no harm. Needs memory for the whole document while it runs.
+/// order; others do no harm. Needs memory for the whole document while it runs, several times over.
+///
+/// The document is made anew of all its changes at once, as one run of operations. Putting them in where they belong in one
+/// that was loaded would cost the whole document for each place, in time and in memory: a column of it is one piece of memory
+/// then, and automerge 0.12 splits that at every place and lets the left part keep what the whole had.
 pub fn extend(
     share: &ShareId,
     previous: Option<&[u8]>,
@@ -155,52 +159,33 @@ pub fn extend(
 ) -> Result<Vec<u8>, SnapshotError> {
     let schema = Schema::new(share);
     let mut chains = Chains::new(schema.genesis());
-    let mut document = Document::new(share);
+    let mut changes: Vec<(ChangeHash, Made)> = Vec::new();
     if let Some(bytes) = previous {
         let snapshot = Snapshot::decode(share, bytes)?;
-        document = Document::load(share, &snapshot.content.document)?;
+        let document = Document::load(share, &snapshot.content.document)?;
         for change in snapshot.resolve(document.bodies()) {
             let Change { hash, author, membership, body } = change?;
+            changes.push((hash, schema.make(&body)?));
             chains.add(hash, &body, author.device, author.incarnation, &membership);
         }
     }
-    let mut fresh: Vec<(ChangeHash, Made)> = Vec::new();
-    let mut dropped_old = false;
     for bytes in envelopes {
         let Envelope { device, incarnation, membership, hash, body, .. } =
             Envelope::decode(share, &schema, &bytes, Trust::Stored)?;
         match chains.standing(&hash, &body) {
             Standing::Next => {}
             Standing::Wins(other) => {
-                let dropped = chains.drop_from(&other);
-                let before = fresh.len();
-                fresh.retain(|(hash, _)| !dropped.iter().any(|(_, tip)| tip.hash == *hash));
-                dropped_old |= before - fresh.len() < dropped.len();
+                let dropped: BTreeSet<_> = chains.drop_from(&other).into_iter().map(|(_, tip)| tip.hash).collect();
+                changes.retain(|(hash, _)| !dropped.contains(hash));
             }
             _ => continue,
         }
-        fresh.push((hash, schema.make(&body)?));
+        changes.push((hash, schema.make(&body)?));
         chains.add(hash, &body, device, incarnation, &membership);
     }
-    if dropped_old {
-        document = without_dropped(share, &schema, &chains, &document)?;
-    }
-    document.apply(fresh.into_iter().map(|(_, made)| made).collect())?;
+    let mut document = Document::new(share);
+    document.apply(changes.into_iter().map(|(_, made)| made).collect())?;
     Ok(encode(share, &chains, &document))
-}
-
-/// The part of a document that the graph still has.
-fn without_dropped(
-    share: &ShareId,
-    schema: &Schema,
-    chains: &Chains,
-    document: &Document,
-) -> Result<Document, SnapshotError> {
-    let mut rest = Document::new(share);
-    let made: Result<Vec<_>, _> =
-        document.bodies().filter(|(hash, _)| chains.knows(hash)).map(|(_, body)| schema.make(&body)).collect();
-    rest.apply(made?)?;
-    Ok(rest)
 }
 
 fn encode(share: &ShareId, chains: &Chains, document: &Document) -> Vec<u8> {

@@ -211,7 +211,7 @@ impl Document {
     }
 
     /// Adds changes, each of whose dependencies are here or among them, and each its actor's next. The cost is that of a
-    /// pass over the document, whatever their number.
+    /// pass over the document and them, if it has none yet; to one that was loaded, that of the document for each of their records.
     pub fn apply(&mut self, made: Vec<Made>) -> Result<(), DocumentError> {
         let changes: Vec<Change> = made.into_iter().map(|made| made.change).collect();
         self.automerge.apply_changes(changes).map_err(|e| DocumentError::Refused(e.to_string()))
