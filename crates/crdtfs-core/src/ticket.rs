@@ -122,7 +122,8 @@ impl FromStr for Ticket {
     fn from_str(text: &str) -> Result<Self, TicketError> {
         let text = text.trim().to_ascii_lowercase();
         let Some(body) = text.strip_prefix(PREFIX) else {
-            let version = text.strip_prefix(PREFIX.trim_end_matches(char::is_numeric)).and_then(|rest| rest.bytes().next());
+            let version =
+                text.strip_prefix(PREFIX.trim_end_matches(char::is_numeric)).and_then(|rest| rest.bytes().next());
             return Err(match version {
                 Some(digit @ b'0'..=b'9') if text.len() > MIN_LEN => TicketError::Version(digit - b'0'),
                 _ => TicketError::NotATicket,
