@@ -33,6 +33,8 @@ const ALL_BYTES: u64 = 64 << 20;
 const STALL: Duration = Duration::from_secs(8);
 const STALL_MAX: Duration = Duration::from_secs(60);
 const SLOW_PENALTY: Duration = Duration::from_secs(10);
+/// How long those who answer are asked before one that did not: longer than a connection outlives its link.
+const QUIET: Duration = Duration::from_secs(10);
 const LIE_PENALTY: Duration = Duration::from_secs(60);
 /// How long a peer whose connection has just gone is not asked: its sessions are about to end, or another connection to begin.
 const GONE_PENALTY: Duration = Duration::from_millis(100);
@@ -71,7 +73,16 @@ struct Peer {
     news: bool,
     news_at: Option<Instant>,
     avoid_until: Option<Instant>,
+    /// It said nothing for so long that another one was asked; until then those who answer are asked first. A link that was
+    /// cut looks like this until its connection ends.
+    quiet_until: Option<Instant>,
     stalls: u32,
+}
+
+impl Peer {
+    fn is_quiet(&self, now: Instant) -> bool {
+        self.quiet_until.is_some_and(|until| now < until)
+    }
 }
 
 struct Flight {
@@ -86,6 +97,11 @@ struct Flight {
 }
 
 impl Flight {
+    /// Whether nothing at all has come.
+    fn is_silent(&self) -> bool {
+        self.progress == self.started
+    }
+
     /// Chunks that were not answered.
     fn open(&self) -> impl Iterator<Item = ChunkId> + '_ {
         self.chunks.iter().zip(&self.answered).filter(|(_, answered)| !**answered).map(|(chunk, _)| *chunk)
@@ -169,6 +185,7 @@ impl Plan {
         if peer.target == 0 {
             peer.target = TARGET_FIRST;
         }
+        peer.quiet_until = None;
         peer.shares.entry(share).or_default().insert(session);
         self.renew(device);
     }
@@ -249,22 +266,22 @@ impl Plan {
         self.flights.iter().filter(|(_, flight)| stalled(flight)).map(|(id, _)| *id).collect()
     }
 
-    /// The next request to send, if a peer has room for one: to the peer with the least on its way.
+    /// The next request to send, if a peer has room for one: to the peer with the least on its way among those that answer.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Assignment> {
         if self.jobs.is_empty() {
             return None;
         }
-        let mut devices: Vec<(u64, DeviceId)> = self
+        let mut devices: Vec<(bool, u64, DeviceId)> = self
             .peers
             .iter()
             .filter(|(_, peer)| !peer.shares.is_empty() && peer.avoid_until.is_none_or(|until| now >= until))
-            .map(|(device, peer)| (peer.bytes, *device))
+            .map(|(device, peer)| (peer.is_quiet(now), peer.bytes, *device))
             .collect();
         devices.sort_unstable();
         devices
             .iter()
-            .find_map(|(_, device)| self.next_for(*device, now))
-            .or_else(|| devices.iter().find_map(|(_, device)| self.steal_for(*device, now)))
+            .find_map(|(.., device)| self.next_for(*device, now))
+            .or_else(|| devices.iter().find_map(|(.., device)| self.steal_for(*device, now)))
     }
 
     /// A flight of queued chunks for this peer: the most urgent ones, of the job that has least on its way first.
@@ -397,7 +414,7 @@ impl Plan {
     /// A second flight for what a slower peer was asked long ago, or what this one was asked less urgently.
     fn steal_for(&mut self, device: DeviceId, now: Instant) -> Option<Assignment> {
         let peer = self.peers.get(&device)?;
-        let (share, urgency, chunks) = self.flights.values().find_map(|flight| {
+        let (slow, share, urgency, chunks) = self.flights.values().find_map(|flight| {
             let mut first = None;
             let chunks: Vec<ChunkId> = flight
                 .open()
@@ -409,8 +426,12 @@ impl Plan {
                     })
                 })
                 .collect();
-            first.map(|(share, urgency)| (share, urgency, chunks))
+            let slow = (flight.is_silent() && flight.device != device).then_some(flight.device);
+            first.map(|(share, urgency)| (slow, share, urgency, chunks))
         })?;
+        if let Some(peer) = slow.and_then(|slow| self.peers.get_mut(&slow)) {
+            peer.quiet_until = Some(now + QUIET);
+        }
         let mut bytes = 0;
         for id in &chunks {
             bytes += self.chunks.get(id).map_or(0, Chunk::bytes);
@@ -443,13 +464,12 @@ impl Plan {
 
     /// Bytes arrived for a flight; false if it is not needed any more.
     pub(crate) fn progress(&mut self, flight: FlightId, now: Instant) -> bool {
-        match self.flights.get_mut(&flight) {
-            Some(flight) => {
-                flight.progress = now;
-                true
-            }
-            None => false,
+        let Some(flight) = self.flights.get_mut(&flight) else { return false };
+        flight.progress = now;
+        if let Some(peer) = self.peers.get_mut(&flight.device) {
+            peer.quiet_until = None;
         }
+        true
     }
 
     /// A chunk of a flight came, verified. If it is the first time, the caller gives it to all its [`Plan::taker`]s.
@@ -495,12 +515,12 @@ impl Plan {
     }
 
     /// Counts an answer; the chunk is in this flight no more.
-    fn answer(&mut self, flight: FlightId, position: usize, now: Instant) -> Option<ChunkId> {
-        let flight = self.flights.get_mut(&flight)?;
+    fn answer(&mut self, id: FlightId, position: usize, now: Instant) -> Option<ChunkId> {
+        self.progress(id, now);
+        let flight = self.flights.get_mut(&id)?;
         if std::mem::replace(flight.answered.get_mut(position)?, true) {
             return None;
         }
-        flight.progress = now;
         let chunk = flight.chunks[position];
         self.unfly(chunk);
         Some(chunk)
@@ -595,6 +615,8 @@ fn urgency_of(jobs: &BTreeMap<JobId, Job>, job: &JobId) -> Urgency {
 fn may_steal(device: DeviceId, peer: &Peer, flight: &Flight, chunk: &Chunk, now: Instant) -> bool {
     let patience = match chunk.urgency {
         Urgency::Waiting => Duration::from_millis(150),
+        // Of a peer that sends, however slowly, more may come; one that sends nothing may be gone.
+        Urgency::Soon if flight.is_silent() => Duration::from_millis(300),
         Urgency::Soon | Urgency::Background => Duration::from_secs(1),
     };
     let due = if flight.device == device {

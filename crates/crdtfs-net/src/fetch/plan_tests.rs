@@ -265,6 +265,47 @@ fn what_a_slow_peer_sits_on_is_asked_of_another_and_the_first_answer_counts() {
     assert!(plan.is_idle());
 }
 
+/// A link that was cut is known to be only when its connection ends, seconds later. Until then everything would first be asked
+/// of who does not answer.
+#[test]
+fn who_did_not_answer_is_asked_after_those_who_do() {
+    let (mut plan, now) = (plan(&[A, B]), Instant::now());
+    plan.add(SHARE, wants_of(1, 1, KIB), Urgency::Soon, now).unwrap();
+    let silent = plan.next(now).unwrap();
+    let later = now + Duration::from_millis(300);
+    let thief = plan.next(later).unwrap();
+    assert_eq!((silent.device, thief.device), (A, B), "what nothing comes of is asked of another soon");
+    answer(&mut plan, &thief, later);
+    plan.landed(silent.flight, Landing::Needless, later);
+    for kind in 2..4 {
+        plan.add(SHARE, wants_of(kind, 1, KIB), Urgency::Soon, later).unwrap();
+        let next = plan.next(later).unwrap();
+        assert_eq!(next.device, B);
+        answer(&mut plan, &next, later);
+    }
+    plan.session_down(B, SHARE, SESSION);
+    plan.add(SHARE, wants_of(4, 1, KIB), Urgency::Soon, later).unwrap();
+    let again = plan.next(later).unwrap();
+    assert_eq!(again.device, A, "nobody else is there");
+    plan.session_up(B, SHARE, SESSION);
+    answer(&mut plan, &again, later);
+    plan.add(SHARE, wants_of(5, 1, KIB), Urgency::Soon, later).unwrap();
+    assert_eq!(plan.next(later).unwrap().device, A, "it answers");
+}
+
+/// One that is slow, but sends, is not taken for one that is gone.
+#[test]
+fn who_sends_slowly_is_given_more_time() {
+    let (mut plan, now) = (plan(&[A]), Instant::now());
+    plan.add(SHARE, wants(1, 1024 * KIB), Urgency::Soon, now).unwrap();
+    let slow = plan.next(now).unwrap();
+    plan.session_up(B, SHARE, SESSION);
+    let later = now + Duration::from_millis(300);
+    plan.progress(slow.flight, now + Duration::from_millis(200));
+    assert!(plan.next(later).is_none());
+    assert_eq!(plan.next(now + Duration::from_secs(1)).unwrap().device, B);
+}
+
 #[test]
 fn a_caller_that_goes_away_leaves_nothing_behind() {
     let (mut plan, now) = (plan(&[A]), Instant::now());
