@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crdtfs_tests::{Lab, Mode, Tree, bytes, needs, same_trees};
-use rustix::fs::{XattrFlags, setxattr};
+use rustix::fs::{SeekFrom, XattrFlags, seek, setxattr};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -86,10 +86,14 @@ fn arrives_as_it_was(left: Mode, right: Mode) {
     assert_eq!(timeless(&of("from a")), timeless(&wanted));
     assert_eq!(timeless(&of("from b")).len(), wanted.0.len());
     assert!(tree.names().iter().all(|name| !name.contains("conflict")));
-    for (dir, _) in [(&one, left), (&other, right)].into_iter().filter(|(_, mode)| *mode == Mode::Watch) {
+    for dir in [&one, &other] {
         for name in ["from a/sparse", "from b/sparse"] {
-            let blocks = fs::metadata(dir.join(name)).unwrap().blocks() * 512;
+            let file = File::open(dir.join(name)).unwrap();
+            let blocks = file.metadata().unwrap().blocks() * 512;
             assert!(blocks < 16 << 20, "{name}: {blocks} bytes on disk for an island");
+            let island = seek(&file, SeekFrom::Data(0)).unwrap();
+            assert!((80 << 20..=100 << 20).contains(&island), "{name}: data at {island}");
+            assert!(seek(&file, SeekFrom::Hole(100 << 20)).unwrap() < 120 << 20, "{name}");
         }
     }
     a.check();

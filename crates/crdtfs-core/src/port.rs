@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use crate::content::ContentRef;
 use crate::id::InodeId;
@@ -40,6 +41,11 @@ pub trait Tree: Send + Sync + 'static {
     /// Does an operation at once in memory; it is committed and sent within 50 ms, and durable after [`Tree::sync`].
     /// `by` does not get the returned delta again from its subscription.
     fn apply(&self, by: Adapter, op: Op) -> Result<Applied, OpError>;
+
+    /// Waits until what a file shows is merged, if the bytes for that are on their way: who reads it has all of it before their
+    /// eyes, and not one version alone. Returns at the latest after `patience`, and at once where nothing is merged, or bytes
+    /// were asked for in vain. Trees that have all bytes do not wait.
+    fn await_merge(&self, _inode: InodeId, _patience: Duration) {}
 
     /// Says that somebody still has a node open that was removed just now: a file that takes its name is another one, and no
     /// save of it by removal and creation.
@@ -76,6 +82,13 @@ pub trait Reader: Send + Sync {
     /// Fills `buf` from `offset`, short only at the end; verified bytes only. Blocks while chunks are fetched.
     /// Errors: `TimedOut` or `HostUnreachable` if nobody reachable has them (the mount's EIO).
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// The next data (`true`) or hole (`false`) at or after `offset`, as `lseek` finds it; `None` past the end. What is not here
+    /// counts as data.
+    fn seek(&self, offset: u64, data: bool) -> io::Result<Option<u64>> {
+        let size = self.size();
+        Ok((offset < size).then_some(if data { offset } else { size }))
+    }
 
     /// The file that holds exactly these bytes, verified, if there is one (for kernel passthrough).
     fn backing(&self) -> Option<Arc<File>> {
@@ -146,6 +159,11 @@ pub trait Content: Send + Sync + 'static {
 
     /// Whether all bytes are on this device.
     fn is_local(&self, content: &ContentRef) -> bool;
+
+    /// Bytes of disk that a content takes in a file of its own, without its holes; `None` if it has none here.
+    fn allocated(&self, _content: &ContentRef) -> Option<u64> {
+        None
+    }
 
     /// A write file that starts with the bytes of `base` (nothing: empty), copied lazily or cloned.
     fn write_file(&self, base: Option<&ContentRef>) -> io::Result<Arc<dyn WriteFile>>;

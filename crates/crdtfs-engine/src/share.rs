@@ -31,6 +31,7 @@ use crate::fetcher::Task;
 use crate::held_back::HeldBack;
 use crate::incarnation::IncarnationFile;
 use crate::load::{self, Opened};
+use crate::merging::Merging;
 use crate::probes::Probes;
 use crate::registry::ShareDir;
 use crate::retention::HistoryOptions;
@@ -115,6 +116,9 @@ pub(crate) struct Share {
     pub(crate) peers: Mutex<Peers>,
     /// What a read or a merge asked for in vain.
     pub(crate) in_vain: Mutex<InVain>,
+    /// Held while a snapshot is made.
+    pub(crate) snapshotting: Mutex<()>,
+    pub(crate) merging: Merging,
     /// Whether a showing has yet to show what is in the view.
     behind: AtomicBool,
     /// Whether the others were told less than is here, as the system did not take what the store had in memory.
@@ -237,6 +241,8 @@ impl Share {
             work_came: Condvar::new(),
             peers: Mutex::new(peers),
             in_vain: Mutex::default(),
+            snapshotting: Mutex::default(),
+            merging: Merging::default(),
             behind: AtomicBool::new(false),
             unflushed: AtomicBool::new(false),
             keeps_all: AtomicBool::new(false),
@@ -352,6 +358,7 @@ impl Share {
                 subscriber.sender.send(shared.clone()).is_ok()
             });
         }
+        self.merging.changed();
         let mut work = self.work.lock();
         for change in delta.nodes.iter().filter(|change| change.content || change.gone) {
             self.removals.fetch_add(1, Ordering::Relaxed);

@@ -61,6 +61,10 @@ impl Content for Watched {
         self.share.has_whole(content)
     }
 
+    fn allocated(&self, content: &ContentRef) -> Option<u64> {
+        self.inner().allocated(content)
+    }
+
     fn write_file(&self, base: Option<&ContentRef>) -> io::Result<Arc<dyn WriteFile>> {
         self.inner().write_file(base)
     }

@@ -1,5 +1,6 @@
 //! What goes into a share's log and comes out of it: commits, changes of others, durability.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crdtfs_core::id::{ActorId, DeviceId, Incarnation};
@@ -300,7 +301,7 @@ impl Share {
     }
 
     /// What is to be done now and then: durability, retries, snapshots.
-    pub(crate) fn chores(&self) {
+    pub(crate) fn chores(self: &Arc<Self>) {
         let (due, retry, snapshot) = {
             let order = self.order.lock();
             let old = order.synced.is_none_or(|synced| synced.elapsed() >= DURABLE_AFTER);
@@ -315,11 +316,23 @@ impl Share {
         }
         self.keep_statements();
         if snapshot {
-            self.order.lock().since_snapshot = 0;
-            let made = load::write_snapshot(&self.id(), self.log()).and_then(|()| self.save());
+            self.make_snapshot();
+        }
+    }
+
+    /// Makes a new snapshot, on a thread of its own: of a large document that takes seconds, and commits go on meanwhile.
+    fn make_snapshot(self: &Arc<Self>) {
+        self.order.lock().since_snapshot = 0;
+        let share = self.clone();
+        let make = move || {
+            let _alone = share.snapshotting.lock();
+            let made = load::write_snapshot(&share.id(), share.log()).and_then(|()| share.save());
             if let Err(error) = made {
-                tracing::warn!(share = %self.id(), %error, "no new snapshot");
+                tracing::warn!(share = %share.id(), %error, "no new snapshot");
             }
+        };
+        if let Err(error) = std::thread::Builder::new().name("crdtfs-snapshot".into()).spawn(make) {
+            tracing::warn!(share = %self.id(), %error, "no new snapshot");
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.ino),
         size: attr.size,
-        blocks: attr.size.div_ceil(512),
+        blocks: attr.allocated.div_ceil(512),
         atime: to_system(attr.atime),
         mtime: to_system(attr.mtime),
         ctime: to_system(attr.ctime),

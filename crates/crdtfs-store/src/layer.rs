@@ -192,14 +192,7 @@ impl Layer {
         }
         match &self.body {
             Body::Memory(_) => Ok(Some(if data { offset } else { self.size })),
-            Body::Plain(file) => {
-                let from = if data { SeekFrom::Data(offset) } else { SeekFrom::Hole(offset) };
-                match seek(&**file, from) {
-                    Ok(place) => Ok(Some(place)),
-                    Err(rustix::io::Errno::NXIO) => Ok(None),
-                    Err(error) => Err(error.into()),
-                }
-            }
+            Body::Plain(file) => seek_file(file, offset, data),
             Body::Overlay { base_len, extents, .. } => {
                 let mut place = offset;
                 // Of the base all counts as data; behind it only what was written.
@@ -217,6 +210,16 @@ impl Layer {
                 }
             }
         }
+    }
+}
+
+/// As `lseek` with `SEEK_DATA` or `SEEK_HOLE`; `None` past the end, and where there is no more data.
+pub(crate) fn seek_file(file: &File, offset: u64, data: bool) -> io::Result<Option<u64>> {
+    let from = if data { SeekFrom::Data(offset) } else { SeekFrom::Hole(offset) };
+    match seek(file, from) {
+        Ok(place) => Ok(Some(place)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +29,15 @@ impl Inner {
     pub(crate) fn object_path(&self, content: &ContentRef) -> PathBuf {
         let manifest = content.manifest.map_or_else(|| "none".into(), |hash| hash.to_string());
         self.objects_dir().join(format!("{}.{manifest}", content.hash))
+    }
+
+    /// Bytes of disk that the object of a content takes, if it has one: large ones only, and those that are whole.
+    pub(crate) fn allocated(&self, content: &ContentRef) -> Option<u64> {
+        if content.size < OBJECT_FROM {
+            return None;
+        }
+        let meta = fs::metadata(self.object_path(&self.resolve(content))).ok()?;
+        (meta.len() == content.size).then(|| meta.blocks() * 512)
     }
 
     /// As it is called while it is being filled.

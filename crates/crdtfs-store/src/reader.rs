@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::fetch::write_one;
 use crate::index::{Key, key};
+use crate::layer::seek_file;
 use crate::manifest::Need;
 use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
@@ -230,6 +231,14 @@ impl Reader for ContentReader {
             done += n;
         }
         Ok(done)
+    }
+
+    fn seek(&self, offset: u64, data: bool) -> io::Result<Option<u64>> {
+        match self.backing() {
+            _ if offset >= self.content.size => Ok(None),
+            Some(object) => seek_file(&object, offset, data),
+            None => Ok(Some(if data { offset } else { self.content.size })),
+        }
     }
 
     fn backing(&self) -> Option<Arc<File>> {

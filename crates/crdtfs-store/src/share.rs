@@ -120,6 +120,10 @@ impl Content for ShareContent {
         self.window.store.is_local(content)
     }
 
+    fn allocated(&self, content: &ContentRef) -> Option<u64> {
+        self.window.store.inner.allocated(content)
+    }
+
     fn write_file(&self, base: Option<&ContentRef>) -> io::Result<Arc<dyn WriteFile>> {
         Ok(Arc::new(Handle::begin(self.window.clone(), self.stem(), base)?))
     }

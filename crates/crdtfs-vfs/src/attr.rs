@@ -43,6 +43,8 @@ pub struct Attr {
     pub rdev: u64,
     /// Length in bytes (of a symlink: its target's).
     pub size: u64,
+    /// Bytes of disk that it takes: fewer than its length if it has holes.
+    pub allocated: u64,
     /// Last access, as set by `utimensat`, else the last modification: reading does not move it.
     pub atime: Time,
     /// Last modification.
@@ -115,6 +117,11 @@ impl LocalTimes {
     pub(crate) fn attr(&self, ino: u64, id: InodeId, node: &Node, owners: Owners) -> Attr {
         let times = self.get(id);
         let mtime = if node.kind == Kind::Dir { times.mtime.unwrap_or(node.mtime) } else { node.mtime };
+        let size = match node.kind {
+            Kind::File => node.content.size,
+            Kind::Symlink => node.target.len() as u64,
+            _ => 0,
+        };
         Attr {
             ino,
             kind: node.kind,
@@ -122,11 +129,8 @@ impl LocalTimes {
             nlink: node.nlink,
             owner: owners.shown(node.owner),
             rdev: node.rdev,
-            size: match node.kind {
-                Kind::File => node.content.size,
-                Kind::Symlink => node.target.len() as u64,
-                _ => 0,
-            },
+            size,
+            allocated: size,
             atime: times.atime.unwrap_or(mtime),
             mtime,
             ctime: times.ctime.map_or(mtime, |ctime| ctime.max(mtime.min(now()))),

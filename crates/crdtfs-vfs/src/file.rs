@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crdtfs_core::node::{Kind, Node};
+use crdtfs_core::node::{Kind, Node, Shown};
 use crdtfs_core::port::RESERVE;
 use parking_lot::Mutex;
 
@@ -77,6 +77,9 @@ impl Forward {
     }
 }
 
+/// How long a reader waits for a merge: longer than it takes to ask a second member for what a first one does not send.
+const MERGE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Copied at a time between files.
 const COPY_STEP: usize = 1 << 20;
 /// Copied at most in one call.
@@ -95,6 +98,12 @@ impl Vfs {
         if mode.write || mode.truncate {
             self.check_writable()?;
         }
+        if self.waits_for_merge(&inode, &node, mode) {
+            let until = Instant::now() + MERGE_PATIENCE;
+            self.tree.await_merge(inode.id, MERGE_PATIENCE);
+            // A cache that still has the old length would cut the new bytes off.
+            self.is_seen(until);
+        }
         let opened = self.open_node(&inode, mode)?;
         if mode.truncate {
             let handle = self.handle(opened.handle)?;
@@ -104,6 +113,19 @@ impl Vfs {
             }
         }
         Ok(opened)
+    }
+
+    /// Whether [`Vfs::open`] may wait for bytes from another device.
+    pub fn may_block_open(&self, ino: u64, mode: OpenMode) -> bool {
+        let Ok(inode) = self.inode(ino) else { return false };
+        self.node(&inode).is_ok_and(|node| self.waits_for_merge(&inode, &node, mode))
+    }
+
+    /// Whether a file is opened to be read while one of its versions is shown alone, since bytes that it is to be merged with are
+    /// on their way. What somebody has open for writing is read as they write it.
+    fn waits_for_merge(&self, inode: &Inode, node: &Node, mode: OpenMode) -> bool {
+        let pinned = || inode.state.lock().current.as_ref().is_some_and(|version| version.body.lock().pinned());
+        node.shown == Shown::Pending && mode.read && !mode.truncate && !pinned()
     }
 
     /// Opens the version that is shown, or joins the one that is being written.
@@ -327,7 +349,7 @@ impl Vfs {
 
     /// The next data or hole at or after `offset`.
     pub fn seek(&self, handle: u64, offset: u64, data: bool) -> Result<u64> {
-        self.handle(handle)?.version.seek(offset, data)?.ok_or(Error::PastEnd)
+        self.handle(handle)?.version.seek(&*self.content, offset, data)?.ok_or(Error::PastEnd)
     }
 
     /// Copies within or between open files; the number of bytes copied, fewer than asked for where the source ends or
@@ -424,7 +446,9 @@ impl Vfs {
         let handle = self.handle(handle)?;
         let mut attr = self.attr(&self.home(&handle.inode))?;
         let (size, mtime) = handle.version.shown();
-        attr.size = size;
+        if attr.size != size {
+            (attr.size, attr.allocated) = (size, size);
+        }
         attr.mtime = mtime.unwrap_or(attr.mtime);
         Ok(attr)
     }

@@ -108,6 +108,14 @@ impl Body {
         }
     }
 
+    /// Reads the content, as long as nothing is written over it.
+    fn reader(&mut self, content: &dyn Content) -> io::Result<Arc<dyn Reader>> {
+        match &self.reader {
+            Some(reader) => Ok(reader.clone()),
+            None => Ok(self.reader.insert(content.open(&self.content)?).clone()),
+        }
+    }
+
     fn change(&mut self) -> Changed {
         Changed { first: self.changed_now(true), memory: self.account() }
     }
@@ -216,15 +224,7 @@ impl Version {
                 Data::Memory(bytes) => return Ok(copy_out(bytes, buf, offset)),
                 Data::File(file) => Source::File(file.clone()),
                 Data::Clean if body.content.size <= offset => return Ok(0),
-                Data::Clean => {
-                    if body.reader.is_none() {
-                        body.reader = Some(content.open(&body.content)?);
-                    }
-                    match &body.reader {
-                        Some(reader) => Source::Reader(reader.clone()),
-                        None => return Ok(0),
-                    }
-                }
+                Data::Clean => Source::Reader(body.reader(content)?),
             }
         };
         let mut done = 0;
@@ -334,18 +334,22 @@ impl Version {
     }
 
     /// The next data or hole at or after `offset`.
-    pub(crate) fn seek(&self, offset: u64, data: bool) -> io::Result<Option<u64>> {
-        let (file, size) = {
-            let body = self.body.lock();
-            match &body.data {
-                Data::File(file) => (Some(file.clone()), file.size()),
-                Data::Clean | Data::Memory(_) => (None, body.size()),
-            }
-        };
-        match file {
+    pub(crate) fn seek(&self, content: &dyn Content, offset: u64, data: bool) -> io::Result<Option<u64>> {
+        let mut body = self.body.lock();
+        let size = body.size();
+        match &body.data {
             _ if offset >= size => Ok(None),
-            Some(file) => file.seek(offset, data),
-            None => Ok(Some(if data { offset } else { size })),
+            Data::Memory(_) => Ok(Some(if data { offset } else { size })),
+            Data::File(file) => {
+                let file = file.clone();
+                drop(body);
+                file.seek(offset, data)
+            }
+            Data::Clean => {
+                let reader = body.reader(content)?;
+                drop(body);
+                reader.seek(offset, data)
+            }
         }
     }
 

@@ -213,10 +213,14 @@ impl Vfs {
         if node.kind != Kind::File {
             return attr;
         }
-        let Some(version) = &state.current else { return attr };
+        let allocated = || self.content.allocated(&node.content).unwrap_or(node.content.size);
+        let Some(version) = &state.current else { return Attr { allocated: allocated(), ..attr } };
         let body = version.body.lock();
         if body.pinned() || body.dead {
             attr.size = body.size();
+            attr.allocated = attr.size;
+        } else {
+            attr.allocated = allocated();
         }
         if body.dirty() {
             let own_ctime = attr.ctime > attr.mtime;

@@ -43,6 +43,10 @@ impl Reader for Noting {
         self.inner.read_at(buf, offset).inspect_err(|error| self.share.note_in_vain(&self.content, error))
     }
 
+    fn seek(&self, offset: u64, data: bool) -> io::Result<Option<u64>> {
+        self.inner.seek(offset, data)
+    }
+
     fn backing(&self) -> Option<Arc<File>> {
         self.inner.backing()
     }
@@ -53,6 +57,7 @@ impl Share {
     pub(crate) fn note_in_vain(&self, content: &ContentRef, error: &io::Error) {
         if matches!(error.kind(), io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut) {
             self.in_vain.lock().insert(content.hash, *content);
+            self.merging.changed();
             self.events.progressed();
         }
     }
