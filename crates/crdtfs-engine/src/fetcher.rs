@@ -106,12 +106,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use crdtfs_core::id::{Hash, Incarnation, PlaceId};
     use crdtfs_core::key::Key;
     use crdtfs_core::name::Name;
-    use crdtfs_core::node::{Kind, Time};
+    use crdtfs_core::node::{Kind, Shown, Time};
     use crdtfs_core::op::{NewNode, Op};
     use crdtfs_core::port::{Adapter, Tree};
     use crdtfs_core::replica::Replica;
@@ -214,6 +214,30 @@ mod tests {
         share.commit_all();
         share.receive(&key().id(), committed(&mut other.replica)).unwrap();
         share
+    }
+
+    #[test]
+    fn who_waits_for_a_merge_gets_it_unless_its_bytes_were_asked_for_in_vain() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let dir = tempfile::tempdir().unwrap();
+        let source = Arc::new(Giver::default());
+        let share = edited_at_once(dir.path(), &source);
+        let shown = |n: u8| share.read(|replica| replica.view().node(InodeId([n; 16])).unwrap().shown);
+        let has = std::mem::take(&mut *source.has.lock());
+        share.await_merge(InodeId([1; 16]), Duration::ZERO);
+        assert_eq!(shown(1), Shown::Pending, "there is an end to it");
+        merge(&share);
+        share.await_merge(InodeId([1; 16]), HOUR);
+        assert_eq!(shown(1), Shown::Pending, "nobody has them");
+        *source.has.lock() = has;
+        share.forget_in_vain();
+        std::thread::scope(|scope| {
+            scope.spawn(|| merge(&share));
+            for n in 1..=FILES {
+                share.await_merge(InodeId([n; 16]), HOUR);
+                assert_eq!(shown(n), Shown::Plain);
+            }
+        });
     }
 
     #[test]

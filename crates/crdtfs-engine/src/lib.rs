@@ -22,6 +22,7 @@ mod invites;
 mod landed;
 mod listing;
 mod load;
+mod merging;
 mod past;
 pub mod present;
 mod probes;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
@@ -73,6 +73,10 @@ impl Tree for Share {
             None => {}
         }
         applied
+    }
+
+    fn await_merge(&self, inode: InodeId, patience: Duration) {
+        self.wait_for_merge(inode, patience);
     }
 
     fn keep_apart(&self, inode: InodeId) {

@@ -255,10 +255,12 @@ impl Filesystem for Requests {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.vfs.open(ino.0, open_mode(flags.0), privileged(request)) {
+        let (vfs, mode, privileged) = (self.vfs.clone(), open_mode(flags.0), privileged(request));
+        let open = move || match vfs.open(ino.0, mode, privileged) {
             Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
             Err(error) => reply.error(errno(&error)),
-        }
+        };
+        if self.vfs.may_block_open(ino.0, mode) { self.fetching.run(open) } else { open() }
     }
 
     fn create(

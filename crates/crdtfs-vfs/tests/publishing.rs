@@ -92,6 +92,27 @@ fn what_was_written_is_read_after_close() {
     assert_eq!(names, 1, "nothing was an edit of what was before, to stand beside it");
 }
 
+/// Else a program reads one side of a merge, the merge is shown, and what the program saves takes away the other side.
+#[test]
+fn who_reads_a_file_waits_for_its_merge_and_who_only_writes_does_not() {
+    const APPEND: OpenMode = OpenMode { read: false, write: true, append: true, truncate: false };
+    let mount = Mounted::new();
+    let ino = mount.create("f", b"one side\n");
+    mount.settle();
+    let merged = mount.share.contents.put_away(b"both\nsides\n");
+    mount.share.contents.arrive(&merged);
+    assert!(!mount.vfs.may_block_open(ino, READ));
+    mount.share.show_until_merged(mount.shared("f").inode, merged);
+    for mode in [APPEND, TRUNCATE] {
+        assert!(!mount.vfs.may_block_open(ino, mode), "{mode:?}");
+    }
+    mount.vfs.release(mount.vfs.open(ino, APPEND, false).unwrap().handle);
+    assert_ne!(mount.shared("f").content, merged);
+    assert!(mount.vfs.may_block_open(ino, READ) && mount.vfs.may_block_open(ino, WRITE));
+    assert_eq!(mount.read(ino), b"both\nsides\n");
+    assert!(!mount.vfs.may_block_open(ino, READ));
+}
+
 #[test]
 fn attributes_that_are_set_one_after_the_other_are_all_kept() {
     let mount = Mounted::new();

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, RecordId};
@@ -36,6 +37,7 @@ pub(crate) struct FakeShare {
     /// Makes every look at a node let others go first, so that what is seen is old when it is used.
     pub(crate) dawdle: AtomicBool,
     held: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+    merges: Mutex<HashMap<InodeId, ContentRef>>,
 }
 
 impl FakeShare {
@@ -81,6 +83,12 @@ impl FakeShare {
         let ((there, is_there), (go_on, goes_on)) = (channel(), channel());
         *self.held.lock().unwrap() = Some((there, goes_on));
         (is_there, go_on)
+    }
+
+    /// Shows a file as one whose merge waits for bytes, which come as soon as somebody waits for them, too.
+    pub(crate) fn show_until_merged(&self, inode: InodeId, merged: ContentRef) {
+        self.maps.lock().unwrap().nodes.get_mut(&inode).unwrap().shown = Shown::Pending;
+        self.merges.lock().unwrap().insert(inode, merged);
     }
 
     fn told(&self, by: Adapter, mut maps: MutexGuard<'_, Maps>, delta: Delta) -> Result<Applied, OpError> {
@@ -179,6 +187,12 @@ impl Maps {
 }
 
 impl Tree for FakeShare {
+    fn await_merge(&self, inode: InodeId, _: Duration) {
+        let Some(merged) = self.merges.lock().unwrap().remove(&inode) else { return };
+        self.maps.lock().unwrap().nodes.get_mut(&inode).unwrap().shown = Shown::Plain;
+        self.remote(Op::Edit { inode, via: None, basis: None, content: merged, mtime: Default::default() }).unwrap();
+    }
+
     // It has no notion of saves.
     fn keep_apart(&self, _: InodeId) {}
 
