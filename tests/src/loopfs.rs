@@ -28,6 +28,8 @@ pub enum LoopKind {
     /// exFAT, by `mount.exfat-fuse`: names that differ in case are one, `:` and its like are refused; no links, no
     /// permission bits, times in steps of 2 s, and other inode numbers at every mount.
     Exfat,
+    /// btrfs, of at least 109 MiB: subvolumes, whose roots all have one inode number.
+    Btrfs,
 }
 
 impl LoopFs {
@@ -52,6 +54,7 @@ impl LoopFs {
             // No blocks for root: full is full.
             LoopKind::Ext4 => tool("mkfs.ext4", ["-q", "-F", "-m", "0", &image.to_string_lossy()]),
             LoopKind::Exfat => tool("mkfs.exfat", [&image]),
+            LoopKind::Btrfs => tool("mkfs.btrfs", ["--quiet".as_ref(), image.as_os_str()]),
         };
         let made = Self { image, dir, kind };
         made.mount();
@@ -62,7 +65,7 @@ impl LoopFs {
     fn mount(&self) {
         let (image, dir) = (self.image.to_string_lossy(), self.dir.to_string_lossy());
         match self.kind {
-            LoopKind::Ext4 => _ = tool("mount", ["-o", "loop", &image, &dir]),
+            LoopKind::Ext4 | LoopKind::Btrfs => _ = tool("mount", ["-o", "loop", &image, &dir]),
             LoopKind::Exfat => {
                 let device = tool("losetup", ["--find", "--show", &image]);
                 tool("mount.exfat-fuse", [device.trim(), &dir]);
@@ -78,6 +81,14 @@ impl LoopFs {
     /// If something in it is still in use.
     pub fn remount(&self) {
         tool("umount", [&self.dir]);
+        self.mount_again();
+    }
+
+    /// Mounts it again, after it was unmounted.
+    ///
+    /// # Panics
+    /// If something in it is still in use.
+    pub fn mount_again(&self) {
         assert!(!is_mounted(&self.dir), "{} is mounted twice", self.dir.display());
         // Its process writes back what it holds before it lets go of the device.
         until("the device is free", Duration::from_secs(10), || {

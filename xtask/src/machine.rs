@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::see;
 
 /// Programs that the tests start, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("fusermount3", "fuse3"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
@@ -18,6 +18,7 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("losetup", "mount"),
     ("mkfs.exfat", "exfatprogs"),
     ("mount.exfat-fuse", "exfat-fuse"),
+    ("mkfs.btrfs", "btrfs-progs"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
 ];

@@ -157,6 +157,17 @@ pub trait Presented: Send + Sync {
         self.stop().map(|()| None)
     }
 
-    /// Whether it has ended without being asked (unmounted by hand, the folder is gone); the reason.
+    /// Looks whether what it shows is still there, which [`Presented::ended`] tells from then on. Takes as long as the
+    /// filesystem.
+    fn look(&self) {}
+
+    /// Whether it has ended without being asked (unmounted by hand, the folder is gone), as far as it knows; the reason. Asked
+    /// every few seconds, from where nothing may wait: an adapter that is not told of everything looks for itself then.
     fn ended(&self) -> Option<String>;
+
+    /// Whether what had ended without being asked is there again, the very same, so that it is to be shown again. Takes as long
+    /// as the filesystem.
+    fn is_back(&self) -> bool {
+        false
+    }
 }

@@ -45,9 +45,32 @@ impl Showing {
         self.state.send_replace(State::Ready);
     }
 
-    /// It could not be shown.
+    /// It could not be shown, for the first time or again.
     pub(crate) fn failed(&self, why: String) {
-        self.state.send_replace(State::Failed(why));
+        let ended = matches!(self.state(), State::Ended(Some(_)));
+        self.state.send_replace(if ended { State::Ended(Some(why)) } else { State::Failed(why) });
+    }
+
+    /// Whether it is to be tried again: what could not be shown may be so now; of what ended by itself only the very same
+    /// counts, for something else may lie there.
+    pub(crate) fn may_be_shown(&self) -> bool {
+        match self.state() {
+            State::Failed(_) => true,
+            State::Ended(Some(_)) => self.presented().is_some_and(|presented| presented.is_back()),
+            State::Starting | State::Ready | State::Ended(None) => false,
+        }
+    }
+
+    /// Whether it is not shown, though somebody wants it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        matches!(self.state(), State::Failed(_) | State::Ended(Some(_)))
+    }
+
+    /// See [`Presented::look`].
+    pub(crate) fn look(&self) {
+        if let Some(presented) = self.presented().filter(|_| self.is_alive()) {
+            presented.look();
+        }
     }
 
     pub(crate) fn state(&self) -> State {
@@ -70,7 +93,8 @@ impl Showing {
     }
 
     pub(crate) fn problems(&self) -> Vec<Problem> {
-        let mut problems = self.presented().map(|presented| presented.problems()).unwrap_or_default();
+        let alive = self.presented().filter(|_| self.is_alive());
+        let mut problems = alive.map(|presented| presented.problems()).unwrap_or_default();
         let why = match self.state() {
             State::Failed(why) => Some(format!("{why} (it is tried again every few seconds)")),
             State::Ended(why) => why,
@@ -132,11 +156,10 @@ impl Showing {
         if self.state() != State::Ready {
             return false;
         }
-        let Some(why) = self.presented().and_then(|presented| presented.ended()) else { return false };
-        // The adapter's threads are gone or going: this only waits for them.
-        if let Some(presented) = self.presented.lock().take()
-            && let Err(error) = presented.stop()
-        {
+        let Some(presented) = self.presented() else { return false };
+        let Some(why) = presented.ended() else { return false };
+        // The adapter's threads are gone or going: this only waits for them. It is kept to be asked whether it is back.
+        if let Err(error) = presented.stop() {
             tracing::warn!(dir = %self.dir.display(), %error, "a showing that ended left something behind");
         }
         self.state.send_replace(State::Ended(Some(why)));

@@ -71,8 +71,10 @@ impl Core {
         let (core, noticing) = (self.clone(), self.clone());
         let mode = convert::mode_in(asked.mode);
         let presenter = self.presenter(mode)?;
-        // Who unmounted it by hand just now need not wait for the next look.
+        // Who unmounted or moved it by hand just now need not wait for the next look.
+        let at = dir.clone();
         let noticed = move || {
+            noticing.alive_at(&at).iter().for_each(|showing| showing.look());
             noticing.notice_ends();
             Ok(())
         };
@@ -288,10 +290,10 @@ impl Core {
         self.showing_progressed(&share.id());
     }
 
-    /// Tries again, on a thread, what could not be shown: the disk that it lies on may be there by now.
+    /// Tries again, on a thread, what could not be shown or vanished: the disk that it lies on may be there by now.
     pub(crate) fn retry_failed(self: &Arc<Self>) {
-        let failed = |showing: &&Arc<Showing>| matches!(showing.state(), State::Failed(_));
-        let failed: Vec<Arc<Showing>> = self.showings.lock().iter().filter(failed).cloned().collect();
+        let wanted = |showing: &&Arc<Showing>| showing.is_wanted();
+        let failed: Vec<Arc<Showing>> = self.showings.lock().iter().filter(wanted).cloned().collect();
         if failed.is_empty() || self.retrying.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -312,7 +314,7 @@ impl Core {
         // Somebody may have hidden it, or shown it, meanwhile. A directory that is gone is not made anew: what belongs there is
         // somewhere else.
         let listed = self.showings.lock().iter().any(|showing| Arc::ptr_eq(showing, failed));
-        if stopping || !listed || !failed.dir.exists() {
+        if stopping || !listed || !failed.dir.exists() || !failed.may_be_shown() {
             return;
         }
         match self.present_again(failed) {
@@ -369,11 +371,11 @@ impl Core {
         for showing in showings {
             if showing.notice_end() {
                 tracing::info!(dir = %showing.dir.display(), "no longer shown");
-                // Whoever unmounts knows it; that a folder has gone has to be said.
+                // Whoever unmounts knows it; that a folder has gone has to be said, and it is waited for.
                 if showing.mode == Mode::Mount {
                     self.forget_showing(&showing);
+                    self.deactivate(&showing);
                 }
-                self.deactivate(&showing);
                 self.progressed_now();
             }
         }

@@ -140,6 +140,8 @@ impl Core {
             settled &= share.commit_all();
             self.showing_progressed(&share.id());
         }
+        // What vanished did not settle; why is said.
+        self.notice_ends();
         settled
     }
 

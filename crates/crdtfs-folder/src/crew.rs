@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::InodeId;
@@ -22,6 +23,7 @@ use crate::disk::{self, Ident, Root, Stamp};
 use crate::local::Indexed;
 use crate::mailbox::{Mail, Mailbox};
 use crate::publish::mode_mask;
+use crate::state::Whose;
 use crate::synced::{Place, SyncedTree};
 
 /// Files of more bytes are read and fetched by threads of their own.
@@ -29,18 +31,21 @@ pub(crate) const LARGE: u64 = 4 << 20;
 /// Up to this many files of a batch are made durable one by one, more by one `syncfs`.
 const FSYNC_MAX: usize = 4;
 
-/// Where the store finds the file of a key: files on their way first, then the synced tree.
+/// Where the store finds the file of a key: files on their way first, then the synced tree. The store has it also when the
+/// folder is no longer kept in sync; then nothing in the folder stays open, and it is opened for each file, if it is there.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    root: Arc<Root>,
+    root: Weak<Root>,
+    path: PathBuf,
+    whose: Whose,
     synced: Arc<RwLock<SyncedTree>>,
     loose: RwLock<HashMap<InodeId, (Vec<Name>, Name)>>,
 }
 
 impl Keys {
     /// No files on their way yet.
-    pub(crate) fn new(root: Arc<Root>, synced: Arc<RwLock<SyncedTree>>) -> Self {
-        Self { root, synced, loose: RwLock::default() }
+    pub(crate) fn new(root: &Arc<Root>, whose: Whose, synced: Arc<RwLock<SyncedTree>>) -> Self {
+        Self { root: Arc::downgrade(root), path: root.path().to_owned(), whose, synced, loose: RwLock::default() }
     }
 
     /// A file that no synced node has yet.
@@ -62,8 +67,17 @@ impl Keys {
         }
     }
 
+    fn root(&self) -> io::Result<Arc<Root>> {
+        if let Some(root) = self.root.upgrade() {
+            return Ok(root);
+        }
+        let root = Root::open(&self.path)?;
+        let same = Whose::of(self.whose.share, &root)? == self.whose;
+        if same { Ok(Arc::new(root)) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
     fn open_at(&self, dir: &[Name], name: &Name) -> io::Result<File> {
-        let file = self.root.dir(dir)?.open(name)?;
+        let file = self.root()?.dir(dir)?.open(name)?;
         if disk::is_regular(&file)? { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 }
@@ -312,7 +326,8 @@ impl Crew {
             let (sender, receiver) = channel();
             let receiver = Arc::new(Mutex::new(receiver));
             for _ in 0..threads {
-                let (bench, mailbox, receiver) = (bench.clone(), mailbox.clone(), receiver.clone());
+                // Whoever waits for work holds nothing of the folder open.
+                let (bench, mailbox, receiver) = (Arc::downgrade(bench), mailbox.clone(), receiver.clone());
                 let span = tracing::Span::current();
                 std::thread::Builder::new()
                     .name(format!("folder-{name}"))
@@ -337,9 +352,10 @@ impl Crew {
     }
 }
 
-fn work(bench: &Bench, mailbox: &Mailbox, receiver: &Mutex<Receiver<Work>>) {
+fn work(bench: &Weak<Bench>, mailbox: &Mailbox, receiver: &Mutex<Receiver<Work>>) {
     loop {
         let next = receiver.lock().recv();
+        let Some(bench) = bench.upgrade() else { return };
         let report = match next {
             Ok(Work::Index(job)) => {
                 // What fails so must not leave the worker waiting for an answer.

@@ -165,6 +165,10 @@ pub(crate) struct Dir {
 
 const STAT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// The same, and through which mount.
+const STAT_MOUNT: StatxFlags = STAT.union(StatxFlags::MNT_ID);
+/// The type of a btrfs (statfs(2), `f_type`).
+const BTRFS: rustix::fs::FsWord = 0x9123_683e;
 /// Longest relative path given to one system call; deeper directories are reached in several.
 const PATH_STEP: usize = 3000;
 
@@ -256,17 +260,25 @@ impl Root {
         Ok(Left { filesystem, changed: self.meta()?.stamp.ctime })
     }
 
-    /// Whether the path still leads to this directory.
+    /// What tells this directory from every other: which it is and, where several have one [`Ident`], on which filesystem
+    /// (statfs(2), `f_fsid`). The root of a btrfs snapshot has the ident of what it is a snapshot of, and where no time of
+    /// birth is kept the roots of any two filesystems may have the same.
+    pub(crate) fn ident(&self) -> io::Result<(Ident, Option<u64>)> {
+        let ident = self.meta()?.stamp.ident;
+        let alike = ident.born == Time::default() || rustix::fs::fstatfs(&self.fd)?.f_type == BTRFS;
+        let filesystem = if alike { Some(rustix::fs::fstatvfs(&self.fd)?.f_fsid) } else { None };
+        Ok((ident, filesystem))
+    }
+
+    /// Whether the path still leads to this directory, through the mount by which it was opened. Both are looked at now: a
+    /// btrfs subvolume that is deleted loses its device number, which the next one gets.
     pub(crate) fn in_place(&self) -> bool {
-        let here = self.meta().map(|m| m.stamp.ident);
-        let there = rustix::fs::statx(rustix::fs::CWD, &self.path, AtFlags::empty(), STAT);
-        match (here, there) {
-            (Ok(here), Ok(there)) => {
-                let there = meta(&there, self.dev, self.abilities);
-                !there.foreign && there.stamp.ident == here && there.stamp.nlink > 0
-            }
-            _ => false,
-        }
+        let here = rustix::fs::statx(&self.fd, "", AtFlags::EMPTY_PATH, STAT_MOUNT);
+        let there = rustix::fs::statx(rustix::fs::CWD, &self.path, AtFlags::empty(), STAT_MOUNT);
+        let (Ok(here), Ok(there)) = (here, there) else { return false };
+        let [held, found] = [&here, &there].map(|stat| meta(stat, self.dev, self.abilities));
+        let linked = !held.foreign && held.stamp.nlink > 0;
+        linked && !found.foreign && found.stamp.ident == held.stamp.ident && there.stx_mnt_id == here.stx_mnt_id
     }
 
     /// Takes the lock that keeps a second engine off the folder, for as long as this root is open.

@@ -36,7 +36,7 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    fn idle(device: &str, seed: u64) -> Self {
+    pub(crate) fn idle(device: &str, seed: u64) -> Self {
         let tmp = tempfile::tempdir().unwrap();
         fs::create_dir(tmp.path().join("files")).unwrap();
         fs::create_dir(tmp.path().join("state")).unwrap();

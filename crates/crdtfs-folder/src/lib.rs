@@ -45,6 +45,8 @@ mod state;
 mod stepwise;
 mod synced;
 #[cfg(test)]
+mod vanished_test;
+#[cfg(test)]
 mod waits_test;
 mod watch;
 mod worker;

@@ -19,6 +19,8 @@ pub(crate) enum Mail {
     View(Arc<Delta>),
     /// The crew did something.
     Report(Report),
+    /// Look whether the root is in its place.
+    Look,
     /// Answer once all that was done before is in the tree and all that is in the view is in the folder.
     Settle(Sender<()>),
     /// End.

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::ignores::is_temporary;
 use crate::mailbox::{Mail, Mailbox};
 use crate::state::{StateDb, StateError, Whose};
 use crate::synced::SyncedTree;
-use crate::worker::{Of, Parts, Shown, Worker, writable};
+use crate::worker::{Of, Parts, Shown, Worker, vanished, writable};
 
 /// The file of the last synced tree in the adapter's directory.
 const STATE_FILE: &str = "folder.redb";
@@ -86,7 +86,7 @@ impl Presenter for FolderPresenter {
             let path = path.clone();
             move |source| PresentError::Io { what, path, source }
         };
-        let now = Whose { share: ports.share, root: root.meta().map_err(io("cannot look at"))?.stamp.ident };
+        let now = Whose::of(ports.share, &root).map_err(io("cannot look at"))?;
         let left = db.left().map_err(|error| state_error(&path, &error))?;
         if !goes_on(&root, &synced, whose, &now, left)? {
             join_anew(&path, &mut synced, &ports);
@@ -108,7 +108,7 @@ impl Presenter for FolderPresenter {
         if !root.abilities().numbers {
             synced.forget_numbers();
         }
-        start(ports, root, db, synced, options.read_only).map_err(io("cannot watch"))
+        start(ports, root, now, db, synced, options.read_only).map_err(io("cannot watch"))
     }
 }
 
@@ -213,6 +213,7 @@ fn join_anew(path: &Path, synced: &mut SyncedTree, ports: &SharePorts) {
 fn start(
     ports: SharePorts,
     root: Root,
+    whose: Whose,
     db: StateDb,
     synced: SyncedTree,
     read_only: bool,
@@ -236,11 +237,13 @@ fn start(
             }
         }
     })?;
-    let path = root.path().to_owned();
+    let (path, root) = (root.path().to_owned(), Arc::new(root));
+    let held = Arc::downgrade(&root);
     let worker = Worker::new(Parts {
         ports,
         read_only,
-        root: Arc::new(root),
+        root,
+        whose,
         synced: Arc::new(RwLock::new(synced)),
         db,
         mailbox: mailbox.clone(),
@@ -248,7 +251,7 @@ fn start(
     })?;
     let thread =
         std::thread::Builder::new().name("folder".into()).spawn(move || of_worker.in_scope(|| worker.run()))?;
-    Ok(Box::new(Folder { mailbox, shown, thread: Mutex::new(Some(thread)), path }))
+    Ok(Box::new(Folder { mailbox, shown, thread: Mutex::new(Some(thread)), path, root: held, whose }))
 }
 
 /// A folder that is kept in sync.
@@ -257,6 +260,9 @@ struct Folder {
     shown: Arc<Shown>,
     thread: Mutex<Option<JoinHandle<()>>>,
     path: PathBuf,
+    /// For as long as it is kept in sync.
+    root: Weak<Root>,
+    whose: Whose,
 }
 
 impl Presented for Folder {
@@ -293,8 +299,26 @@ impl Presented for Folder {
         Ok(())
     }
 
+    fn look(&self) {
+        if self.root.upgrade().is_some_and(|root| !root.in_place()) {
+            self.shown.end(vanished(&self.path));
+            let _ = self.mailbox.send(Mail::Stop);
+        }
+    }
+
     fn ended(&self) -> Option<String> {
-        self.shown.ended.lock().clone()
+        let ended = self.shown.ended.lock().clone();
+        if ended.is_none() {
+            // On the worker's thread: the filesystem may not answer.
+            let _ = self.mailbox.send(Mail::Look);
+        }
+        ended
+    }
+
+    fn is_back(&self) -> bool {
+        Root::open(&self.path)
+            .and_then(|root| Whose::of(self.whose.share, &root))
+            .is_ok_and(|there| there == self.whose)
     }
 }
 

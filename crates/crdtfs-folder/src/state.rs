@@ -3,6 +3,7 @@
 //! Written in batches, each one transaction: what a crash loses is at most the newest batches, and the next start finds that
 //! out by comparing the folder with the view, or by an intent, which is always durable before what it announces.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use minicbor::{Decode, Encode};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
 
-use crate::disk::{Ident, Left, Stamp};
+use crate::disk::{Ident, Left, Root, Stamp};
 use crate::journal::Journal;
 use crate::synced::{Intent, Synced, SyncedTree};
 
@@ -59,6 +60,17 @@ pub(crate) struct Whose {
     /// The root directory on disk.
     #[n(1)]
     pub(crate) root: Ident,
+    /// Its filesystem, where that is needed to tell it from others: [`crate::disk::Root::ident`].
+    #[n(2)]
+    pub(crate) filesystem: Option<u64>,
+}
+
+impl Whose {
+    /// The folder at a root.
+    pub(crate) fn of(share: ShareId, root: &Root) -> io::Result<Self> {
+        let (ident, filesystem) = root.ident()?;
+        Ok(Self { share, root: ident, filesystem })
+    }
 }
 
 #[derive(Encode, Decode)]
@@ -302,7 +314,7 @@ mod tests {
         let path = dir.path().join("state");
         let name = |n: &str| Name::try_from(n).expect("legal");
         let (a, b) = (InodeId([1; 16]), InodeId([2; 16]));
-        let whose = Whose { share: ShareId([9; 32]), root: node(1).stamp.ident };
+        let whose = Whose { share: ShareId([9; 32]), root: node(1).stamp.ident, filesystem: Some(7) };
         {
             let (state, mut tree, whose_before) = StateDb::open(&path).expect("opens");
             assert!(whose_before.is_none() && tree.is_empty());

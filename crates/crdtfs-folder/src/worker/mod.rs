@@ -35,7 +35,7 @@ use crate::mailbox::{Mail, Mailbox};
 use crate::observe::Dirty;
 use crate::publish::Refused;
 use crate::remote::{Item, ViewDirty};
-use crate::state::StateDb;
+use crate::state::{StateDb, Whose};
 use crate::synced::{Place, SyncedTree};
 use crate::watch::{Event, Watcher};
 pub(crate) use problems::Of;
@@ -84,7 +84,14 @@ impl Shown {
 
     /// Whether something in the view is not in the folder.
     pub(crate) fn behind(&self) -> bool {
-        self.unheard.load(Ordering::SeqCst) > 0 || self.applying.load(Ordering::SeqCst)
+        self.unheard.load(Ordering::SeqCst) > 0 || self.applying.load(Ordering::SeqCst) || self.ended.lock().is_some()
+    }
+
+    /// The folder is not kept in sync any more: why.
+    pub(crate) fn end(&self, why: String) {
+        tracing::warn!("{why}");
+        self.ended.lock().get_or_insert(why);
+        self.tell();
     }
 
     /// A change of the view is on its way to the worker.
@@ -193,6 +200,7 @@ pub(crate) struct Parts {
     pub(crate) ports: SharePorts,
     pub(crate) read_only: bool,
     pub(crate) root: Arc<Root>,
+    pub(crate) whose: Whose,
     pub(crate) synced: Arc<RwLock<SyncedTree>>,
     pub(crate) db: StateDb,
     pub(crate) mailbox: Arc<Mailbox>,
@@ -202,8 +210,8 @@ pub(crate) struct Parts {
 impl Worker {
     /// A worker that has everything before it.
     pub(crate) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { ports, read_only, root, synced, db, mailbox, shown } = parts;
-        let keys = Arc::new(Keys::new(root.clone(), synced.clone()));
+        let Parts { ports, read_only, root, whose, synced, db, mailbox, shown } = parts;
+        let keys = Arc::new(Keys::new(&root, whose, synced.clone()));
         ports.content.set_opener(keys.clone());
         let bench = Arc::new(Bench { root: root.clone(), content: ports.content.clone(), keys });
         let crew = Crew::start(&bench, &mailbox)?;
@@ -357,6 +365,7 @@ impl Worker {
             }
             Mail::Report(Report::Read(read)) => self.was_read(read.0, read.1),
             Mail::Report(Report::Fetched(fetched)) => self.was_fetched(fetched),
+            Mail::Look => _ = self.check_root(),
             Mail::Settle(answer) => self.settling.push(Settling { answer, looked: false }),
             Mail::Stop => self.stopped = true,
         }
@@ -460,17 +469,13 @@ impl Worker {
     fn check_root(&mut self) -> bool {
         let in_place = self.root.in_place();
         if !in_place {
-            self.end(format!(
-                "{} is gone, was moved, or something else is mounted there; nothing counts as deleted. Put it back and watch it again",
-                self.root.path().display()
-            ));
+            self.end(vanished(self.root.path()));
         }
         in_place
     }
 
     fn end(&mut self, why: String) {
-        tracing::warn!("{why}");
-        *self.shown.ended.lock() = Some(why);
+        self.shown.end(why);
         self.stopped = true;
     }
 
@@ -571,6 +576,15 @@ impl Worker {
             self.bench.forget(key);
         }
     }
+}
+
+/// What is said of a folder whose root is not in its place.
+pub(crate) fn vanished(path: &Path) -> String {
+    let shown = path.display();
+    format!(
+        "{shown} is gone, was moved, or something else is mounted there; nothing counts as deleted. Put it back, and it \
+         goes on; to have what is there now join the share, run `crdtfs watch {shown}`"
+    )
 }
 
 /// A path's components with slashes between.
