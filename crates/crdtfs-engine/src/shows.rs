@@ -309,12 +309,16 @@ impl Core {
     }
 
     fn retry(self: &Arc<Self>, failed: &Arc<Showing>) {
+        // A directory that is gone is not made anew: what belongs there is somewhere else. Looked at before anything is locked: a
+        // filesystem may never answer.
+        if !failed.dir.exists() || !failed.may_be_shown() {
+            return;
+        }
         let _one_at_a_time = self.changing.blocking_lock();
         let stopping = *self.stop().borrow();
-        // Somebody may have hidden it, or shown it, meanwhile. A directory that is gone is not made anew: what belongs there is
-        // somewhere else.
+        // Somebody may have hidden it, or shown it, meanwhile.
         let listed = self.showings.lock().iter().any(|showing| Arc::ptr_eq(showing, failed));
-        if stopping || !listed || !failed.dir.exists() || !failed.may_be_shown() {
+        if stopping || !listed {
             return;
         }
         match self.present_again(failed) {
