@@ -347,4 +347,42 @@ mod regressions {
         ];
         replay(32000221, &steps, true).unwrap();
     }
+
+    #[test]
+    fn what_was_set_on_a_removed_file_does_not_come_back_with_what_was_still_open() {
+        let steps = [
+            Step { device: 1, action: Create, picks: [0, 0, 7] },
+            Step { device: 0, action: Sync, picks: [623446871, 0, 1] },
+            Step { device: 1, action: SaveByRename, picks: [0, 0, 0] },
+            Step { device: 0, action: Append, picks: [0, 0, 0] },
+            Step { device: 0, action: Create, picks: [0, 0, 0] },
+            Step { device: 0, action: Truncate, picks: [0, 0, 0] },
+            Step { device: 1, action: Open, picks: [0, 0, 0] },
+            Step { device: 1, action: Chmod, picks: [0, 1, 0] },
+            Step { device: 1, action: Create, picks: [0, 0, 1] },
+            Step { device: 1, action: LinkInto, picks: [0, 0, 0] },
+            Step { device: 0, action: Burst, picks: [0, 0, 0] },
+            Step { device: 1, action: Create, picks: [0, 0, 2] },
+            Step { device: 1, action: Unlink, picks: [3, 0, 0] },
+            Step { device: 1, action: Sync, picks: [2928138658, 0, 1] },
+            Step { device: 1, action: Close, picks: [0, 0, 0] },
+        ];
+        replay(140204241, &steps, true).unwrap();
+    }
+
+    #[test]
+    fn a_backup_that_another_device_had_just_cut_to_nothing_may_go() {
+        let steps = [
+            Step { device: 1, action: Create, picks: [0, 0, 0] },
+            Step { device: 2, action: Sync, picks: [1028803765, 0, 1] },
+            Step { device: 0, action: Sync, picks: [341681535, 0, 1] },
+            Step { device: 0, action: SaveBackup, picks: [0, 0, 0] },
+            Step { device: 2, action: SaveAnew, picks: [0, 2920182325, 1111315838] },
+            Step { device: 1, action: Unlink, picks: [0, 0, 0] },
+            Step { device: 1, action: Sync, picks: [0, 1, 0] },
+            Step { device: 0, action: Sync, picks: [0, 0, 5] },
+            Step { device: 0, action: SaveByRemoval, picks: [1, 0, 0] },
+        ];
+        replay(140672514, &steps, true).unwrap();
+    }
 }

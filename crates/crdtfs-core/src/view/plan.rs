@@ -250,12 +250,12 @@ impl Planner<'_> {
             .collect();
         let versions: Vec<_> = basis.iter().map(|ix| self.view.version_of(*ix)).collect();
         let equals = self.view.equals(node);
-        let heads = self.view.shown_heads(node);
         let known = |head: &RecIx| self.view.is_one_made_of(&versions, self.view.version_of(*head), &equals);
-        // What it was made from may have been merged or chmodded since: those heads are settled with it.
+        // What it was made from may have been merged or chmodded since, or removed with what was set on it: those heads are
+        // settled with it.
         let mut settled = basis.clone();
-        settled.extend(heads.iter().copied().filter(known));
-        (!heads.iter().all(known)).then_some(settled)
+        settled.extend(self.settled_heads(node).into_iter().filter(known));
+        (!self.view.shown_heads(node).iter().all(known)).then_some(settled)
     }
 
     /// Heads that an edit of what is shown settles: also those that a deletion had seen, of a file that came back. What is shown
