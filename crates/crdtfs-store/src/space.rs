@@ -7,11 +7,12 @@
 //! Somebody else may fill the disk all the same, and then not even the changes could be written down by which room is made. For
 //! that there is a *spare*: a file of ours that takes up some room and is given up then.
 
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crdtfs_core::port::RESERVE;
@@ -39,6 +40,8 @@ pub struct Space {
     device: Option<u64>,
     looked: Mutex<Option<(Instant, u64)>>,
     spare: PathBuf,
+    /// The filesystem cannot keep room in a file.
+    no_spare: AtomicBool,
     /// Bytes that were set aside and are not written yet.
     begun: Mutex<u64>,
 }
@@ -66,14 +69,18 @@ impl Space {
             let taken = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
             Some(Disk { free, taken })
         };
-        Self { disk: Box::new(look), device, looked: Mutex::default(), spare, begun: Mutex::default() }
+        Self { device, ..Self::on(Box::new(look), spare) }
     }
 
     /// A disk that has as many bytes free as `free` says.
     #[cfg(test)]
     pub(crate) fn told(free: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
-        let disk = Box::new(move || Some(Disk { free: free(), taken: 0 }));
-        Self { disk, device: None, looked: Mutex::default(), spare: PathBuf::new(), begun: Mutex::default() }
+        Self::on(Box::new(move || Some(Disk { free: free(), taken: 0 })), PathBuf::new())
+    }
+
+    fn on(disk: Box<dyn Fn() -> Option<Disk> + Send + Sync>, spare: PathBuf) -> Self {
+        let (looked, begun) = (Mutex::default(), Mutex::default());
+        Self { disk, device: None, looked, spare, no_spare: AtomicBool::new(false), begun }
     }
 
     /// Bytes that may still be used, at most 100 ms old. A filesystem that cannot tell has enough.
@@ -134,13 +141,16 @@ impl Space {
 
     /// Sees to it that there is a spare, once there is room for it. To be called every few seconds.
     pub fn keep_spare(&self) {
-        if self.spare.exists() || self.room() < SPARE_SIZE {
+        // A crash may leave less of it than was made.
+        let whole = || self.spare.metadata().is_ok_and(|meta| takes_room(&meta));
+        if self.no_spare.load(Ordering::Relaxed) || whole() || self.room() < SPARE_SIZE {
             return;
         }
         if let Err(error) = make_spare(&self.spare) {
             tracing::debug!(%error, path = %self.spare.display(), "no room can be kept for a full disk");
             // Half of one is none. If it cannot be removed it is a small one.
             let _ = std::fs::remove_file(&self.spare);
+            self.no_spare.store(error.kind() == io::ErrorKind::Unsupported, Ordering::Relaxed);
         }
     }
 
@@ -157,9 +167,7 @@ impl Space {
     /// Writes down what makes room, if need be where some was kept for that.
     pub fn with_spare<T>(&self, mut write: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         match write() {
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull && self.use_spare() => {
-                write()
-            }
+            Err(error) if is_full(error.kind()) && self.use_spare() => write(),
             written => written,
         }
     }
@@ -170,10 +178,21 @@ impl Space {
     }
 }
 
+/// Whether there is no room on the disk, or no more for this user.
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn takes_room(spare: &Metadata) -> bool {
+    spare.blocks() * 512 >= SPARE_SIZE
+}
+
+/// Makes the spare, or fills what is there of it; `Unsupported` where a file takes no room before it is written.
 fn make_spare(path: &Path) -> io::Result<()> {
-    let file = File::create_new(path)?;
-    // Some filesystems cannot; then there is none.
-    Ok(fallocate(&file, FallocateFlags::empty(), 0, SPARE_SIZE)?)
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    fallocate(&file, FallocateFlags::empty(), 0, SPARE_SIZE)?;
+    // Some filesystems take note of the length alone.
+    if takes_room(&file.metadata()?) { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
 }
 
 /// Room that was set aside; what of it was not written by then is given back at the end.
@@ -208,7 +227,7 @@ impl Drop for Taken {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
 
@@ -253,6 +272,41 @@ mod tests {
         space.keep_spare();
         assert!(!space.use_spare(), "there is no room for another one");
         space.with_spare(|| Err::<(), _>(full())).unwrap_err();
+    }
+
+    /// A file in a directory of its own, on a disk that has room for it.
+    fn roomy(dir: &Path) -> Space {
+        Space { spare: dir.join(SPARE), ..Space::told(|| RESERVE + GATHERED + SPARE_SIZE) }
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_spare_is_filled() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = roomy(dir.path());
+        let taken = || space.spare.metadata().unwrap().blocks() * 512;
+        // Made and not filled; as long as it should be, and a hole; half of it.
+        let file = File::create_new(&space.spare).unwrap();
+        for (len, filled) in [(0, 0), (SPARE_SIZE, 0), (SPARE_SIZE, SPARE_SIZE / 2)] {
+            file.set_len(0).unwrap();
+            file.set_len(len).unwrap();
+            if filled > 0 {
+                fallocate(&file, FallocateFlags::empty(), 0, filled).unwrap();
+            }
+            assert!(taken() < SPARE_SIZE);
+            space.keep_spare();
+            assert!(taken() >= SPARE_SIZE, "of {len} bytes {filled} were there");
+        }
+    }
+
+    #[test]
+    fn who_may_have_no_more_uses_the_spare_too() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let dir = tempfile::tempdir().unwrap();
+            let space = roomy(dir.path());
+            space.keep_spare();
+            let full = || Err(StoreError::io("append to", &space.spare)(kind.into()));
+            space.with_spare(|| if space.spare.exists() { full() } else { Ok(()) }).unwrap();
+        }
     }
 
     #[test]
