@@ -86,7 +86,8 @@ pub struct Place {
     /// Records that this one settles, in order.
     #[cbor(n(9), default, skip_if = "Vec::is_empty")]
     pub replaces: Vec<RecordId>,
-    /// Other heads that the author saw and left, in order.
+    /// Other heads that the author saw and left, in order. Of one name more of a file: the last that one of its other
+    /// names said.
     #[cbor(n(10), default, skip_if = "Vec::is_empty")]
     pub saw: Vec<RecordId>,
 }

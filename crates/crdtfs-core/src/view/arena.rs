@@ -385,4 +385,7 @@ pub(super) struct CopyState {
     pub(super) dir: NodeIx,
     #[n(2)]
     pub(super) copy: CopyEval,
+    /// The directory that holds the place that it stands beside: `dir` shows it.
+    #[n(3)]
+    pub(super) parent: NodeIx,
 }

@@ -1,7 +1,7 @@
 //! Claims: which places stand in the tree, and in which directory.
 
 use super::View;
-use super::arena::{Claim, Claimant, CopyState, NodeEval, NodeIx, PlaceIx, RecIx, Slot, Want};
+use super::arena::{Body, Claim, Claimant, CopyState, NodeEval, NodeIx, PlaceIx, RecIx, Slot, Want};
 use crate::name::Name;
 use crate::node::Kind;
 
@@ -169,13 +169,14 @@ impl View {
         };
         let old = self.copies_of.remove(&node).unwrap_or_default();
         let mut new = Vec::new();
-        let places = if wanted.is_empty() { Vec::new() } else { self.place_classes(node) };
+        let mut places = if wanted.is_empty() { Vec::new() } else { self.place_classes(node) };
+        places.sort_by_cached_key(|place| self.age(*place));
         for copy in wanted {
-            if let Some((dir, base)) = self.stands_beside(&places, copy.version) {
+            if let Some((Claim { parent, dir, .. }, base)) = self.stands_beside(&places, copy.version) {
                 let device = self.content_rec(copy.version).map_or(0, |rec| rec.device);
                 let want = Want { base, device, id: self.rec(copy.version).id.0 };
                 new.push(copy.id);
-                self.set_copy(CopyState { holder: node, dir, copy }, want);
+                self.set_copy(CopyState { holder: node, dir, copy, parent }, want);
             }
         }
         for id in old {
@@ -192,14 +193,23 @@ impl View {
     }
 
     /// Where a version of a file stands that is shown beside it: next to the name that it was written through, of several, also
-    /// when others are added; next to the first if that one is gone.
-    fn stands_beside(&self, places: &[PlaceIx], version: RecIx) -> Option<(NodeIx, Name)> {
+    /// when others are added; next to the first of `places` if that one is gone.
+    fn stands_beside(&self, places: &[PlaceIx], version: RecIx) -> Option<(Claim, Name)> {
         let via = self.content_rec(version).map(|rec| self.places[rec.via.at()].class);
         let own = via.into_iter().filter(|via| places.contains(via));
         own.chain(places.iter().copied()).find_map(|place| {
             let state = &self.places[place.at()];
-            Some((state.claim?.dir, state.eval.as_ref()?.name.clone()))
+            Some((state.claim?, state.eval.as_ref()?.name.clone()))
         })
+    }
+
+    /// The depth of the first record of a place. Who gives a file a name more saw the names that it had, so that it comes after
+    /// them; ids of places say nothing of that.
+    fn age(&self, place: PlaceIx) -> u32 {
+        let members = self.place_members(place).into_iter();
+        let recs = members.flat_map(|member| self.places[member.at()].recs.iter().copied());
+        let said = recs.filter(|ix| matches!(self.rec(*ix).body, Body::Place(_) | Body::Birth { .. }));
+        said.map(|ix| self.rec(ix).depth).min().unwrap_or(0)
     }
 
     fn set_copy(&mut self, state: CopyState, want: Want) {

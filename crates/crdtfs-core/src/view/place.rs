@@ -35,6 +35,10 @@ impl View {
         if let Some(node) = self.node_of(root).filter(|node| self.displaced.contains_key(node)) {
             self.dirty.edges.insert(node);
         }
+        // So does which of a file's names comes first.
+        if let Some(node) = self.node_of(root).filter(|node| self.copies_of.contains_key(node)) {
+            self.dirty.copies.insert(node);
+        }
         if eval == self.places[root.at()].eval {
             return;
         }

@@ -524,7 +524,7 @@ impl Planner<'_> {
         };
         if let Some(revived) = revived {
             // It settles what a deletion had seen; its conflict copies are not among that.
-            self.promote_copies_of(node);
+            self.leave_copies_of(node);
             self.view.update();
             self.live_again(revived);
             let record = self.view.place_record(revived, &self.device, PlaceState::Live, NewPosition::default());
@@ -533,7 +533,9 @@ impl Planner<'_> {
         self.revive_dir(dir);
         let parent = self.view.nodes[dir.at()].id;
         let inode = self.view.nodes[node.at()].id;
-        self.emit(&Record::Place(self.new_place(place, inode, shown.kind, parent, name)));
+        // What stands beside one of the names that there are goes on to, whatever becomes of another.
+        let saw = self.view.last_name(node);
+        self.emit(&Record::Place(Place { saw, ..self.new_place(place, inode, shown.kind, parent, name) }));
         Ok(())
     }
 

@@ -67,6 +67,18 @@ impl View {
         }
     }
 
+    /// What another name of a node is to say that its author saw: of what the names that it has say, the record that has most
+    /// before it. So the other one comes after all of them.
+    pub(super) fn last_name(&self, node: NodeIx) -> Vec<RecordId> {
+        if self.lacks(Mutation::Saw) {
+            return Vec::new();
+        }
+        let places = self.place_classes(node).into_iter();
+        let said = places.filter_map(|place| self.places[place.at()].eval.as_ref()).map(|eval| self.rec(eval.top));
+        let last = said.max_by_key(|rec| (rec.depth, rec.id));
+        last.map(|rec| rec.id).into_iter().collect()
+    }
+
     /// A pin that shows a place class at a position, covering what is known.
     pub(super) fn pin_record(&self, root: PlaceIx, parent: InodeId, name: Name) -> Pin {
         let recs = self.place_records(root);

@@ -152,9 +152,7 @@ impl Planner<'_> {
         let copy = state.copy;
         let origin = self.view.nodes[copy.origin.at()].id;
         let version = self.view.rec(copy.version).id;
-        let beside = self.view.place_classes(state.holder).into_iter();
-        let beside = beside.filter_map(|place| self.view.places[place.at()].claim).find(|claim| claim.dir == state.dir);
-        let dir = beside.map_or(dir, |claim| self.part_of(dir, claim.parent));
+        let dir = self.part_of(dir, state.parent);
         self.emit(&Record::Birth(Birth { origin, version }));
         let pin = Pin { place: PlaceId(id.0), covers: Vec::new(), parent: dir, name: name.clone(), saw: Vec::new() };
         self.emit(&Record::Pin(pin));
