@@ -69,6 +69,11 @@ impl Side {
             tree,
             content: self.share.clone(),
             device_name: "test".into(),
+    /// From the next start on it takes nothing from its user.
+    pub(crate) fn only_receives(&mut self) {
+        self.options.read_only = true;
+    }
+
             state: self.tmp.path().join("state"),
             progressed: Arc::new(|| ()),
         };
@@ -645,7 +650,7 @@ fn two_engines_on_one_folder_are_refused() {
 #[test]
 fn a_receiving_folder_reports_and_keeps_local_changes() {
     let (mut a, mut b) = (Side::idle("one", 1), Side::idle("two", 2));
-    b.options.read_only = true;
+    b.only_receives();
     a.start();
     b.start();
     a.write("f", "one\n");

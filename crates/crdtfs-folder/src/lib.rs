@@ -41,6 +41,9 @@ mod publish;
 mod remote;
 #[cfg(test)]
 mod remote_test;
+mod renumbered;
+#[cfg(test)]
+mod renumbered_test;
 mod state;
 mod stepwise;
 mod synced;

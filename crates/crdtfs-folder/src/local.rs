@@ -172,15 +172,18 @@ impl Diff<'_> {
     fn is_new_state(&self, place: &Place, before: Option<InodeId>, found: &Found) -> bool {
         let Some(node) = before.and_then(|b| self.synced.node(b)) else { return false };
         let id = before.expect("it has a node");
-        let alone = self.synced.names(id) == std::slice::from_ref(place) && !self.elsewhere.contains(&id);
-        !found.known && alone && node.kind == Kind::File && found.kind == Kind::File
+        // Of a file with several names all of them are this one's.
+        let is_this = |name: &Place| matches!(self.obs.places.get(name), Some(Some(there)) if there.id == found.id);
+        let names = self.synced.names(id);
+        let alone = names == std::slice::from_ref(place) || names.iter().all(is_this);
+        !found.known && alone && !self.elsewhere.contains(&id) && node.kind == Kind::File && found.kind == Kind::File
     }
 
     fn touch(&mut self, id: InodeId, at: &Place, found: &Found, bytes: Option<Indexed>) {
         let Some(node) = self.synced.node(id) else { return };
         let changed = match found.kind {
             // A directory's times, size and links follow from its entries.
-            Kind::Dir => node.stamp.mode != found.stamp.mode || node.stamp.ident != found.stamp.ident,
+            Kind::Dir => node.stamp.mode != found.stamp.mode,
             _ => node.stamp != found.stamp || bytes.as_ref().is_some_and(|b| b.content.hash != node.content.hash),
         };
         if changed && self.seen.insert(id) {

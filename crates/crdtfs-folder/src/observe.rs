@@ -16,8 +16,12 @@ use parking_lot::Mutex;
 
 use crate::disk::{Dir, Ident, Meta, Root, Stamp};
 use crate::ignores::{self, Ignores, is_aside, is_parked, is_temporary};
+use crate::renumbered::Overview;
 use crate::synced::{Place, SyncedTree};
 use crate::watch::{Event, Watcher};
+
+/// How often what happened while we looked is looked at in the same look.
+const ROUNDS: usize = 4;
 
 /// What may have changed.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +71,8 @@ pub(crate) struct Observation {
     pub(crate) fine: Vec<Vec<Name>>,
     /// Names that were written to meanwhile.
     pub(crate) written: Vec<Place>,
+    /// Entries of the last synced tree that have another number now, and that.
+    pub(crate) renumbered: Vec<(InodeId, Ident)>,
     /// Names of files with several that are known to be those that were written through.
     pub(crate) through: HashSet<Place>,
     /// Names that led to an entry whose name is spelled otherwise, and that name.
@@ -168,12 +174,20 @@ impl Observer<'_> {
         for dir in &dirty.dirs {
             look.jobs.entry(*dir).or_default().list = true;
         }
-        for _ in 0..4 {
+        let mut settled = 0;
+        for _ in 0..ROUNDS {
             self.exhaust(&mut look, &mut obs, dirty.all);
+            settled = obs.new_dirs.len();
             if !self.take_late(&mut look, &mut obs) {
                 break;
             }
         }
+        if !look.jobs.is_empty() {
+            // What happens now is for the next look.
+            self.exhaust(&mut look, &mut obs, dirty.all);
+        }
+        let new = obs.new_dirs[..settled].to_vec();
+        self.recognise(&mut obs, &Overview { new: &new, passed: &look.passed, all: dirty.all });
         obs
     }
 
@@ -388,8 +402,14 @@ impl Observer<'_> {
                 obs.fine.push(ready.path.clone());
             }
         }
+        let names: Option<Vec<Name>> = (ready.job.list && !self.synced.is_dir(ready.dir))
+            .then(|| outcome.seen.iter().map(|seen| seen.name.clone()).collect());
         for seen in outcome.seen {
             self.merge_one(&ready, seen, look, obs, all);
+        }
+        if let Some(mut names) = names {
+            names.retain(|name| !obs.places.contains_key(&(ready.dir, name.clone())));
+            look.passed.insert(ready.dir, names.into_iter().collect());
         }
     }
 
@@ -438,7 +458,7 @@ impl Observer<'_> {
     ) -> Found {
         let stamp = meta.stamp;
         let is_dir = meta.kind == Kind::Dir;
-        let (id, known) = match self.known(place, meta, &target) {
+        let (id, known) = match self.known(place, meta) {
             Some(id) => (id, true),
             None => match look.new.get(&stamp.ident) {
                 Some(id) => (*id, false),
@@ -453,10 +473,6 @@ impl Observer<'_> {
             },
         };
         if is_dir {
-            if self.synced.node(id).is_some_and(|node| node.stamp.ident.is_void()) {
-                look.idents.insert(id, stamp.ident);
-                look.retry();
-            }
             let at = obs.dir_place(self.synced, id);
             if at.as_ref() != Some(place) {
                 look.idents.insert(id, stamp.ident);
@@ -482,20 +498,15 @@ impl Observer<'_> {
 
     /// The node that is found here, if the last synced tree has it. Where the filesystem keeps no time of birth, a file at
     /// another place must also have the length and time that it had: its number may have been used again.
-    fn known(&self, place: &Place, meta: &Meta, target: &[u8]) -> Option<InodeId> {
-        self.by_number(place, meta).or_else(|| self.by_name(place, meta, target))
+    fn known(&self, place: &Place, meta: &Meta) -> Option<InodeId> {
+        self.by_number(place, meta).or_else(|| self.by_name(place, meta.kind, &meta.stamp))
     }
 
-    /// A node of which only an earlier run knew the number: what has its name and looks like it, or will be read anyway.
-    fn by_name(&self, place: &Place, meta: &Meta, target: &[u8]) -> Option<InodeId> {
-        let id = self.synced.child(place)?;
-        let node = self.synced.node(id).filter(|node| node.stamp.ident.is_void() && node.kind == meta.kind)?;
-        let looks = match meta.kind {
-            Kind::Dir => true,
-            Kind::File => node.stamp.ident.is_doubted() || node.stamp.looks_like(&meta.stamp),
-            _ => *node.target == *target,
-        };
-        looks.then_some(id)
+    /// A file of which only an earlier run knew the number: what has its name and looks like it, or will be read anyway.
+    pub(crate) fn by_name(&self, place: &Place, kind: Kind, stamp: &Stamp) -> Option<InodeId> {
+        let id = self.synced.child(place).filter(|_| kind == Kind::File)?;
+        let node = self.synced.node(id).filter(|node| node.stamp.ident.is_void() && node.kind == kind)?;
+        (node.stamp.ident.is_doubted() || node.stamp.looks_like(stamp)).then_some(id)
     }
 
     fn by_number(&self, place: &Place, meta: &Meta) -> Option<InodeId> {
@@ -542,6 +553,8 @@ struct Look {
     asked: HashSet<Place>,
     /// Directories found, by identity.
     idents: HashMap<InodeId, Ident>,
+    /// Of new directories that were listed: names there of which nothing is said.
+    passed: HashMap<InodeId, BTreeSet<Name>>,
 }
 
 impl Look {

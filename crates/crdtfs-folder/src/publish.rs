@@ -259,6 +259,9 @@ impl<'a> Publisher<'a> {
     fn create_at(&mut self, at: &Place, id: InodeId, state: &mut Synced) -> Result<(), OpError> {
         let at = self.at(at);
         let dir = if self.read_only { at.0 } else { self.ensure_dir(at.0)? };
+        if state.kind == Kind::Dir {
+            self.synced.read().is_made(id, &state.stamp.ident);
+        }
         let there = self.tree.child(dir, &at.1);
         if let Some(there) = &there {
             if self.adoptable(there, state) {

@@ -119,6 +119,8 @@ pub(crate) struct SyncedTree {
     pub(crate) journal: Option<Journal>,
     /// What the last run published, or put here, and did not save.
     pub(crate) unsaved: Left,
+    /// Files and directories of that, on disk.
+    made: HashSet<Ident>,
 }
 
 /// What changed since the tree was last saved.
@@ -185,6 +187,16 @@ impl SyncedTree {
         self.write_down(&[(inode, hash_of_given(content)), (inode, hash_of(place)), (inode, row_of(file))]);
     }
 
+    /// A directory is about to be created in the view, or was made here.
+    pub(crate) fn is_made(&self, inode: InodeId, dir: &Ident) {
+        self.write_down(&[(inode, row_of(dir))]);
+    }
+
+    /// Whether the last run published this, or put it here, and did not save that.
+    pub(crate) fn was_made(&self, file: &Ident) -> bool {
+        self.made.contains(file)
+    }
+
     fn write_down(&self, rows: &[(InodeId, Hash)]) {
         if let Some(journal) = &self.journal
             && let Err(error) = journal.note(rows)
@@ -198,6 +210,7 @@ impl SyncedTree {
     /// here. Whether that still lies here is to be seen. `look`: the file that lies at a place now.
     pub(crate) fn take_unsaved(&mut self, tree: &dyn Tree, look: impl Fn(&[Name], &Name) -> Option<Ident>) {
         let unsaved = std::mem::take(&mut self.unsaved);
+        self.made = unsaved.keys().filter_map(|(_, row)| file_of(row)).collect();
         if !unsaved.is_empty() {
             self.take_moved(tree, &unsaved, &look);
         }
@@ -355,6 +368,13 @@ impl SyncedTree {
         self.changed.nodes.insert(inode);
     }
 
+    /// A node has another number on disk.
+    pub(crate) fn renumber(&mut self, inode: InodeId, ident: Ident) {
+        if let Some(state) = self.node(inode).cloned() {
+            self.set(inode, Synced { stamp: Stamp { ident, ..state.stamp }, ..state });
+        }
+    }
+
     /// Gives a node a name. What had the name loses it, and is forgotten if that was its last.
     pub(crate) fn place(&mut self, inode: InodeId, place: Place) {
         if self.child(&place) == Some(inode) {
@@ -448,6 +468,7 @@ impl SyncedTree {
     /// What files have what number is not as it was: what is known of them is looked for by their names.
     pub(crate) fn forget_numbers(&mut self) {
         self.idents.clear();
+        self.made.clear();
         for (n, node) in (0..).zip(self.nodes.values_mut()) {
             let void = Ident::void(n);
             node.stamp.ident = if node.stamp.ident.is_doubted() { void.doubted() } else { void };

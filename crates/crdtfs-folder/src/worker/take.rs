@@ -49,6 +49,7 @@ impl Worker {
         if obs.root_gone && !self.check_root() {
             return;
         }
+        self.renumber(&obs);
         self.local.all |= obs.lost || obs.rules_changed;
         self.view.all |= obs.rules_changed;
         self.written.extend(obs.written.iter().cloned());
@@ -97,6 +98,18 @@ impl Worker {
             threads: self.threads,
         };
         observer.observe(dirty)
+    }
+
+    /// Numbers are this folder's alone: nothing is published for them.
+    fn renumber(&mut self, obs: &Observation) {
+        let mut synced = self.synced.write();
+        for (id, ident) in &obs.renumbered {
+            synced.renumber(*id, *ident);
+        }
+        drop(synced);
+        if !obs.renumbered.is_empty() {
+            self.save_soon();
+        }
     }
 
     fn publish(&mut self, plan: &local::LocalPlan, obs: &Observation) {
