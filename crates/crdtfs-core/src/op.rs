@@ -77,7 +77,8 @@ pub enum Op {
         inode: InodeId,
         /// The name it was opened by, if it still has it (`None`: any).
         via: Option<(InodeId, Name)>,
-        /// The versions that the author saw ([`crate::node::Node::basis`] at open); `None`: what is shown now.
+        /// The versions that the author saw ([`crate::node::Node::basis`] at open); `None`: what is shown now. With it a file
+        /// can be edited that was removed since, and comes back by that.
         basis: Option<Basis>,
         /// The new bytes.
         content: ContentRef,

@@ -167,6 +167,10 @@ impl Before {
             Op::Rename { from_dir, from, to_dir, to, .. } => named.extend([(*from_dir, from), (*to_dir, to)]),
             Op::Edit { .. } | Op::SetAttr { .. } => {}
         }
+        // An edit of what is removed is a merge: the directories that come back with it may take names from others.
+        if matches!(op, Op::Edit { basis: Some(_), .. }) && self.target.is_none() {
+            return Vec::new();
+        }
         let shown = |id: InodeId| device.view.node(id).map_or(id, |node| node.inode);
         let mut moves = Vec::new();
         for (dir, name, inode, _) in &self.entries {

@@ -385,4 +385,33 @@ mod regressions {
         ];
         replay(140672514, &steps, true).unwrap();
     }
+
+    #[test]
+    fn an_edit_of_what_was_removed_brings_a_directory_back_that_takes_the_name_from_a_file() {
+        let steps = [
+            Step { device: 1, action: Extract, picks: [0, 0, 0] },
+            Step { device: 0, action: Sync, picks: [4080527344, 0, 1] },
+            Step { device: 0, action: Open, picks: [1, 0, 0] },
+            Step { device: 0, action: RemoveTree, picks: [10, 0, 0] },
+            Step { device: 0, action: Create, picks: [0, 1, 7] },
+            Step { device: 0, action: Close, picks: [0, 0, 0] },
+        ];
+        replay(150009522, &steps, true).unwrap();
+    }
+
+    #[test]
+    fn an_edit_of_what_was_removed_elsewhere_outlives_that() {
+        let steps = [
+            Step { device: 1, action: Mkdir, picks: [0, 0, 0] },
+            Step { device: 1, action: Create, picks: [0, 1, 0] },
+            Step { device: 0, action: Deliver, picks: [0, 0, 0] },
+            Step { device: 1, action: Open, picks: [0, 0, 0] },
+            Step { device: 0, action: Sync, picks: [0, 0, 1] },
+            Step { device: 0, action: RemoveTree, picks: [0, 0, 0] },
+            Step { device: 1, action: Deliver, picks: [0, 0, 0] },
+            Step { device: 1, action: Create, picks: [0, 0, 0] },
+            Step { device: 1, action: Close, picks: [0, 0, 0] },
+        ];
+        replay(150168616, &steps, true).unwrap();
+    }
 }

@@ -24,6 +24,8 @@ pub(super) struct Planner<'v> {
     pub(super) encoded: Vec<(RecordId, Vec<u8>)>,
     /// The entries that the operation names: nothing else may move.
     pub(super) named: BTreeSet<(InodeId, Name)>,
+    /// It was done apart from what came meanwhile: what moves is moved by that, as if it came from elsewhere.
+    apart: bool,
 }
 
 impl View {
@@ -34,6 +36,7 @@ impl View {
             records: Vec::new(),
             encoded: Vec::new(),
             named: BTreeSet::new(),
+            apart: false,
             view: self,
         };
         let done = planner.operate(op);
@@ -41,7 +44,9 @@ impl View {
             // It moves nothing, then.
             planner.named.clear();
         }
-        if done.is_ok() || !planner.records.is_empty() {
+        if planner.apart {
+            planner.view.update();
+        } else if done.is_ok() || !planner.records.is_empty() {
             planner.settle();
         }
         let (records, encoded) = (planner.records, planner.encoded);
@@ -217,7 +222,9 @@ impl Planner<'_> {
         content: &ContentRef,
         mtime: Time,
     ) -> Result<(), OpError> {
-        let shown = self.view.node(inode).ok_or(OpError::NotFound)?;
+        let Some(shown) = self.view.node(inode) else {
+            return self.edit_removed(inode, basis.ok_or(OpError::NotFound)?, content, mtime);
+        };
         match shown.kind {
             Kind::File => {}
             Kind::Dir => return Err(OpError::IsDir),
@@ -239,23 +246,57 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// An edit by an author who had the file open when it was removed elsewhere: as if they had been apart, it outlives the removal,
+    /// which had not seen it.
+    fn edit_removed(
+        &mut self,
+        inode: InodeId,
+        basis: &[RecordId],
+        content: &ContentRef,
+        mtime: Time,
+    ) -> Result<(), OpError> {
+        let node = *self.view.node_index.get(&inode).ok_or(OpError::NotFound)?;
+        let class = self.view.home(node);
+        if self.view.nodes[class.at()].kind != Some(Kind::File) {
+            return Err(OpError::NotFound);
+        }
+        let mut settled = self.basis_of(class, basis);
+        settled.extend(self.made_into(class, &settled, self.view.content_heads(class)));
+        let last = settled.last().copied().ok_or(OpError::NotFound)?;
+        let via = self.view.content_rec(last).ok_or(OpError::NotFound)?.via;
+        let mut record = self.view.content_record(class, via, &self.device, &settled);
+        self.view.copy_fields(&mut record, [last; 5]);
+        (record.bytes, record.bytes_stamp) = (Some(*content), None);
+        (record.mtime, record.mtime_stamp) = (mtime, None);
+        self.emit(&Record::Content(record));
+        self.apart = true;
+        Ok(())
+    }
+
     /// If what is shown holds versions that an author with this basis had not seen: the records of the basis, which are
     /// all that its edit settles.
     fn outdated(&self, node: NodeIx, basis: &[RecordId]) -> Option<Vec<RecIx>> {
-        let basis: Vec<_> = basis
-            .iter()
-            .filter_map(|id| self.view.index.get(id))
-            .copied()
-            .filter_map(|ix| self.view.as_own(node, ix))
-            .collect();
+        let mut settled = self.basis_of(node, basis);
+        let shown = self.view.shown_heads(node);
+        let all = shown.len();
+        let is_outdated = self.made_into(node, &settled, shown).len() < all;
+        settled.extend(self.made_into(node, &settled, self.settled_heads(node)));
+        is_outdated.then_some(settled)
+    }
+
+    /// The records of a basis as records of a node.
+    fn basis_of(&self, node: NodeIx, basis: &[RecordId]) -> Vec<RecIx> {
+        let known = basis.iter().filter_map(|id| self.view.index.get(id)).copied();
+        known.filter_map(|ix| self.view.as_own(node, ix)).collect()
+    }
+
+    /// Those of `heads` that are settled with a basis: what it was made from may have been merged or chmodded since, or removed
+    /// with what was set on it.
+    fn made_into(&self, node: NodeIx, basis: &[RecIx], mut heads: Vec<RecIx>) -> Vec<RecIx> {
         let versions: Vec<_> = basis.iter().map(|ix| self.view.version_of(*ix)).collect();
         let equals = self.view.equals(node);
-        let known = |head: &RecIx| self.view.is_one_made_of(&versions, self.view.version_of(*head), &equals);
-        // What it was made from may have been merged or chmodded since, or removed with what was set on it: those heads are
-        // settled with it.
-        let mut settled = basis.clone();
-        settled.extend(self.settled_heads(node).into_iter().filter(known));
-        (!self.view.shown_heads(node).iter().all(known)).then_some(settled)
+        heads.retain(|head| self.view.is_one_made_of(&versions, self.view.version_of(*head), &equals));
+        heads
     }
 
     /// Heads that an edit of what is shown settles: also those that a deletion had seen, of a file that came back. What is shown
