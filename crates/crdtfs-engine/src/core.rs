@@ -71,6 +71,8 @@ pub(crate) struct Core {
     pub(crate) room_made: AtomicU64,
     /// Whether what could not be shown is being tried again.
     pub(crate) retrying: AtomicBool,
+    /// See [`Parts::snapshot_turn`].
+    snapshot_turn: Arc<Mutex<()>>,
     runtime: Handle,
 }
 
@@ -106,6 +108,7 @@ impl Core {
             futile: Mutex::default(),
             room_made: AtomicU64::new(0),
             retrying: AtomicBool::new(false),
+            snapshot_turn: Arc::default(),
             runtime: runtime.handle().clone(),
             state,
             config,
@@ -173,6 +176,7 @@ impl Core {
             space: self.space.clone(),
             events: Arc::new(CoreEvents { core: Arc::downgrade(self) }),
             history: self.config.history.clone(),
+            snapshot_turn: self.snapshot_turn.clone(),
         };
         let share = Share::open(id, dir, parts)?;
         // A folder that is about to be shown again may have been changed meanwhile: nobody is to be told that all is
@@ -196,6 +200,7 @@ impl Core {
             fetcher.stop();
         }
         share.stop_settling();
+        share.end_snapshots();
     }
 
     /// Makes the network know a share, and where its members were last seen.

@@ -186,6 +186,7 @@ mod tests {
             space: Arc::new(Space::new(state.to_owned())),
             events: Arc::new(Quiet),
             history: HistoryOptions::default(),
+            snapshot_turn: Arc::default(),
         };
         let share = Share::open(other.replica.share(), dir, parts).unwrap();
         let keep = |bytes: Vec<u8>| {

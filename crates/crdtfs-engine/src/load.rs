@@ -10,7 +10,7 @@ use crdtfs_core::replica::{Base, Envelopes, LoadError, Loaded, Replica, Saved};
 use crdtfs_core::snapshot::{self, Snapshot};
 use crdtfs_core::sync::Numbered;
 use crdtfs_core::vector::Vector;
-use crdtfs_store::{Log, LogEntry, StoreError};
+use crdtfs_store::{Log, LogEntry, Staged, StoreError};
 
 use crate::registry::ShareDir;
 use crate::share::ShareError;
@@ -164,19 +164,22 @@ fn read_snapshot(id: &ShareId, log: &Log) -> Result<Option<(Vec<u8>, Vector)>, S
     }
 }
 
-/// Makes a new snapshot of the one before and what came since.
-pub(crate) fn write_snapshot(id: &ShareId, log: &Log) -> Result<(), ShareError> {
+/// Makes a new snapshot of the one before and what came since, which does not count yet. `None` if it is `current` no more.
+pub(crate) fn make_snapshot(id: &ShareId, log: &Log, current: &dyn Fn() -> bool) -> Result<Option<Staged>, ShareError> {
     let before = read_snapshot(id, log)?;
     let known = before.as_ref().map(|(_, vector)| vector.clone()).unwrap_or_default();
     let mut failed = None;
-    let entries = Entries::new(log, known, &mut failed);
+    // What is read after that would be for nothing.
+    let entries = Entries::new(log, known, &mut failed).take_while(|_| current());
     let made = snapshot::extend(id, before.as_ref().map(|(bytes, _)| bytes.as_slice()), entries);
     if let Some(error) = failed {
         return Err(error.into());
     }
+    if !current() {
+        return Ok(None);
+    }
     let bytes = made.map_err(|error| ShareError::Damaged { share: *id, reason: error.to_string() })?;
-    log.write_snapshot(SNAPSHOT, &bytes)?;
-    Ok(())
+    Ok(Some(log.stage_snapshot(SNAPSHOT, &bytes)?))
 }
 
 /// Envelopes read at a time where all are.
@@ -238,10 +241,9 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// Makes snapshot and saved replica worthless: they have changes that no longer count.
+/// Removes snapshot and saved replica: they have changes that no longer count.
 pub(crate) fn void_snapshots(log: &Log) -> Result<(), StoreError> {
-    log.write_snapshot(VIEW, &[])?;
-    log.write_snapshot(SNAPSHOT, &[])
+    log.remove_snapshots(&[VIEW, SNAPSHOT])
 }
 
 #[cfg(test)]

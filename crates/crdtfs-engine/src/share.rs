@@ -36,6 +36,7 @@ use crate::probes::Probes;
 use crate::registry::ShareDir;
 use crate::retention::HistoryOptions;
 use crate::share_content::in_vain::InVain;
+use crate::share_log::snapshots::Snapshots;
 use crate::state::StateError;
 use crate::statements::Statements;
 use crate::wants::Wants;
@@ -95,6 +96,8 @@ pub(crate) struct Parts {
     pub(crate) space: Arc<Space>,
     pub(crate) events: Arc<dyn Events>,
     pub(crate) history: HistoryOptions,
+    /// Held by whoever makes a snapshot, of whatever share: it needs memory for the whole document, several times over.
+    pub(crate) snapshot_turn: Arc<Mutex<()>>,
 }
 
 /// One share.
@@ -116,8 +119,10 @@ pub(crate) struct Share {
     pub(crate) peers: Mutex<Peers>,
     /// What a read or a merge asked for in vain.
     pub(crate) in_vain: Mutex<InVain>,
-    /// Held while a snapshot is made.
-    pub(crate) snapshotting: Mutex<()>,
+    pub(crate) snapshot_turn: Arc<Mutex<()>>,
+    pub(crate) snapshots: Mutex<Snapshots>,
+    /// Counts what makes a snapshot worthless that is being made. Changes with `order` held.
+    pub(crate) voids: AtomicU64,
     pub(crate) merging: Merging,
     /// Whether a showing has yet to show what is in the view.
     behind: AtomicBool,
@@ -241,7 +246,9 @@ impl Share {
             work_came: Condvar::new(),
             peers: Mutex::new(peers),
             in_vain: Mutex::default(),
-            snapshotting: Mutex::default(),
+            snapshot_turn: parts.snapshot_turn,
+            snapshots: Mutex::default(),
+            voids: AtomicU64::new(0),
             merging: Merging::default(),
             behind: AtomicBool::new(false),
             unflushed: AtomicBool::new(false),

@@ -1,5 +1,7 @@
 //! What goes into a share's log and comes out of it: commits, changes of others, durability.
 
+pub(crate) mod snapshots;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +18,6 @@ use crate::share::{Ordered, Share, ShareError};
 
 /// What was not asked to be durable is so after this long at most.
 const DURABLE_AFTER: Duration = Duration::from_secs(5);
-
-/// A new snapshot is made, and the replica saved, after this many envelopes and as many more as are an eighth of the log.
-const SNAPSHOT_AFTER: u64 = 2_000;
 
 /// Which of the queued operations are committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,10 +243,7 @@ impl Share {
                 order.logged.set(*actor, tip);
             }
         }
-        if let Err(error) = load::void_snapshots(self.log()) {
-            tracing::error!(share = %self.id(), %error, "a snapshot with dropped changes stays");
-        }
-        order.since_snapshot = SNAPSHOT_AFTER;
+        self.void_snapshots(order);
     }
 
     /// Envelopes of the log that are not in `known`.
@@ -302,11 +298,10 @@ impl Share {
 
     /// What is to be done now and then: durability, retries, snapshots.
     pub(crate) fn chores(self: &Arc<Self>) {
-        let (due, retry, snapshot) = {
+        let (due, retry) = {
             let order = self.order.lock();
             let old = order.synced.is_none_or(|synced| synced.elapsed() >= DURABLE_AFTER);
-            let many = SNAPSHOT_AFTER + self.log().len() / 8;
-            (order.unsynced && old, !order.unlogged.is_empty(), order.since_snapshot >= many)
+            (order.unsynced && old, !order.unlogged.is_empty())
         };
         if retry {
             self.commit(Which::Due);
@@ -315,25 +310,7 @@ impl Share {
             tracing::warn!(share = %self.id(), %error, "not durable yet");
         }
         self.keep_statements();
-        if snapshot {
-            self.make_snapshot();
-        }
-    }
-
-    /// Makes a new snapshot, on a thread of its own: of a large document that takes seconds, and commits go on meanwhile.
-    fn make_snapshot(self: &Arc<Self>) {
-        self.order.lock().since_snapshot = 0;
-        let share = self.clone();
-        let make = move || {
-            let _alone = share.snapshotting.lock();
-            let made = load::write_snapshot(&share.id(), share.log()).and_then(|()| share.save());
-            if let Err(error) = made {
-                tracing::warn!(share = %share.id(), %error, "no new snapshot");
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("crdtfs-snapshot".into()).spawn(make) {
-            tracing::warn!(share = %self.id(), %error, "no new snapshot");
-        }
+        self.snapshot_if_due();
     }
 
     /// Saves the replica for the next start, if nothing is under way.
@@ -349,6 +326,7 @@ impl Share {
 
     /// Makes everything durable and says so: the next start goes on with the same chain.
     pub(crate) fn close(&self) -> Result<(), ShareError> {
+        self.end_snapshots();
         self.make_durable()?;
         self.keep_statements();
         let (incarnation, saved) = {

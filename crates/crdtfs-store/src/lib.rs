@@ -56,7 +56,7 @@ mod write;
 pub use check::{Problem, Report};
 pub use error::StoreError;
 pub use gc::{GcReport, Lease};
-pub use log::{Log, LogEntry, Recovered};
+pub use log::{Log, LogEntry, Recovered, Staged};
 pub use share::ShareContent;
 pub use source::{ChunkSink, ChunkSource, Urgency, Want};
 pub use space::{Space, Taken};

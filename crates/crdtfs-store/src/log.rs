@@ -291,27 +291,44 @@ impl Log {
     }
 
     /// Writes a snapshot (a cache: the document, the view) in place of the last one of this name, atomically, durably.
-    /// `name` is a plain file name.
+    /// `name` is a plain file name. One at a time of each name.
     pub fn write_snapshot(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let inner = &*self.inner;
-        let (file, temporary) = (format!("{name}.snap"), format!("{name}.snap.tmp"));
-        let path = inner.dir.join(&file);
+        self.stage_snapshot(name, bytes)?.place()?;
+        self.inner.sync_names()
+    }
+
+    /// Writes a snapshot that does not count yet: that takes long where there is much of it, and what it was made of may
+    /// change meanwhile.
+    pub fn stage_snapshot(&self, name: &str, bytes: &[u8]) -> Result<Staged, StoreError> {
+        let staged = Staged { log: self.clone(), name: name.to_owned() };
         let write = || {
-            let out = inner.storage.open(&temporary, true)?;
+            let out = self.inner.storage.open(&staged.temporary(), true)?;
             out.set_len(0)?;
             let head = snapshot_header(bytes);
             out.write_all_at(&head, 0)?;
             out.write_all_at(bytes, head.len() as u64)?;
-            out.sync()?;
-            inner.storage.rename(&temporary, &file)?;
-            inner.storage.sync_dir("")
+            out.sync()
         };
-        write().inspect_err(|_| _ = inner.storage.remove(&temporary)).map_err(StoreError::io("write", &path))
+        write().map_err(StoreError::io("write", &self.inner.snapshot_path(name)))?;
+        Ok(staged)
+    }
+
+    /// Removes snapshots, durably: what they were made of no longer counts.
+    pub fn remove_snapshots(&self, names: &[&str]) -> Result<(), StoreError> {
+        for name in names {
+            match self.inner.storage.remove(&format!("{name}.snap")) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("remove", &self.inner.snapshot_path(name))(error));
+                }
+                _ => {}
+            }
+        }
+        self.inner.sync_names()
     }
 
     /// The last snapshot of a name; one that is damaged is passed over with a warning in the log.
     pub fn read_snapshot(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let path = self.inner.dir.join(format!("{name}.snap"));
+        let path = self.inner.snapshot_path(name);
         match self.inner.snapshot(name) {
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
             Ok(Some(Err(reason))) => {
@@ -324,9 +341,45 @@ impl Log {
     }
 }
 
+/// A snapshot that is written down and does not count yet. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Staged {
+    log: Log,
+    name: String,
+}
+
+impl Staged {
+    /// Lets it count in place of the last one of its name. A crash may bring that one back.
+    pub fn place(self) -> Result<(), StoreError> {
+        let inner = &*self.log.inner;
+        let placed = inner.storage.rename(&self.temporary(), &format!("{}.snap", self.name));
+        placed.map_err(StoreError::io("write", &inner.snapshot_path(&self.name)))
+    }
+
+    fn temporary(&self) -> String {
+        format!("{}.snap.tmp", self.name)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // There is none if it was placed; if one stays, the next takes its place.
+        let _ = self.log.inner.storage.remove(&self.temporary());
+    }
+}
+
 impl Inner {
     fn path(&self) -> PathBuf {
         self.dir.join(FILE)
+    }
+
+    fn snapshot_path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.snap"))
+    }
+
+    /// Makes durable which snapshots there are.
+    fn sync_names(&self) -> Result<(), StoreError> {
+        self.storage.sync_dir("").map_err(StoreError::io("sync", &self.dir))
     }
 
     fn flush(&self, state: &mut State) -> Result<(), StoreError> {

@@ -210,6 +210,26 @@ fn a_damaged_snapshot_is_passed_over() {
     assert_eq!(check(&log, false), vec![]);
 }
 
+#[test]
+fn a_snapshot_counts_once_it_is_placed_and_until_it_is_removed() {
+    let storage = FaultStorage::new();
+    let (log, _) = open(&storage).unwrap();
+    let read = |log: &Log| log.read_snapshot("document").unwrap();
+    log.write_snapshot("document", b"old").unwrap();
+    let staged = log.stage_snapshot("document", b"new").unwrap();
+    assert_eq!(read(&log).unwrap(), b"old");
+    log.remove_snapshots(&["view", "document"]).unwrap();
+    assert_eq!(read(&log), None);
+    for seed in 0..8 {
+        assert_eq!(read(&open(&storage.after_crash(seed)).unwrap().0), None, "removed for good");
+    }
+    staged.place().unwrap();
+    assert_eq!(read(&log).unwrap(), b"new");
+    drop(log.stage_snapshot("document", b"newer").unwrap());
+    assert_eq!(read(&log).unwrap(), b"new");
+    assert_eq!(storage.list("").unwrap(), ["document.snap", FILE], "nothing else stays");
+}
+
 /// Bytes that go bad while the log is open are given up there, too.
 #[test]
 fn what_is_given_up_is_not_there() {

@@ -19,7 +19,7 @@ use crate::share::{Events, Parts};
 
 /// Counts how often all sessions are told to look what is to be said.
 #[derive(Default)]
-struct Told(AtomicUsize);
+pub(super) struct Told(AtomicUsize);
 
 impl Told {
     fn take(&self) -> usize {
@@ -56,7 +56,7 @@ impl crdtfs_store::ChunkSource for NoSource {
 }
 
 /// A device that was given a share, in a directory of its own.
-fn open(state: &Path, made: &Created, told: &Arc<Told>) -> Arc<Share> {
+pub(super) fn open(state: &Path, made: &Created, told: &Arc<Told>) -> Arc<Share> {
     open_as(Key::new(&[7; 32]), state, made, told)
 }
 
@@ -72,6 +72,7 @@ fn open_as(key: Key, state: &Path, made: &Created, told: &Arc<Told>) -> Arc<Shar
         space: Arc::new(Space::new(state.to_owned())),
         events: told.clone(),
         history: HistoryOptions::default(),
+        snapshot_turn: Arc::default(),
     };
     Share::open(made.replica.share(), dir, parts).unwrap()
 }
@@ -83,12 +84,12 @@ fn create(n: u8, name: &str, content: crdtfs_core::content::ContentRef) -> Op {
 }
 
 /// A change by the share's creator that makes an entry of this content.
-fn change(replica: &mut Replica, n: u8, content: crdtfs_core::content::ContentRef) -> Vec<Vec<u8>> {
+pub(super) fn change(replica: &mut Replica, n: u8, content: crdtfs_core::content::ContentRef) -> Vec<Vec<u8>> {
     replica.apply(&create(n, &format!("file {n}"), content), 0).unwrap();
     std::iter::from_fn(|| replica.commit(0).unwrap()).map(|change| change.envelope).collect()
 }
 
-fn created() -> (Created, DeviceId) {
+pub(super) fn created() -> (Created, DeviceId) {
     let key = Key::new(&[1; 32]);
     let id = key.id();
     (Replica::create(key, Incarnation([1; 16]), [2; 32], "one", 0).unwrap(), id)
