@@ -44,7 +44,7 @@ pub trait Tree: Send + Sync + 'static {
 
     /// Waits until what a file shows is merged, if the bytes for that are on their way: who reads it has all of it before their
     /// eyes, and not one version alone. Returns at the latest after `patience`, and at once where nothing is merged, or bytes
-    /// were asked for in vain. Trees that have all bytes do not wait.
+    /// were asked for or waited for in vain. Trees that have all bytes do not wait.
     fn await_merge(&self, _inode: InodeId, _patience: Duration) {}
 
     /// Says that somebody still has a node open that was removed just now: a file that takes its name is another one, and no

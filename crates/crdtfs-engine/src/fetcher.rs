@@ -3,6 +3,7 @@
 //! What nobody reachable has is put aside until somebody comes, or gets more ([`Share::retry_fetches`]); what the disk has no
 //! room for, until it has ([`Share::retry_what_fits`]).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -70,17 +71,23 @@ fn run(share: &Share) {
 /// Gets the bytes of the versions that merges wait for.
 fn merge(share: &Share) {
     let wanted = share.read(|replica| replica.view().wanted());
+    let mut lacking = BTreeSet::new();
     // Together: what nobody has is waited for once, not once for each.
     for some in wanted.chunks(BATCH_FILES) {
+        let lacked = lacking.len();
         let outcomes = share.content().fetch(some, Urgency::Merge);
         for (content, outcome) in some.iter().zip(outcomes) {
             match outcome.and_then(|()| share.content().read_all(content, Urgency::Merge)) {
                 Ok(bytes) => share.supply(content, bytes),
                 Err(error) => {
                     tracing::debug!(content = %content.hash, %error, "a merge waits for bytes");
+                    lacking.insert(content.hash);
                     share.note_in_vain(content, &error);
                 }
             }
+        }
+        if lacking.len() - lacked < some.len() {
+            share.merging.got_further(&lacking);
         }
     }
 }
@@ -115,6 +122,8 @@ mod tests {
     use crdtfs_core::op::{NewNode, Op};
     use crdtfs_core::port::{Adapter, Tree};
     use crdtfs_core::replica::Replica;
+    use crdtfs_core::sync::PeerState;
+    use crdtfs_core::wire::Holding;
     use crdtfs_store::{ChunkSink, ChunkSource, Space, Store, StoreOptions, Want};
     use parking_lot::Mutex;
 
@@ -128,6 +137,8 @@ mod tests {
     struct Giver {
         has: Mutex<BTreeMap<Hash, Vec<u8>>>,
         asked: AtomicUsize,
+        /// What it says of the rest, if not that nobody has it.
+        error: Mutex<Option<io::ErrorKind>>,
     }
 
     impl ChunkSource for Giver {
@@ -141,7 +152,8 @@ mod tests {
                     None => lacks = true,
                 }
             }
-            if lacks { Err(io::ErrorKind::HostUnreachable.into()) } else { Ok(()) }
+            let error = self.error.lock().unwrap_or(io::ErrorKind::HostUnreachable);
+            if lacks { Err(error.into()) } else { Ok(()) }
         }
     }
 
@@ -231,7 +243,7 @@ mod tests {
         share.await_merge(InodeId([1; 16]), HOUR);
         assert_eq!(shown(1), Shown::Pending, "nobody has them");
         *source.has.lock() = has;
-        share.forget_in_vain();
+        share.note_connected(&share.device(), &[]);
         std::thread::scope(|scope| {
             scope.spawn(|| merge(&share));
             for n in 1..=FILES {
@@ -239,6 +251,47 @@ mod tests {
                 assert_eq!(shown(n), Shown::Plain);
             }
         });
+    }
+
+    /// Whether a wait of an hour for a file's merge ends by itself.
+    fn ends(share: &Arc<Share>, file: u8) -> bool {
+        let (ended, end) = std::sync::mpsc::channel();
+        let share = share.clone();
+        std::thread::spawn(move || {
+            share.await_merge(InodeId([file; 16]), Duration::from_secs(3600));
+            ended.send(())
+        });
+        end.recv_timeout(Duration::from_secs(60)).is_ok()
+    }
+
+    #[test]
+    fn merges_whose_bytes_do_not_come_are_waited_for_once_in_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Arc::new(Giver::default());
+        let share = edited_at_once(dir.path(), &source);
+        let mut has = std::mem::take(&mut *source.has.lock());
+        // Somebody has them, but nothing fits: that is not in vain.
+        *source.error.lock() = Some(io::ErrorKind::StorageFull);
+        merge(&share);
+        share.await_merge(InodeId([1; 16]), Duration::from_millis(10));
+        (1..=FILES).for_each(|n| assert!(ends(&share, n), "file {n}"));
+        // Who has them is away, and somebody who does not have them gets more of other files again and again.
+        *source.error.lock() = None;
+        for missing_files in 1..3 {
+            let holding = Some(Holding { missing_files, ..share.holding() });
+            share.note_peer(&share.device(), &PeerState { holding, ..PeerState::default() });
+            (1..=FILES).for_each(|n| assert!(ends(&share, n), "file {n}"));
+            merge(&share);
+        }
+        // What one file lacks comes, what others lack does not.
+        let end = format!("of file {FILES}\n").into_bytes();
+        has.retain(|_, bytes| bytes.ends_with(&end));
+        *source.has.lock() = has;
+        merge(&share);
+        share.forget_in_vain();
+        let shown = |n: u8| share.read(|replica| replica.view().node(InodeId([n; 16])).unwrap().shown);
+        assert_eq!([1, 2, FILES].map(shown), [Shown::Pending, Shown::Pending, Shown::Plain]);
+        (1..=FILES).for_each(|n| assert!(ends(&share, n), "file {n}"));
     }
 
     #[test]

@@ -200,6 +200,7 @@ impl Share {
         }
         drop(peers);
         self.forget_in_vain();
+        self.merging.somebody_came();
         self.retry_fetches();
     }
 
