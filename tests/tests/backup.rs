@@ -1,10 +1,10 @@
-//! A state directory that is an older copy of itself: the device goes on, and nothing is lost.
+//! A state directory that is an older copy of itself, a folder that is a copy: the device goes on, and nothing is lost.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::time::Duration;
 
-use crdtfs_tests::{Lab, Mode, needs, same_trees, tool, until};
+use crdtfs_tests::{Lab, Mode, Tree, needs, same_trees, tool, until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -95,6 +95,46 @@ fn a_cloned_device() {
     assert!(same_trees(&[&folder, &other], LIMIT).has("later"));
     a.check();
     b.check();
+    a.stop();
+    b.stop();
+}
+
+/// Only the numbers of what lies in a folder are others after it was put back from a copy: nobody did anything to it.
+#[test]
+fn a_folder_that_was_copied_back() {
+    needs!("a_folder_that_was_copied_back");
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b], [folder, other]) = lab.pair(["a", "b"], [Mode::Watch, Mode::Watch]);
+    let dirs = ["", "d/", "d/e/"];
+    fs::create_dir_all(folder.join("d/e")).unwrap();
+    for dir in dirs {
+        for name in ["edited", "moved", "removed", "same"] {
+            fs::write(folder.join(dir).join(name), format!("{dir}{name}\n")).unwrap();
+        }
+    }
+    a.wait(&folder, "all");
+    b.stop();
+    let backup = b.dir("backup");
+    tool("cp", ["-a".as_ref(), other.as_os_str(), backup.as_os_str()]);
+    tool("find", [other.as_os_str(), "-mindepth".as_ref(), "1".as_ref(), "-delete".as_ref()]);
+    tool("cp", ["-a".as_ref(), backup.join(".").as_os_str(), other.as_os_str()]);
+
+    for dir in dirs.map(|dir| folder.join(dir)) {
+        fs::write(dir.join("edited"), "by a\n").unwrap();
+        fs::rename(dir.join("moved"), dir.join("elsewhere")).unwrap();
+        fs::remove_file(dir.join("removed")).unwrap();
+    }
+    let done = Tree::read(&folder).unwrap();
+    b.show(Mode::Watch, None, &other);
+    a.wait(&folder, "all");
+    b.wait(&other, "all");
+    assert_eq!(same_trees(&[&folder, &other], LIMIT).names(), done.names());
+    for dir in dirs.map(|dir| other.join(dir)) {
+        assert_eq!(fs::read_to_string(dir.join("edited")).unwrap(), "by a\n");
+    }
+    let log = a.json(&["log".as_ref(), folder.as_os_str()]);
+    let of_b: Vec<_> = log.as_array().unwrap().iter().filter(|event| event["device"] == "b").collect();
+    assert!(of_b.is_empty(), "{of_b:#?}");
     a.stop();
     b.stop();
 }
