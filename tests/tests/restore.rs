@@ -70,6 +70,7 @@ fn what_was_comes_back(left: Mode, right: Mode) {
     };
     a_file(&a, &one, &both);
     versions(&a, &one, &both);
+    removed_under_another_name(&a, &one, &both);
     a_directory(&a, &one, &both);
     a_time(&a, &one, &both);
     refused(&a, &one);
@@ -139,6 +140,60 @@ fn versions(a: &Device, one: &Path, both: &dyn Fn() -> Tree) {
     fs::rename(one.join("g.txt"), &file).unwrap();
     both();
     assert_eq!(text(&file), "three\n");
+}
+
+/// What was renamed, or lay in a directory that was, and was removed then is known by its last name with all that it was.
+fn removed_under_another_name(a: &Device, one: &Path, both: &dyn Fn() -> Tree) {
+    let at = |dir: &str, name: &str| one.join(dir).join(name);
+    let save = |path: &Path, text: &str| {
+        fs::write(path, text).unwrap();
+        both();
+        written(a, path, text)
+    };
+    fs::create_dir(one.join("h")).unwrap();
+    let first = save(&at("h", "f"), "f, first\n");
+    save(&at("h", "f"), "f, second\n");
+    fs::rename(at("h", "f"), at("h", "g")).unwrap();
+    both();
+    save(&at("h", "g"), "f, third\n");
+    fs::rename(one.join("h"), one.join("k")).unwrap();
+    both();
+    let file = at("k", "g");
+    let told = |path: &Path| -> Vec<_> { events(a, path).iter().map(|event| id(event).to_owned()).collect() };
+    let before = told(&file);
+    assert!(before.contains(&id(&first).to_owned()), "{before:?}");
+    // Removed with its directory, and brought back with it, again and again: nothing of it is told no more.
+    for _ in 0..2 {
+        fs::remove_dir_all(one.join("k")).unwrap();
+        both();
+        deleted(a, &file);
+        let after = told(&file);
+        assert!(after.starts_with(&before), "as if it still lay there: {before:?}, {after:?}");
+        let of_dir = events(a, &one.join("k"));
+        assert!(of_dir.iter().any(|event| event["event"] == "create" && event["path"] == "h"), "{of_dir:?}");
+        a.ok(&restore(&one.join("k"), &[]));
+        both();
+        assert_eq!(text(&file), "f, third\n");
+        let after = told(&file);
+        assert!(after.starts_with(&before), "also of what was brought back: {before:?}, {after:?}");
+    }
+    a.ok(&restore(&file, &[]));
+    both();
+    assert_eq!(text(&file), "f, second\n", "the version before the present one, from before the rename");
+    a.ok(&restore(&file, &["--version", id(&first)]));
+    both();
+    assert_eq!(text(&file), "f, first\n");
+    fs::remove_file(&file).unwrap();
+    both();
+    deleted(a, &file);
+    a.ok(&restore(&file, &["--version", id(&first)]));
+    both();
+    assert_eq!(text(&file), "f, first\n", "what is told of a path can be had there");
+    // What was moved away is another matter: what becomes of it there is not told here.
+    fs::rename(&file, at("k", "away")).unwrap();
+    both();
+    let later = save(&at("k", "away"), "away\n");
+    assert!(!told(&file).contains(&id(&later).to_owned()));
 }
 
 /// `rm -r`, with all that was in it.

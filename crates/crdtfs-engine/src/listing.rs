@@ -126,8 +126,9 @@ fn entry(share: &Share, node: &Node, path: &[u8]) -> Entry {
 }
 
 impl Share {
-    /// The events that tell of a path: what happened there and below, and to what is there now wherever it was; of a file also
-    /// the versions that stand or stood beside it as its conflict copies, and of a conflict copy the version that it is.
+    /// The events that tell of a path: what happened there and below; to what is there now wherever it was, and to what was
+    /// removed there until then; of a file also the versions that stand or stood beside it as its conflict copies, and of a
+    /// conflict copy the version that it is.
     fn concerned(&self, events: Vec<history::Event>, path: &[u8]) -> Vec<history::Event> {
         let walk = |path: &[u8]| self.read(|replica| past::walk(replica.view(), path));
         let mut inodes: BTreeSet<InodeId> = walk(path).into_iter().filter(|now| *now != InodeId::ROOT).collect();
@@ -139,9 +140,9 @@ impl Share {
             events.iter().filter(|event| told(event)).map(|event| event.inode).filter(|of| Some(*of) != holder),
         );
         let beside = |event: &history::Event| Unsuffixed::parse(&event.path).is_some_and(|of| of.is_of(path));
-        let concerned = |event: &history::Event| {
-            event.concerns(path) || inodes.contains(&event.inode) || told(event) || beside(event)
-        };
+        let removed = past::removed_at(&events, path);
+        let of_it = |event: &history::Event| inodes.contains(&event.inode) || removed.contains(&event.version);
+        let concerned = |event: &history::Event| event.concerns(path) || of_it(event) || told(event) || beside(event);
         events.into_iter().filter(concerned).collect()
     }
 

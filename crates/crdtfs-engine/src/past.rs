@@ -306,6 +306,23 @@ impl Past {
     }
 }
 
+/// The versions of what was removed at a path, under whatever names it had, until it was.
+///
+/// Of a file that had another name then, too, what was done to it later is not among them.
+pub(crate) fn removed_at(events: &[history::Event], path: &[u8]) -> BTreeSet<RecordId> {
+    let mut removed = BTreeSet::new();
+    let mut versions = BTreeSet::new();
+    for event in events.iter().rev() {
+        if event.action == history::Action::Delete && event.path == path {
+            removed.insert(event.inode);
+        }
+        if removed.contains(&event.inode) {
+            versions.insert(event.version);
+        }
+    }
+    versions
+}
+
 /// The inode at a path of a view.
 pub(crate) fn walk(view: &View, path: &[u8]) -> Option<InodeId> {
     let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
@@ -371,6 +388,37 @@ mod tests {
             assert!(!unsuffixed.is_of(other.as_bytes()), "{other}");
         }
         assert!(Unsuffixed::parse(b"d/e/f.txt").is_none());
+    }
+
+    #[test]
+    fn what_was_removed_at_a_path_is_known_by_its_earlier_names_and_not_by_what_its_other_names_became() {
+        use history::Action::{Create, Delete, Move, Update};
+        let of = |inode: u8, version: u8, action: history::Action, path: &str| history::Event {
+            inode: InodeId([inode; 16]),
+            ..event(version, 1, action, path, 0)
+        };
+        let events = vec![
+            of(1, 1, Create, "f"),
+            of(2, 2, Create, "other"),
+            of(1, 3, Update, "f"),
+            of(1, 4, Move, "d/g"),
+            of(1, 5, Delete, "d/g"),
+            // Brought back, removed again.
+            of(3, 6, Create, "d/g"),
+            of(3, 7, Delete, "d/g"),
+            // One of two names of a file, the other of which goes on.
+            of(4, 8, Create, "one"),
+            of(4, 9, Create, "d/g"),
+            of(4, 10, Delete, "d/g"),
+            of(4, 11, Update, "one"),
+            // It was there, and is elsewhere.
+            of(2, 12, Move, "d/g"),
+            of(2, 13, Move, "other"),
+            of(5, 14, Delete, "d/g/below"),
+        ];
+        let removed = |path: &[u8]| removed_at(&events, path).into_iter().map(|id| id.0[0]).collect::<Vec<_>>();
+        assert_eq!(removed(b"d/g"), [1, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(removed(b"f"), [0; 0], "it was removed under another name");
     }
 
     #[test]

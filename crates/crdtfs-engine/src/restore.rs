@@ -22,7 +22,7 @@ use crdtfs_core::view::View;
 use crate::conflicts::{SETTLE, path_bytes, refused};
 use crate::core::Core;
 use crate::listing::nothing_of_this_name;
-use crate::past::{Moment, Past, Unsuffixed, walk};
+use crate::past::{Moment, Past, Unsuffixed, removed_at, walk};
 use crate::put_back::{Gone, Plan, Was, joined, names};
 use crate::share::{Share, ShareError};
 use crate::shows::{Found, blocking};
@@ -133,8 +133,11 @@ impl Share {
                 let event = version(past, id)?;
                 let now = self.walk(&found.below);
                 let plain = Unsuffixed::parse(&path).is_some_and(|plain| plain.is_of(&event.path));
-                let itself =
-                    plain || event.path == path || event.from.as_ref() == Some(&path) || now == Some(event.inode);
+                let itself = plain
+                    || event.path == path
+                    || event.from.as_ref() == Some(&path)
+                    || now == Some(event.inode)
+                    || removed_at(&past.events, &path).contains(&event.version);
                 if itself && let Some(Record::Content(content)) = past.record(&event.version) {
                     return Ok(vec![Was { below: Vec::new(), node: as_it_was(content, event.kind) }]);
                 }
@@ -201,7 +204,7 @@ impl Share {
         Ok(Moment::Before(past.first_of_removal(last, path)))
     }
 
-    /// The version of a file or link before the one that is shown.
+    /// The version of a file or link before the one that is shown, also of what was removed there before it was made.
     fn before_present(
         &self,
         past: &Past,
@@ -217,7 +220,9 @@ impl Share {
             (view.node(inode), beside)
         });
         let now = now.ok_or_else(gone)?;
-        let of_it = past.events.iter().rev().filter(|event| event.inode == inode || event.path == path);
+        let removed = removed_at(&past.events, path);
+        let of_it = |event: &&Event| event.inode == inode || event.path == path || removed.contains(&event.version);
+        let of_it = past.events.iter().rev().filter(of_it);
         let mut versions = of_it.filter_map(|event| match past.record(&event.version)? {
             Record::Content(content) => Some(as_it_was(content, event.kind)),
             _ => None,

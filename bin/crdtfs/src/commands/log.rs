@@ -17,9 +17,9 @@ use crate::{paths, quantity};
 /// List who did what when, oldest first.
 ///
 /// Each line: time, version (for `crdtfs restore --version`), device, what, path, size and blake3. Of a directory:
-/// everything below it, too; of what was moved: also under its earlier names; of a file: also the versions that stand or
-/// stood beside it as its conflict copies. With --json one event a line: `time`, `device`, `event` (create, update, move or
-/// delete), `path`, `blake3`, `version` and more.
+/// everything below it, too; of what was moved, and is there or was removed there: also under its earlier names; of a
+/// file: also the versions that stand or stood beside it as its conflict copies. With --json one event a line: `time`,
+/// `device`, `event` (create, update, move or delete), `path`, `blake3`, `version` and more.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   crdtfs log ~/Shared/report.txt
