@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
@@ -270,6 +271,66 @@ fn signals_end_the_foreground() {
     )
     .ok();
     until("it ends", LIMIT, || if a.is_running() { Err("runs".into()) } else { Ok(()) });
+}
+
+#[test]
+fn a_mount_that_is_taken_away_while_in_use_is_told_from_one_that_is_there() {
+    needs!("a_mount_that_is_taken_away_while_in_use_is_told_from_one_that_is_there", Fuse);
+    let lab = Lab::new();
+    let (_segment, [a]) = lab.on_one_segment(["a"]);
+    let above = a.dir("above");
+    let mount = above.join("m");
+    a.ok(&["mount", text(&mount)]);
+    let take_away = || {
+        let mut umount = Command::new("umount");
+        umount.arg("--lazy").arg(&mount);
+        run(umount, LIMIT).ok();
+        assert!(!is_mounted(&mount));
+    };
+    let open = |name: &str| {
+        let file = fs::File::options().create(true).append(true).open(mount.join(name)).unwrap();
+        fs::write(mount.join(name), "before\n").unwrap();
+        file
+    };
+    let says_who = |said: &str| {
+        let who = format!("(process {})", std::process::id());
+        assert!(said.contains("was unmounted, but") && said.contains(&who), "{said}");
+    };
+
+    // Who has it open can go on; it is mounted again once nobody has.
+    let mut used = open("f");
+    take_away();
+    says_who(&a.fails(1, &["mount", text(&mount)]));
+    says_who(&a.ok(&["status"]));
+    used.write_all(b"after\n").unwrap();
+    drop(used);
+    until("it can be mounted", LIMIT, || match a.run(&["mount", text(&mount)]) {
+        done if done.code == Some(0) => Ok(()),
+        done => Err(done.to_string()),
+    });
+    assert!(is_mounted(&mount));
+    assert_eq!(fs::read_to_string(mount.join("f")).unwrap(), "before\nafter\n");
+
+    // Or is cut off.
+    let mut used = open("g");
+    take_away();
+    a.ok(&["unmount", text(&mount)]);
+    a.ok(&["mount", text(&mount)]);
+    assert!(used.write_all(b"too late\n").and_then(|()| used.sync_all()).is_err());
+    assert_eq!(fs::read_to_string(mount.join("g")).unwrap(), "before\n");
+    drop(used);
+
+    // Moved with a directory above it.
+    let moved = a.dir("moved");
+    fs::rename(&above, &moved).unwrap();
+    fs::create_dir_all(&mount).unwrap();
+    let said = a.fails(1, &["mount", text(&mount)]);
+    assert!(said.contains(&format!("is mounted at {} now", moved.join("m").display())), "{said}");
+    a.ok(&["unmount", text(&mount)]);
+    assert!(!is_mounted(&moved.join("m")));
+    a.ok(&["mount", text(&mount)]);
+    assert_eq!(fs::read_to_string(mount.join("f")).unwrap(), "before\nafter\n");
+    a.ok(&["stop"]);
 }
 
 #[test]

@@ -170,7 +170,9 @@ pub trait Content: Send + Sync + 'static {
 
     /// Hashes, chunks and keeps what is in the write file now; the file may be written on afterwards (its later state is
     /// sealed by a later call). The content is served to others from its return on, and durable after [`Tree::sync`].
-    fn seal(&self, file: &dyn WriteFile) -> io::Result<ContentRef>;
+    ///
+    /// `go_on` is asked once the state that is sealed is fixed, and again and again while that takes long: `None` if it said no.
+    fn seal(&self, file: &dyn WriteFile, go_on: &dyn Fn() -> bool) -> io::Result<Option<ContentRef>>;
 
     /// Keeps bytes that are in memory (small files, merged texts).
     fn put(&self, bytes: &[u8]) -> io::Result<ContentRef>;
@@ -185,7 +187,11 @@ pub trait Content: Send + Sync + 'static {
     /// synced and not sealed since is given back by [`Content::recover`] at the next start.
     fn discard(&self, file: Arc<dyn WriteFile>);
 
-    /// Write files that were synced but not sealed when the engine ended, each with its last note; each is given once.
+    /// Leaves a write file to who calls [`Content::recover`] next, in this life or the next: it is synced with `note`. After an
+    /// error it is as it was.
+    fn leave(&self, file: Arc<dyn WriteFile>, note: &[u8]) -> io::Result<()>;
+
+    /// Write files that were left, or synced but not sealed when the engine ended, each with its last note; each is given once.
     fn recover(&self) -> io::Result<Vec<RecoveredFile>>;
 }
 

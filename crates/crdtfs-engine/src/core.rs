@@ -343,8 +343,12 @@ impl Core {
         self.stop.send_replace(true);
         let mut words = LastWords::default();
         let showings = std::mem::take(&mut *self.showings.lock());
+        // What is not done by then is kept for the next start; all that follows takes time, too.
+        let flushed = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        for showing in &showings {
+            showing.settle(flushed);
+        }
         for showing in showings {
-            showing.settle(deadline);
             match showing.leave() {
                 Ok(None) => {}
                 Ok(Some(note)) => words.notes.push(note),
@@ -510,7 +514,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let core = Core::open(EngineConfig::for_tests(dir.path().join("state")), Vec::new(), &runtime).unwrap();
-        let share = core.create_share().unwrap();
+        let share = core.create_share(None).unwrap();
         let mut progress = core.progress();
         for round in 1..=3_u8 {
             // A name that is held back: nothing but the settling commits it now.
@@ -540,7 +544,7 @@ mod tests {
         let close =
             |core: &Core| assert_eq!(core.close(Instant::now() + Duration::from_secs(10)), LastWords::default());
         let core = open();
-        let share = core.create_share().unwrap();
+        let share = core.create_share(None).unwrap();
         assert_eq!(share.holding().missing_files, 0);
         let shown = crate::registry::ShownDir {
             mode: Mode::Watch,

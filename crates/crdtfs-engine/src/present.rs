@@ -69,6 +69,8 @@ pub struct SharePorts {
     pub device_name: String,
     /// A directory of the adapter's own in the state directory, kept over restarts, made before the call.
     pub state: PathBuf,
+    /// Whether the user asks for it, or did when the engine began; else only what was shown there before is shown again.
+    pub asked: bool,
     /// To be called after every change of [`Presented::behind`] (from any thread, no lock held; cheap): what this device
     /// tells others of itself depends on it.
     pub progressed: Arc<dyn Fn() + Send + Sync>,
@@ -147,23 +149,31 @@ pub trait Presented: Send + Sync {
         true
     }
 
-    /// Flushes as [`Presented::settle`], then shows the share no more. Idempotent. An error says what is still there
-    /// ("device busy") and leaves it shown.
+    /// Flushes as [`Presented::settle`], for some seconds, then shows the share no more; what is not published by then is kept,
+    /// and published when it is shown again. Idempotent. An error says what is still there ("device busy") and leaves it shown.
     fn stop(&self) -> Result<(), PresentError>;
 
-    /// As [`Presented::stop`], for the engine's end: what is busy is let go of all the same, once everything that was written is
-    /// safe. A sentence for the user if it came to that.
+    /// As [`Presented::stop`], for the engine's end, after [`Presented::settle`], so that what did not settle is waited for no
+    /// more but kept for the next start: what is busy is let go of all the same, once everything that was written is safe. A
+    /// sentence for the user if it came to that.
     fn leave(&self) -> Result<Option<String>, PresentError> {
         self.stop().map(|()| None)
     }
 
-    /// Looks whether what it shows is still there, which [`Presented::ended`] tells from then on. Takes as long as the
-    /// filesystem.
+    /// Looks whether what it shows is still there, which [`Presented::ended`] tells from then on, if its threads end soon.
+    /// Takes as long as the filesystem.
     fn look(&self) {}
 
-    /// Whether it has ended without being asked (unmounted by hand, the folder is gone), as far as it knows; the reason. Asked
-    /// every few seconds, from where nothing may wait: an adapter that is not told of everything looks for itself then.
+    /// Whether it has ended without being asked (unmounted by hand, the folder is gone), as far as it knows, with all its
+    /// threads, so that [`Presented::stop`] waits for nothing; the reason. Asked every few seconds, from where nothing may wait: an
+    /// adapter that is not told of everything looks for itself then.
     fn ended(&self) -> Option<String>;
+
+    /// Why who looks into the directory does not see this, though it has not ended (somebody uses what was unmounted by hand);
+    /// what to do. Takes as long as the filesystem.
+    fn misplaced(&self) -> Option<String> {
+        None
+    }
 
     /// Whether what had ended without being asked is there again, the very same, so that it is to be shown again. Takes as long
     /// as the filesystem.

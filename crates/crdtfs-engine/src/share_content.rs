@@ -69,8 +69,8 @@ impl Content for Watched {
         self.inner().write_file(base)
     }
 
-    fn seal(&self, file: &dyn WriteFile) -> io::Result<ContentRef> {
-        self.noted(self.inner().seal(file))
+    fn seal(&self, file: &dyn WriteFile, go_on: &dyn Fn() -> bool) -> io::Result<Option<ContentRef>> {
+        self.inner().seal(file, go_on)?.map(|content| self.noted(Ok(content))).transpose()
     }
 
     fn put(&self, bytes: &[u8]) -> io::Result<ContentRef> {
@@ -87,6 +87,10 @@ impl Content for Watched {
 
     fn discard(&self, file: Arc<dyn WriteFile>) {
         self.inner().discard(file);
+    }
+
+    fn leave(&self, file: Arc<dyn WriteFile>, note: &[u8]) -> io::Result<()> {
+        self.inner().leave(file, note)
     }
 
     fn recover(&self) -> io::Result<Vec<(Vec<u8>, Arc<dyn WriteFile>)>> {

@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         content: share,
         device_name: "memory".into(),
         state,
+        asked: true,
         progressed: std::sync::Arc::new(|| {}),
     };
     let presented = presenter.present(ports, dir, &options)?;

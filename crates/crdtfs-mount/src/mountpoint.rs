@@ -283,6 +283,13 @@ pub(crate) fn mounted_at(dir: &Path) -> io::Result<Option<MountedAt>> {
     Ok(table.split(|&byte| byte == b'\n').filter_map(parse_mount).rfind(|mount| mount.dir == dir))
 }
 
+/// Where a device is mounted, in the order of the mount table.
+pub(crate) fn places_of(device: &str) -> io::Result<Vec<PathBuf>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mounts = table.split(|&byte| byte == b'\n').filter_map(parse_mount);
+    Ok(mounts.filter(|mount| mount.device == device).map(|mount| mount.dir).collect())
+}
+
 /// Reads a line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 fn parse_mount(line: &[u8]) -> Option<MountedAt> {
     let mut fields = line.split(|&byte| byte == b' ');
@@ -337,10 +344,8 @@ fn helper_is_there() -> bool {
 }
 
 /// Lets the kernel read ahead by whole requests. Only root may, and nothing depends on it.
-pub(crate) fn raise_read_ahead(dir: &Path) {
-    if let Ok(Some(mount)) = mounted_at(dir) {
-        let _ = std::fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", mount.device), (MAX_IO / 1024).to_string());
-    }
+pub(crate) fn raise_read_ahead(device: &str) {
+    let _ = std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), (MAX_IO / 1024).to_string());
 }
 
 /// A path as text for a sentence.

@@ -17,14 +17,17 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use crate::busy::users_of;
+use crate::busy::{Used, users_of};
 use crate::mountpoint::{self, FS_TYPE, Flags, mounted_at, shown};
 use crate::notify::{Forgetting, Syncing};
 use crate::pool::Pool;
 use crate::request::Requests;
 
-/// How long an unmount waits for what was written to be published.
+/// How long an unmount waits for what was written to be published. What is not by then is kept, and published when the share is
+/// mounted again.
 const FLUSH: Duration = Duration::from_secs(6);
+/// The same for what was written last, and for the end of the engine, which has waited before.
+const FLUSH_LAST: Duration = Duration::from_secs(1);
 /// How long it waits for the last processes to let go (the kernel closes files late), and for the session to end.
 const LET_GO: Duration = Duration::from_secs(1);
 /// Between two tries to unmount what is busy.
@@ -202,6 +205,8 @@ impl Ending {
 /// A mount.
 struct Mounted {
     dir: PathBuf,
+    /// The number of its device, as the mount table writes it, where that can be read.
+    device: Option<String>,
     vfs: Arc<Vfs>,
     forgetting: Arc<Forgetting>,
     pools: [Arc<Pool>; 2],
@@ -216,8 +221,9 @@ impl Mounted {
         let device = if by_helper { mountpoint::mount_by_helper(&dir, flags) } else { mountpoint::mount(&dir, flags) }
             .map_err(|error| refused(&dir, error))?;
         match Self::serve(vfs, &dir, device) {
-            Ok(mounted) => {
-                mountpoint::raise_read_ahead(&dir);
+            Ok(mut mounted) => {
+                mounted.device = mounted_at(&dir).ok().flatten().map(|mount| mount.device);
+                mounted.device.iter().for_each(|device| mountpoint::raise_read_ahead(device));
                 info!(dir = %dir.display(), "mounted");
                 Ok(mounted)
             }
@@ -255,6 +261,7 @@ impl Mounted {
         })?;
         Ok(Self {
             dir: dir.to_path_buf(),
+            device: None,
             vfs,
             forgetting,
             pools,
@@ -264,6 +271,22 @@ impl Mounted {
         })
     }
 
+    fn users(&self) -> String {
+        users_of(Used { dir: &self.dir, device: self.device.as_deref() })
+    }
+
+    /// Where it is mounted: elsewhere, if a directory above was moved; `None` if it was taken away while in use (`umount
+    /// --lazy`), and lives on for who uses it.
+    fn place(&self) -> Option<PathBuf> {
+        // Where the table cannot be read or has another number, it is believed to be where it was put.
+        let places = self.device.as_deref().and_then(|device| mountpoint::places_of(device).ok());
+        match places {
+            None => Some(self.dir.clone()),
+            Some(places) if places.contains(&self.dir) => Some(self.dir.clone()),
+            Some(places) => places.into_iter().next(),
+        }
+    }
+
     /// Takes the mount away, unless that was done by hand.
     fn unmount(&self) -> io::Result<()> {
         let deadline = Instant::now() + LET_GO;
@@ -271,7 +294,8 @@ impl Mounted {
             if self.ending.how.lock().is_some() {
                 return Ok(());
             }
-            match mountpoint::unmount_all(&self.dir) {
+            let Some(place) = self.place() else { return Ok(()) };
+            match mountpoint::unmount_all(&place) {
                 Ok(()) => return Ok(()),
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => return Ok(()),
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) && Instant::now() < deadline => {
@@ -283,8 +307,32 @@ impl Mounted {
         }
     }
 
-    /// Ends the threads, once nothing is mounted any more; `lazily` says that somebody may still have files open.
-    fn end(&self, lazily: bool) {
+    /// Publishes for so long, then unmounts.
+    fn hide(&self, flush: Duration) -> Result<(), PresentError> {
+        let mut stopped = self.stopped.lock();
+        if *stopped {
+            return Ok(());
+        }
+        self.vfs.settle(Instant::now() + flush);
+        if let Err(error) = self.unmount() {
+            if Errno::from_io_error(&error) == Some(Errno::BUSY) {
+                return Err(PresentError::Directory(format!(
+                    "{} is busy: {}; end that and unmount again",
+                    shown(&self.dir),
+                    self.users()
+                )));
+            }
+            return Err(io_error("cannot unmount", &self.dir)(error));
+        }
+        let kept = self.end(false);
+        *stopped = true;
+        info!(dir = %self.dir.display(), kept, "unmounted");
+        Ok(())
+    }
+
+    /// Ends the threads, once nothing is mounted any more; `lazily` says that somebody may still have files open. False if not
+    /// all that was written could be kept.
+    fn end(&self, lazily: bool) -> bool {
         let ended = self.ending.wait(if lazily { Duration::ZERO } else { LET_GO });
         if ended {
             if let Some(session) = self.session.lock().take() {
@@ -295,15 +343,18 @@ impl Mounted {
                 pool.stop(LET_GO);
             }
         } else if !lazily {
-            // Another mount namespace has a copy of the mount; the session ends with that.
-            warn!(dir = %self.dir.display(), "the mount lives on in another mount namespace");
+            // Somebody uses what was taken away by hand, or another mount namespace has a copy; the session ends with that.
+            warn!(dir = %self.dir.display(), "the mount lives on for who uses it, or in another mount namespace");
         }
+        // Who still has something open (taken away by hand, `umount --lazy`) is told from now on that nobody keeps it.
+        self.vfs.close();
         // Closed files are told of late: what was written last may have come after the first flush.
-        self.vfs.settle(Instant::now() + FLUSH);
-        self.vfs.stop();
+        self.vfs.settle(Instant::now() + FLUSH_LAST);
+        let kept = self.vfs.stop();
         if ended {
             self.forgetting.stop();
         }
+        kept
     }
 }
 
@@ -331,7 +382,28 @@ fn refused(dir: &Path, error: io::Error) -> PresentError {
 
 impl Presented for Mounted {
     fn problems(&self) -> Vec<Problem> {
-        self.vfs.problems().into_iter().map(|(path, message)| Problem { path, message }).collect()
+        let misplaced = self.misplaced().map(|message| Problem { path: String::new(), message });
+        let problems = self.vfs.problems().into_iter().map(|(path, message)| Problem { path, message });
+        misplaced.into_iter().chain(problems).collect()
+    }
+
+    fn misplaced(&self) -> Option<String> {
+        if self.ending.how.lock().is_some() || *self.stopped.lock() {
+            return None;
+        }
+        let dir = shown(&self.dir);
+        match self.place() {
+            Some(place) if place == self.dir => None,
+            Some(place) => Some(format!(
+                "{dir} was moved and is mounted at {} now: move it back, or run `crdtfs unmount {dir}`",
+                shown(&place)
+            )),
+            None => Some(format!(
+                "{dir} was unmounted, but {}: end that, or run `crdtfs unmount {dir}`, which cuts it off; until it is mounted \
+                 again, what is written to {dir} is not in the share",
+                self.users()
+            )),
+        }
     }
 
     fn settle(&self, deadline: Instant) -> bool {
@@ -343,37 +415,18 @@ impl Presented for Mounted {
     }
 
     fn stop(&self) -> Result<(), PresentError> {
-        let mut stopped = self.stopped.lock();
-        if *stopped {
-            return Ok(());
-        }
-        self.vfs.settle(Instant::now() + FLUSH);
-        if let Err(error) = self.unmount() {
-            if Errno::from_io_error(&error) == Some(Errno::BUSY) {
-                return Err(PresentError::Directory(format!(
-                    "{} is busy: {}; end that and unmount again",
-                    shown(&self.dir),
-                    users_of(&self.dir)
-                )));
-            }
-            return Err(io_error("cannot unmount", &self.dir)(error));
-        }
-        self.end(false);
-        *stopped = true;
-        info!(dir = %self.dir.display(), "unmounted");
-        Ok(())
+        self.hide(FLUSH)
     }
 
     fn leave(&self) -> Result<Option<String>, PresentError> {
-        let Err(busy) = self.stop() else { return Ok(None) };
-        let users = users_of(&self.dir);
-        if mountpoint::unmount(&self.dir, true).is_err() {
+        let Err(busy) = self.hide(FLUSH_LAST) else { return Ok(None) };
+        let users = self.users();
+        if self.place().is_some_and(|place| mountpoint::unmount(&place, true).is_err()) {
             return Err(busy);
         }
         let mut stopped = self.stopped.lock();
         // Nobody opens anything any more, but who has a file open may have written meanwhile.
-        let safe = self.vfs.settle(Instant::now() + FLUSH);
-        self.end(true);
+        let safe = self.end(true);
         *stopped = true;
         if !safe {
             return Err(PresentError::Directory(format!(
@@ -396,7 +449,7 @@ impl Presented for Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if self.stop().is_err() {
-            if let Err(error) = mountpoint::unmount(&self.dir, true) {
+            if let Some(Err(error)) = self.place().map(|place| mountpoint::unmount(&place, true)) {
                 warn!(dir = %self.dir.display(), %error, "cannot unmount");
             }
             self.end(true);

@@ -99,6 +99,7 @@ fn ports(share: &Arc<MemoryShare>, state: PathBuf) -> SharePorts {
         content: share.clone(),
         device_name: "test".into(),
         state,
+        asked: true,
         progressed: std::sync::Arc::new(|| {}),
     }
 }

@@ -91,22 +91,22 @@ fn edits(dir: &Path, big: &[u8]) {
 
     let file = a.write_file(None).unwrap();
     big.chunks(1 << 20).enumerate().for_each(|(at, piece)| _ = file.write_at(piece, (at as u64) << 20).unwrap());
-    let first = a.seal(&*file).unwrap();
+    let first = a.seal(&*file, &|| true).unwrap().unwrap();
     a.discard(file);
     timed("mount: fetch 1 GiB", || fetch(first));
     let file = a.write_file(Some(&first)).unwrap();
     file.write_at(&tail, first.size).unwrap();
-    let second = timed("mount, 1 MiB appended: seal", || a.seal(&*file).unwrap());
+    let second = timed("mount, 1 MiB appended: seal", || a.seal(&*file, &|| true).unwrap().unwrap());
     timed("mount, 1 MiB appended: fetch", || fetch(second));
     timed("mount, 1 MiB appended: read all where it was sealed", || read(&a, &second));
     timed("mount, 1 MiB appended: read all where it was fetched", || read(&b, &second));
     file.write_at(b"x", 0).unwrap();
-    timed("mount, 1 byte written over the same file: seal", || a.seal(&*file).unwrap());
+    timed("mount, 1 byte written over the same file: seal", || a.seal(&*file, &|| true).unwrap().unwrap());
     a.discard(file);
     let file = a.write_file(None).unwrap();
     file.write_at(b"X", 0).unwrap();
     big.chunks(1 << 20).enumerate().for_each(|(at, piece)| _ = file.write_at(piece, ((at as u64) << 20) + 1).unwrap());
-    let third = timed("mount, 1 byte inserted: seal", || a.seal(&*file).unwrap());
+    let third = timed("mount, 1 byte inserted: seal", || a.seal(&*file, &|| true).unwrap().unwrap());
     a.discard(file);
     timed("mount, 1 byte inserted: fetch", || fetch(third));
     timed("mount, 1 byte inserted: read all where it was fetched", || read(&b, &third));
@@ -167,8 +167,12 @@ fn main() {
     timed("write file: write 1 GiB in 1 MiB pieces", || {
         big.chunks(1 << 20).enumerate().for_each(|(at, piece)| _ = file.write_at(piece, (at as u64) << 20).unwrap());
     });
-    let sealed = timed("seal 1 GiB", || a.seal(&*file).unwrap());
+    let sealed = timed("seal 1 GiB", || a.seal(&*file, &|| true).unwrap().unwrap());
     a.discard(file);
+    let hole = a.write_file(None).unwrap();
+    hole.set_len(100 << 30).unwrap();
+    timed("seal a hole of 100 GiB", || a.seal(&*hole, &|| true).unwrap().unwrap());
+    a.discard(hole);
     timed("sync", || store.sync().unwrap());
     timed("read 1 GiB through a reader, 128 KiB pieces", || {
         let reader = a.open(&sealed).unwrap();

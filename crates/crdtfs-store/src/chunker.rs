@@ -11,6 +11,7 @@ use fastcdc::v2020::{Normalization, cut, select_masks};
 
 use crate::known::Known;
 use crate::store::ChunkSpan;
+use crate::zeros;
 
 /// The shortest chunk, but for the last of a content, in bytes.
 pub(crate) const MIN_CHUNK: usize = 64 << 10;
@@ -21,6 +22,8 @@ pub(crate) const MAX_CHUNK: usize = 1 << 20;
 const PIPELINE_FROM: u64 = 2 << 20;
 const BLOCK: usize = 4 << 20;
 const BLOCKS: usize = 3;
+/// Chunks of a hole that are handed over at once: so many that it costs nothing, and so few that it can be given up.
+const ZEROS_BATCH: usize = 16;
 
 /// The chunks of a content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,29 +99,28 @@ pub(crate) fn spans(chunked: &Chunked) -> Vec<ChunkSpan> {
     chunked.chunks.iter().map(span).collect()
 }
 
-/// Chunks what `read` gives (as `pread`), to its end; `size` says how much to expect. Large contents are read and cut here
-/// and hashed on a second thread, which also calls `each`.
-pub(crate) fn chunk_reader(
-    size: u64,
-    read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
-    each: OnChunk<'_>,
-) -> io::Result<Chunked> {
-    chunk_known(size, read, each, Known::Nothing)
+/// Bytes that are chunked as they are read.
+pub(crate) struct Input<'a> {
+    /// How much to expect.
+    pub(crate) size: u64,
+    /// As `pread`.
+    pub(crate) read: &'a mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
+    /// The first place from an offset on that is not in a hole; the end if there is none.
+    pub(crate) next_data: &'a dyn Fn(u64) -> io::Result<u64>,
+    /// Whether it is still wanted.
+    pub(crate) go_on: &'a dyn Fn() -> bool,
 }
 
-/// As [`chunk_reader`], with the same outcome, sooner where something is known of the bytes.
-pub(crate) fn chunk_known(
-    size: u64,
-    read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
-    each: OnChunk<'_>,
-    mut known: Known<'_>,
-) -> io::Result<Chunked> {
+/// Chunks what is read, to its end. Large contents are read and cut here and hashed on a second thread, which also calls
+/// `each`. What is known of the bytes changes nothing about the outcome. `None` if it was not wanted any more.
+pub(crate) fn chunk_known(input: Input<'_>, each: OnChunk<'_>, mut known: Known<'_>) -> io::Result<Option<Chunked>> {
+    let Input { size, read, .. } = input;
     if size < PIPELINE_FROM {
         let mut bytes = vec![0; size as usize + 1];
         let n = fill(read, &mut bytes, 0)?;
         if n <= size as usize {
             bytes.truncate(n);
-            return chunk_bytes(&bytes, each);
+            return chunk_bytes(&bytes, each).map(Some);
         }
         // It grew: begin anew.
     }
@@ -126,37 +128,51 @@ pub(crate) fn chunk_known(
         let (to_hash, blocks) = mpsc::sync_channel::<Block>(BLOCKS);
         let (give_back, free) = mpsc::channel();
         let hasher = scope.spawn(move || hash_blocks(blocks, give_back, each));
-        let cut = cut_blocks(read, &mut known, &to_hash, &free);
+        let cut = cut_blocks(Input { read, ..input }, &mut known, &to_hash, &free);
         drop(to_hash);
         let hashed = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // An error of the hashing side also ends the cutting side: it is the one to tell.
         let chunked = hashed?;
-        cut?;
-        Ok(chunked)
+        Ok(cut?.then_some(chunked))
     })
 }
 
-struct Block {
-    bytes: Vec<u8>,
-    /// Lengths of the chunks that `bytes` begins with, and hashes that are known.
-    cuts: Vec<(u32, Option<Hash>)>,
+enum Block {
+    Bytes {
+        bytes: Vec<u8>,
+        /// Lengths of the chunks that `bytes` begins with, and hashes that are known.
+        cuts: Vec<(u32, Option<Hash>)>,
+    },
+    /// So many chunks of zeros.
+    Zeros(usize),
 }
 
+/// False if it was not wanted any more.
 fn cut_blocks(
-    read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
+    input: Input<'_>,
     known: &mut Known<'_>,
     to_hash: &mpsc::SyncSender<Block>,
     free: &mpsc::Receiver<Vec<u8>>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let cutter = Cutter::new();
     let mut offset = 0;
     let mut carry: Vec<u8> = Vec::with_capacity(MAX_CHUNK);
-    loop {
+    while (input.go_on)() {
+        let zeros = zero_chunks(&input, known, offset - carry.len() as u64)?;
+        if zeros > 0 {
+            offset += (zeros * MAX_CHUNK) as u64 - carry.len() as u64;
+            carry.clear();
+            known.passed(&zeros::hash());
+            if to_hash.send(Block::Zeros(zeros)).is_err() {
+                return Ok(true);
+            }
+            continue;
+        }
         let mut bytes = free.try_recv().unwrap_or_default();
         bytes.resize(BLOCK + MAX_CHUNK, 0);
         bytes[..carry.len()].copy_from_slice(&carry);
         let room = &mut bytes[carry.len()..];
-        let n = fill(read, room, offset)?;
+        let n = fill(input.read, room, offset)?;
         let end = n < room.len();
         offset += n as u64;
         bytes.truncate(carry.len() + n);
@@ -170,13 +186,23 @@ fn cut_blocks(
         }
         carry.clear();
         carry.extend_from_slice(&bytes[at..]);
-        if !cuts.is_empty() && to_hash.send(Block { bytes, cuts }).is_err() {
-            return Ok(());
+        if !cuts.is_empty() && to_hash.send(Block::Bytes { bytes, cuts }).is_err() {
+            return Ok(true);
         }
         if end {
-            return Ok(());
+            return Ok(true);
         }
     }
+    Ok(false)
+}
+
+/// How many of the chunks from `start` on are known to be chunks of zeros, up to a batch: those in a hole. Where a chunk ends
+/// is a function of the [`MAX_CHUNK`] bytes from its start: of zeros alone, wherever they are, that is all of them.
+fn zero_chunks(input: &Input<'_>, known: &Known<'_>, start: u64) -> io::Result<usize> {
+    // Behind the end there is no hole.
+    let until = if start < input.size { (input.next_data)(start)?.min(input.size) } else { start };
+    let in_hole = until.saturating_sub(start) / MAX_CHUNK as u64;
+    Ok(if in_hole > 0 { in_hole.min(ZEROS_BATCH as u64) as usize } else { known.zeros(start, ZEROS_BATCH) })
 }
 
 fn hash_blocks(
@@ -187,17 +213,30 @@ fn hash_blocks(
     let mut whole = blake3::Hasher::new();
     let mut chunked = Chunked { hash: Hash([0; 32]), size: 0, chunks: Vec::new() };
     for block in blocks {
-        let mut at = 0;
-        for (len, hash) in block.cuts {
-            let chunk = &block.bytes[at..at + len as usize];
-            let hash = hash.unwrap_or_else(|| Hash::of(chunk));
-            each(chunked.size + at as u64, &hash, chunk)?;
-            chunked.chunks.push((hash, len));
-            at += len as usize;
+        match block {
+            Block::Bytes { bytes, cuts } => {
+                let mut at = 0;
+                for (len, hash) in cuts {
+                    let chunk = &bytes[at..at + len as usize];
+                    let hash = hash.unwrap_or_else(|| Hash::of(chunk));
+                    each(chunked.size + at as u64, &hash, chunk)?;
+                    chunked.chunks.push((hash, len));
+                    at += len as usize;
+                }
+                whole.update(&bytes[..at]);
+                chunked.size += at as u64;
+                let _ = give_back.send(bytes);
+            }
+            Block::Zeros(count) => {
+                let hash = zeros::hash();
+                for _ in 0..count {
+                    each(chunked.size, &hash, &zeros::ZEROS)?;
+                    chunked.chunks.push((hash, MAX_CHUNK as u32));
+                    whole.update(&zeros::ZEROS);
+                    chunked.size += MAX_CHUNK as u64;
+                }
+            }
         }
-        whole.update(&block.bytes[..at]);
-        chunked.size += at as u64;
-        let _ = give_back.send(block.bytes);
     }
     chunked.hash = Hash(*whole.finalize().as_bytes());
     // A content that shrank below one chunk while it was read.
@@ -229,6 +268,8 @@ pub(crate) fn fill(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Bytes without a pattern, the same on every run.
@@ -257,6 +298,16 @@ mod tests {
         chunked.unwrap()
     }
 
+    /// Without holes.
+    fn chunk_reader(
+        size: u64,
+        read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
+        each: OnChunk<'_>,
+    ) -> io::Result<Chunked> {
+        let input = Input { size, read, next_data: &|offset| Ok(offset), go_on: &|| true };
+        chunk_known(input, each, Known::Nothing).map(Option::unwrap)
+    }
+
     #[test]
     fn both_ways_cut_alike_and_the_limits_hold() {
         for len in [0, 1, 65_536, 65_537, 1 << 20, (5 << 20) + 17, 20 << 20] {
@@ -279,6 +330,118 @@ mod tests {
         let chunked = chunk_bytes(&bytes, &mut |_, _, _| Ok(())).unwrap();
         let cuts: Vec<String> = chunked.chunks.iter().map(|(_, len)| len.to_string()).collect();
         assert_eq!(cuts.join(" "), include_str!("../golden/chunks-8mib.txt").trim());
+    }
+
+    #[test]
+    fn zeros_are_cut_at_the_greatest_length() {
+        assert_eq!(Cutter::new().next(&zeros::ZEROS), MAX_CHUNK);
+    }
+
+    /// Bytes with holes, and where the first data from an offset on is.
+    fn with_holes(len: usize, holes: &[(usize, usize)]) -> (Vec<u8>, impl Fn(u64) -> io::Result<u64>) {
+        let mut bytes: Vec<u8> = noise(len, 5);
+        let holes: Vec<_> =
+            holes.iter().map(|(at, len)| (*at.min(&bytes.len()), (at + len).min(bytes.len()))).collect();
+        holes.iter().for_each(|(at, end)| bytes[*at..*end].fill(0));
+        let next_data = move |offset: u64| {
+            let mut place = offset;
+            // Some lie in or behind others.
+            while let Some((_, end)) = holes.iter().find(|(at, end)| (*at as u64..*end as u64).contains(&place)) {
+                place = *end as u64;
+            }
+            Ok(place)
+        };
+        (bytes, next_data)
+    }
+
+    fn through_holes(bytes: &[u8], next_data: &dyn Fn(u64) -> io::Result<u64>) -> (Chunked, usize) {
+        let mut was_read = 0;
+        let mut read = |buf: &mut [u8], offset: u64| {
+            let rest = bytes.get(offset as usize..).unwrap_or_default();
+            let n = rest.len().min(buf.len());
+            buf[..n].copy_from_slice(&rest[..n]);
+            was_read += n;
+            Ok(n)
+        };
+        let input = Input { size: bytes.len() as u64, read: &mut read, next_data, go_on: &|| true };
+        let mut seen = 0;
+        let mut each = |offset: u64, hash: &Hash, chunk: &[u8]| {
+            assert_eq!(offset, seen);
+            assert_eq!((*hash, chunk), (Hash::of(chunk), &bytes[seen as usize..][..chunk.len()]));
+            seen += chunk.len() as u64;
+            Ok(())
+        };
+        let chunked = chunk_known(input, &mut each, Known::Nothing).unwrap().unwrap();
+        (chunked, was_read)
+    }
+
+    #[test]
+    fn holes_are_cut_as_the_zeros_that_they_are() {
+        const MIB: usize = 1 << 20;
+        let len = 24 * MIB + 4321;
+        let cuts = chunk_bytes(&noise(len, 5), &mut |_, _, _| Ok(())).unwrap();
+        let mut borders = spans(&cuts).into_iter().map(|span| span.offset as usize).filter(|at| *at > 3 * MIB);
+        let border = borders.next().unwrap();
+        let mut holes: Vec<Vec<(usize, usize)>> = vec![
+            vec![(0, len)],
+            vec![(0, 9 * MIB + 1)],
+            vec![(len - 12 * MIB - 7, len)],
+            vec![(0, 3 * MIB), (4 * MIB, 3 * MIB - 1), (len - MIB, MIB)],
+            vec![(5, MIB - 1), (2 * MIB + 77, MIB + 1), (9 * MIB, 2 * MIB), (12 * MIB - 1, 8 * MIB + 2)],
+        ];
+        for at in [border - 1, border, border + 1] {
+            for len in [MIB - 1, MIB, MIB + 1, 11 * MIB, 11 * MIB + 1] {
+                holes.push(vec![(at, len)]);
+            }
+        }
+        for holes in holes {
+            let (bytes, next_data) = with_holes(len, &holes);
+            let whole = chunk_bytes(&bytes, &mut |_, _, _| Ok(())).unwrap();
+            let (chunked, _) = through_holes(&bytes, &next_data);
+            assert_eq!(chunked, whole, "{holes:?}");
+        }
+        let (bytes, next_data) = with_holes(256 * MIB, &[(7, 200 * MIB), (200 * MIB + 7, 55 * MIB)]);
+        let (_, was_read) = through_holes(&bytes, &next_data);
+        assert!(was_read < 20 * MIB, "{was_read} bytes were read of 1 MiB that is there");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn holes_anywhere_change_nothing(
+            len in 2_usize << 20..20 << 20,
+            holes in proptest::collection::vec((0_usize..20 << 20, 0_usize..8 << 20), 0..5),
+        ) {
+            let (bytes, next_data) = with_holes(len, &holes);
+            let whole = chunk_bytes(&bytes, &mut |_, _, _| Ok(())).unwrap();
+            prop_assert_eq!(through_holes(&bytes, &next_data).0, whole);
+        }
+    }
+
+    /// Content ids are the same on all devices and for good, whoever skips holes.
+    #[test]
+    fn golden_with_holes() {
+        let (bytes, next_data) = with_holes(40 << 20, &[(0, 5_000_001), (9_999_999, 20 << 20), (39 << 20, 1 << 20)]);
+        let (chunked, _) = through_holes(&bytes, &next_data);
+        let manifest = crate::manifest::build(&chunked.chunks, |_, _| Ok::<_, io::Error>(())).unwrap();
+        let said = format!("{} {manifest} {}", chunked.hash, chunked.chunks.len());
+        assert_eq!(said, include_str!("../golden/holes.txt").trim());
+        assert_eq!(through_reader(&bytes, bytes.len() as u64), chunked, "as written out");
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_given_up() {
+        for hole in [false, true] {
+            let asked = std::cell::Cell::new(0);
+            let go_on = || asked.replace(asked.get() + 1) < 10;
+            let input = Input {
+                size: 1 << 44,
+                read: &mut |buf, _| Ok(buf.len()),
+                next_data: &|offset| Ok(if hole { 1 << 44 } else { offset }),
+                go_on: &go_on,
+            };
+            assert_eq!(chunk_known(input, &mut |_, _, _| Ok(()), Known::Nothing).unwrap(), None);
+        }
     }
 
     #[test]

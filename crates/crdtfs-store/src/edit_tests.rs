@@ -140,7 +140,7 @@ fn a_seal_of_an_edited_content_is_that_of_its_bytes() {
     let (device, other) = (device(Peer::nobody()), device(Peer::nobody()));
     let mut model = noise(7 << 20, 70);
     let sealed = |file: &dyn WriteFile, model: &[u8]| {
-        let content = device.share.seal(file).unwrap();
+        let content = device.share.seal(file, &|| true).unwrap().unwrap();
         assert_eq!(content, other.share.store().put_bytes(model).unwrap());
         assert_eq!(read(&device.share, &content).unwrap(), model);
         content

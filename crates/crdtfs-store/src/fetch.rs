@@ -16,16 +16,19 @@ use crdtfs_core::id::{Hash, InodeId, ShareId};
 use parking_lot::Mutex;
 
 use crate::base;
+use crate::chunker::{Input, chunk_bytes, chunk_known, fill};
 use crate::error::StoreError;
 use crate::fill::{Filling, reopen};
 use crate::index::{Note, Place, key};
 use crate::known::{Known, Like};
+use crate::layer::seek_file;
 use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
 use crate::source::{ChunkSink, ChunkSource, Urgency, Want};
 use crate::space::Taken;
 use crate::store::{ChunkSpan, Inner};
 use crate::text::{TEXT_MAX, is_text};
+use crate::zeros::{self, is_zeros};
 
 /// Chunks that are asked for in one call.
 const WINDOW: usize = 8192;
@@ -410,8 +413,8 @@ fn read_local(
             continue;
         }
         let hash = want.chunk.hash;
-        let zeros = is_zeros(&ChunkSpan { hash, offset: 0, len: want.len });
-        let bytes = if zeros { Ok(Some(vec![0; want.len as usize])) } else { inner.read_chunk(&hash) };
+        let zeros = hash == zeros::hash();
+        let bytes = if zeros { Ok(Some(zeros::ZEROS.to_vec())) } else { inner.read_chunk(&hash) };
         match bytes {
             Ok(Some(bytes)) => each(takers, bytes),
             Ok(None) => late.push((want, takers)),
@@ -422,14 +425,6 @@ fn read_local(
         }
     }
     late
-}
-
-/// A chunk of zeros of the greatest length, as sparse files are full of, needs no fetching.
-fn is_zeros(span: &ChunkSpan) -> bool {
-    use std::sync::OnceLock;
-    static ZEROS: OnceLock<Hash> = OnceLock::new();
-    let max = crate::chunker::MAX_CHUNK;
-    span.len as usize == max && span.hash == *ZEROS.get_or_init(|| Hash::of(&vec![0; max]))
 }
 
 /// Bytes of the disk that a chunk takes: one of zeros stays a hole.
@@ -600,16 +595,23 @@ impl Inner {
         let before = like.map_or_else(Vec::new, |like| self.known_chunks(like));
         let chunked = if size <= TEXT_MAX {
             let mut bytes = vec![0; size as usize + 1];
-            let n = crate::chunker::fill(&mut |buf, offset| file.read_at(buf, offset), &mut bytes, 0)?;
+            let n = fill(&mut |buf, offset| file.read_at(buf, offset), &mut bytes, 0)?;
             bytes.truncate(n);
             // Kept at once: any merge may need it as a base, if only to find that it is no text, and its user may write
             // over it before anybody else has it.
             let codec = if is_text(&bytes) { Codec::Zstd } else { Codec::Raw };
-            crate::chunker::chunk_bytes(&bytes, &mut |_, hash, chunk| Ok(self.put(hash, chunk, codec)?))?
+            chunk_bytes(&bytes, &mut |_, hash, chunk| Ok(self.put(hash, chunk, codec)?))?
         } else {
-            let mut read = |buf: &mut [u8], offset: u64| file.read_at(buf, offset);
             let known = if before.is_empty() { Known::Nothing } else { Known::Like(Like::new(&before)) };
-            crate::chunker::chunk_known(size, &mut read, &mut |_, _, _| Ok(()), known)?
+            // Where a filesystem cannot tell, all is data.
+            let next_data = |offset| Ok(seek_file(file, offset, true).unwrap_or(Some(offset)).unwrap_or(size));
+            let input = Input {
+                size,
+                read: &mut |buf, offset| file.read_at(buf, offset),
+                next_data: &next_data,
+                go_on: &|| true,
+            };
+            chunk_known(input, &mut |_, _, _| Ok(()), known)?.expect("nobody gives it up")
         };
         let content = self.put_manifest(&chunked)?;
         let remains = base::remains(&before, &chunked.chunks, chunked.size, file)?;

@@ -20,6 +20,7 @@ use crate::fetch::not_the_content;
 use crate::index::{Key, Place, key};
 use crate::object::OBJECT_FROM;
 use crate::store::{ChunkSpan, Inner};
+use crate::zeros::{ZEROS, is_zeros};
 
 /// Bytes of the blocks in which a file's size on disk is told (stat(3type)).
 const BLOCK: u64 = 512;
@@ -143,7 +144,8 @@ impl Filling {
                 return Ok(());
             }
             // The file has its length: zeros are there already, unless a torn earlier try left something.
-            if !is_zero(bytes) || !self.is_hole(at) {
+            let zeros = is_zeros(&self.spans[at]) || is_zero(bytes);
+            if !zeros || !self.is_hole(at) {
                 self.write.write_all_at(bytes, self.spans[at].offset)?;
             }
             self.enter(inner, at);
@@ -186,9 +188,14 @@ impl Filling {
         let mut bytes = Vec::new();
         while whole.next < self.spans.len() && self.has(whole.next) {
             let span = &self.spans[whole.next];
-            bytes.resize(span.len as usize, 0);
-            self.read.read_exact_at(&mut bytes, span.offset)?;
-            whole.hasher.update(&bytes);
+            if is_zeros(span) {
+                // It is there, so it is that.
+                whole.hasher.update(&ZEROS);
+            } else {
+                bytes.resize(span.len as usize, 0);
+                self.read.read_exact_at(&mut bytes, span.offset)?;
+                whole.hasher.update(&bytes);
+            }
             whole.next += 1;
         }
         Ok(())
@@ -302,5 +309,6 @@ pub(crate) fn reopen(file: &File) -> io::Result<File> {
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
+    // Compared as a whole, which is many times quicker than byte by byte.
+    bytes.chunks(ZEROS.len()).all(|part| *part == ZEROS[..part.len()])
 }

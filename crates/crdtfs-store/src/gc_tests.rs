@@ -78,7 +78,7 @@ fn what_is_put_during_a_lease_stays_until_it_ends() {
     store.put_bytes(&noise(50_000, 1)).unwrap();
     let file = device.share.write_file(None).unwrap();
     file.write_at(&noise(2 << 20, 3), 0).unwrap();
-    let large = device.share.seal(&*file).unwrap();
+    let large = device.share.seal(&*file, &|| true).unwrap().unwrap();
     device.share.discard(file);
     for _ in 0..4 {
         store.reclaim(&mut Vec::new).unwrap();
@@ -104,7 +104,7 @@ fn an_object_that_stays_keeps_its_manifest() {
     let store = device.share.store();
     let file = device.share.write_file(None).unwrap();
     file.write_at(&noise(2 << 20, 3), 0).unwrap();
-    let content = device.share.seal(&*file).unwrap();
+    let content = device.share.seal(&*file, &|| true).unwrap().unwrap();
     device.share.discard(file);
     store.reclaim(&mut Vec::new).unwrap();
     // Somebody counts on one of its chunks.
@@ -124,7 +124,7 @@ fn what_is_put_again_counts_as_new() {
     let write = |seed| {
         let file = device.share.write_file(None).unwrap();
         file.write_at(&noise(2 << 20, seed), 0).unwrap();
-        let content = device.share.seal(&*file).unwrap();
+        let content = device.share.seal(&*file, &|| true).unwrap().unwrap();
         device.share.discard(file);
         content
     };
@@ -146,12 +146,12 @@ fn what_was_sealed_stays_as_long_as_its_write_file() {
     for len in [1000, 100_000, 2 << 20] {
         let file = device.share.write_file(None).unwrap();
         file.write_at(&noise(len, len as u64), 0).unwrap();
-        let content = device.share.seal(&*file).unwrap();
+        let content = device.share.seal(&*file, &|| true).unwrap().unwrap();
         for _ in 0..3 {
             store.reclaim(&mut Vec::new).unwrap();
         }
         // The change that was refused for want of room is tried again.
-        assert_eq!(device.share.seal(&*file).unwrap(), content);
+        assert_eq!(device.share.seal(&*file, &|| true).unwrap().unwrap(), content);
         assert!(store.is_local(&content), "{len}");
         device.share.discard(file);
         for _ in 0..2 {
@@ -169,7 +169,7 @@ fn no_id_is_given_twice() {
     store.put_bytes(b"so that there is a pack with a lower id").unwrap();
     let file = device.share.write_file(None).unwrap();
     file.write_at(&noise(2 << 20, 1), 0).unwrap();
-    device.share.seal(&*file).unwrap();
+    device.share.seal(&*file, &|| true).unwrap().unwrap();
     device.share.discard(file);
     for _ in 0..2 {
         store.reclaim(&mut Vec::new).unwrap();

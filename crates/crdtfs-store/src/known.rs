@@ -10,6 +10,7 @@ use crdtfs_core::id::Hash;
 use crate::chunker::{Cutter, MAX_CHUNK};
 use crate::index::{KeyMap, key};
 use crate::store::ChunkSpan;
+use crate::zeros::is_zeros;
 
 /// What is known of the bytes that are to be chunked.
 pub(crate) enum Known<'a> {
@@ -49,6 +50,21 @@ impl Known<'_> {
         match self {
             Known::Like(_) => 2 * MAX_CHUNK,
             _ => MAX_CHUNK,
+        }
+    }
+
+    /// How many of the chunks from `offset` on are known to be chunks of zeros, at most so many.
+    pub(crate) fn zeros(&self, offset: u64, most: usize) -> usize {
+        let Known::Unchanged(unchanged) = self else { return 0 };
+        let is_next = |at: &usize| unchanged.at(offset + (at * MAX_CHUNK) as u64).is_some_and(is_zeros);
+        (0..most).take_while(is_next).count()
+    }
+
+    /// Chunks were passed over, of which this was the last.
+    pub(crate) fn passed(&mut self, last: &Hash) {
+        if let Known::Like(like) = self {
+            like.matched = false;
+            like.next = like.places.get(&key(last)).map(|at| *at as usize + 1);
         }
     }
 
@@ -129,7 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::chunker::{Chunked, chunk_bytes, chunk_known, spans};
+    use crate::chunker::{Chunked, Input, chunk_bytes, chunk_known, spans};
     use crate::layer::Extents;
     use crate::store_tests::noise;
 
@@ -140,16 +156,15 @@ mod tests {
             buf[..n].copy_from_slice(&rest[..n]);
             Ok(n)
         };
-        chunk_known(
-            bytes.len() as u64,
-            &mut read,
-            &mut |_, hash, chunk| {
-                assert_eq!(*hash, Hash::of(chunk));
-                Ok(())
-            },
-            known,
-        )
-        .unwrap()
+        // Zeros are holes, for as many as there are.
+        let data = |offset: u64| offset + bytes[offset as usize..].iter().take_while(|byte| **byte == 0).count() as u64;
+        let input =
+            Input { size: bytes.len() as u64, read: &mut read, next_data: &|offset| Ok(data(offset)), go_on: &|| true };
+        let mut each = |_, hash: &Hash, chunk: &[u8]| {
+            assert_eq!(*hash, Hash::of(chunk));
+            Ok(())
+        };
+        chunk_known(input, &mut each, known).unwrap().unwrap()
     }
 
     fn scratch(bytes: &[u8]) -> Chunked {

@@ -193,24 +193,42 @@ impl Layer {
         match &self.body {
             Body::Memory(_) => Ok(Some(if data { offset } else { self.size })),
             Body::Plain(file) => seek_file(file, offset, data),
-            Body::Overlay { base_len, extents, .. } => {
+            Body::Overlay { base, base_len, extents, .. } => {
                 let mut place = offset;
-                // Of the base all counts as data; behind it only what was written.
-                loop {
-                    let extent = extents.at_or_after(place);
-                    let inside = extent.filter(|(start, _)| *start <= place).map(|(_, end)| end);
-                    let here = if place < *base_len { Some((*base_len).max(inside.unwrap_or(0))) } else { inside };
-                    match (here, data) {
-                        (Some(_), true) => return Ok(Some(place)),
-                        (Some(end), false) if end >= self.size => return Ok(Some(self.size)),
-                        (Some(end), false) => place = end,
-                        (None, false) => return Ok(Some(place)),
-                        (None, true) => return Ok(extent.map(|(start, _)| start)),
+                while place < self.size {
+                    let next = extents.at_or_after(place);
+                    if let Some((_, end)) = next.filter(|(start, _)| *start <= place) {
+                        // What was written counts as data.
+                        if data {
+                            return Ok(Some(place));
+                        }
+                        place = end;
+                        continue;
+                    }
+                    let until = next.map_or(self.size, |(start, _)| start);
+                    let found = seek_base(base.as_ref(), *base_len, place, data)?;
+                    match found.filter(|found| *found < until) {
+                        Some(found) => return Ok(Some(found)),
+                        None => place = until,
                     }
                 }
+                // Where the bytes end a hole begins.
+                Ok((!data).then_some(self.size))
             }
         }
     }
+}
+
+/// The next data or hole in what lies below, of which `len` bytes show; `None` for no more data. Of a content all counts as
+/// data: only who verifies what it reads knows that its object has no hole too many.
+fn seek_base(base: Option<&Base>, len: u64, offset: u64, data: bool) -> io::Result<Option<u64>> {
+    let found = match base {
+        Some(Base::Content(_)) if offset < len => data.then_some(offset),
+        Some(Base::Frozen(layer)) if offset < len => layer.seek(offset, data)?.filter(|found| *found < len),
+        _ => (!data).then_some(offset),
+    };
+    // It ends where it shows no more.
+    Ok(if data { found } else { found.or(Some(len)) })
 }
 
 /// As `lseek` with `SEEK_DATA` or `SEEK_HOLE`; `None` past the end, and where there is no more data.
@@ -253,11 +271,54 @@ fn read_base(base: Option<&Base>, base_len: u64, buf: &mut [u8], offset: u64) ->
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use proptest::prelude::*;
 
     use super::*;
 
     proptest! {
+        /// Whatever lies over a sparse file: what counts as a hole reads as zeros.
+        #[test]
+        fn holes_are_zeros(
+            below in proptest::collection::vec(0_u64..64, 0..4),
+            over in proptest::collection::vec((0_u64..64, 1_u64..4), 0..4),
+            shows in 0_u64..64,
+            size in 1_u64..64,
+        ) {
+            const BLOCK: u64 = 4096;
+            let sparse = |blocks: &[(u64, u64)], len: u64| {
+                let file = tempfile::tempfile().unwrap();
+                file.set_len(len * BLOCK).unwrap();
+                for (at, n) in blocks {
+                    file.write_all_at(&vec![1; (n * BLOCK) as usize], at * BLOCK).unwrap();
+                }
+                Arc::new(file)
+            };
+            let below: Vec<(u64, u64)> = below.iter().map(|at| (*at, 1)).collect();
+            let plain = Layer { generation: 1, body: Body::Plain(sparse(&below, 64)), size: 64 * BLOCK };
+            let (mut extents, size) = (Extents::default(), size * BLOCK);
+            over.iter().for_each(|(at, n)| extents.insert(at * BLOCK, (at + n) * BLOCK));
+            extents.truncate(size);
+            let (base, base_len) = (Some(Base::Frozen(plain.into())), (shows * BLOCK).min(size));
+            let body = Body::Overlay { base, base_len, file: Some(sparse(&over, 64)), extents };
+            let layer = Layer { generation: 2, body, size };
+            let mut bytes = vec![0; size as usize];
+            layer.read_at(&mut bytes, 0).unwrap();
+            let is_zero = |range: Range<u64>| bytes[range.start as usize..range.end as usize].iter().all(|byte| *byte == 0);
+            for place in (0..size).step_by(BLOCK as usize / 4).flat_map(|place| [place, place + 1]) {
+                let data = layer.seek(place, true).unwrap();
+                prop_assert!(data.is_none_or(|data| data >= place && data < size), "data from {}: {:?}", place, data);
+                prop_assert!(is_zero(place..data.unwrap_or(size)), "data from {}: {:?}", place, data);
+                let hole = layer.seek(place, false).unwrap().unwrap();
+                prop_assert!((place..=size).contains(&hole), "a hole from {}: {}", place, hole);
+                prop_assert!(hole == size || layer.seek(hole, true).unwrap() != Some(hole), "a hole from {}: {}", place, hole);
+            }
+            if is_zero(0..size) {
+                prop_assert_eq!(layer.seek(0, true).unwrap(), None, "a hole throughout");
+            }
+        }
+
         #[test]
         fn extents_are_a_set_of_bytes(steps in proptest::collection::vec((0_u64..64, 0_u64..16, any::<bool>()), 0..40)) {
             let mut extents = Extents::default();

@@ -27,6 +27,8 @@ mod gc;
 mod gc_tests;
 #[cfg(test)]
 mod golden_tests;
+#[cfg(test)]
+mod hole_tests;
 mod index;
 mod index_file;
 mod journal;
@@ -52,6 +54,7 @@ mod store;
 mod store_tests;
 mod text;
 mod write;
+mod zeros;
 
 pub use check::{Problem, Report};
 pub use error::StoreError;

@@ -12,11 +12,9 @@ use crdtfs_core::id::{InodeId, ShareId};
 use crdtfs_core::port::{Content, FileOpener, FolderContent, Reader, RecoveredFile, WriteFile};
 use parking_lot::Mutex;
 
-use crate::chunker;
 use crate::error::StoreError;
 use crate::fetch::{self, Into};
 use crate::journal;
-use crate::pack::Codec;
 use crate::reader::{ContentReader, InFlight, Window};
 use crate::source::{ChunkSource, Urgency};
 use crate::storage::fresh_nonce;
@@ -107,8 +105,9 @@ fn recover(window: &Arc<Window>, dir: &Path) -> io::Result<Vec<RecoveredFile>> {
     Ok(recovered)
 }
 
-fn handle(file: &dyn WriteFile) -> Option<&Handle> {
-    (file as &dyn Any).downcast_ref()
+fn own(file: &dyn WriteFile) -> io::Result<&Handle> {
+    let stranger = || io::Error::new(io::ErrorKind::InvalidInput, "the write file of another store");
+    (file as &dyn Any).downcast_ref().ok_or_else(stranger)
 }
 
 impl Content for ShareContent {
@@ -128,17 +127,8 @@ impl Content for ShareContent {
         Ok(Arc::new(Handle::begin(self.window.clone(), self.stem(), base)?))
     }
 
-    fn seal(&self, file: &dyn WriteFile) -> io::Result<ContentRef> {
-        if let Some(handle) = handle(file) {
-            return handle.seal();
-        }
-        // Somebody else's write file: all that can be done is to read it.
-        let inner = &self.window.store.inner;
-        let mut read = |buf: &mut [u8], offset: u64| file.read_at(buf, offset);
-        let chunked = chunker::chunk_reader(file.size(), &mut read, &mut |_, hash, chunk| {
-            Ok(inner.put(hash, chunk, Codec::Raw)?)
-        })?;
-        Ok(inner.put_manifest(&chunked)?)
+    fn seal(&self, file: &dyn WriteFile, go_on: &dyn Fn() -> bool) -> io::Result<Option<ContentRef>> {
+        own(file)?.seal(go_on)
     }
 
     fn put(&self, bytes: &[u8]) -> io::Result<ContentRef> {
@@ -146,9 +136,15 @@ impl Content for ShareContent {
     }
 
     fn discard(&self, file: Arc<dyn WriteFile>) {
-        if let Some(handle) = handle(&*file) {
+        if let Ok(handle) = own(&*file) {
             handle.discard();
         }
+    }
+
+    fn leave(&self, file: Arc<dyn WriteFile>, note: &[u8]) -> io::Result<()> {
+        own(&*file)?.leave(note)?;
+        self.recovered.lock().push((note.to_vec(), file));
+        Ok(())
     }
 
     fn recover(&self) -> io::Result<Vec<RecoveredFile>> {

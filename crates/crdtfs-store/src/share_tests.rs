@@ -115,7 +115,7 @@ pub(crate) fn device(peer: Arc<Peer>) -> Device {
 }
 
 impl Device {
-    fn restart(self, peer: Arc<Peer>) -> Self {
+    pub(crate) fn restart(self, peer: Arc<Peer>) -> Self {
         let Self { dir, share, folder } = self;
         drop(share);
         let share = share_on(dir.path(), peer);
@@ -574,7 +574,7 @@ fn write_files_are_plain_files() {
             apply(&mut model, &*file, random >> 40, random);
             same(&model, &*file);
             if random % 5 == 0 {
-                let content = device.share.seal(&*file).unwrap();
+                let content = device.share.seal(&*file, &|| true).unwrap().unwrap();
                 assert_eq!(content.hash, Hash::of(&model));
                 sealed.push((content, model.clone()));
             }
@@ -625,7 +625,7 @@ fn a_large_sealed_file_becomes_the_object_without_a_copy() {
     for (at, piece) in bytes.chunks(1 << 20).enumerate() {
         file.write_at(piece, (at as u64) << 20).unwrap();
     }
-    let content = device.share.seal(&*file).unwrap();
+    let content = device.share.seal(&*file, &|| true).unwrap().unwrap();
     let usage = device.share.store().usage();
     assert!(usage.objects + usage.write_files < 9 << 20, "one copy in all: {usage:?}");
     assert!(usage.packs < 20_000);
@@ -634,7 +634,7 @@ fn a_large_sealed_file_becomes_the_object_without_a_copy() {
     let mut seen = vec![0; 22];
     object.read_exact_at(&mut seen, 1000).unwrap();
     assert_eq!(seen, bytes[1000..1022], "the object does not change");
-    let newer = device.share.seal(&*file).unwrap();
+    let newer = device.share.seal(&*file, &|| true).unwrap().unwrap();
     assert_ne!(newer.hash, content.hash);
     let usage = device.share.store().usage();
     assert!(usage.packs < 2 << 20, "of the second version only what changed is stored: {usage:?}");
@@ -653,11 +653,11 @@ fn a_file_that_was_given_out_is_copied_before_it_is_sealed() {
     let file = device.share.write_file(None).unwrap();
     file.write_at(&bytes, 0).unwrap();
     let given = file.backing().unwrap();
-    let first = device.share.seal(&*file).unwrap();
+    let first = device.share.seal(&*file, &|| true).unwrap().unwrap();
     given.write_all_at(b"behind its back", 500).unwrap();
     given.write_all_at(b"and longer", 2 << 20).unwrap();
     assert_eq!(file.size(), (2 << 20) + 10);
-    let second = device.share.seal(&*file).unwrap();
+    let second = device.share.seal(&*file, &|| true).unwrap().unwrap();
     assert_eq!(read(&device.share, &first).unwrap(), bytes);
     let mut changed = bytes;
     changed[500..515].copy_from_slice(b"behind its back");
@@ -672,7 +672,7 @@ fn a_small_write_into_a_large_base_copies_neither() {
     // A sparse base: 300 MiB that take no room.
     file.write_at(b"begin", 0).unwrap();
     file.set_len(300 << 20).unwrap();
-    let base = device.share.seal(&*file).unwrap();
+    let base = device.share.seal(&*file, &|| true).unwrap().unwrap();
     device.share.discard(file);
     let before = device.share.store().usage();
     let file = device.share.write_file(Some(&base)).unwrap();
@@ -694,7 +694,7 @@ fn what_was_not_synced_leaves_no_trace_and_what_was_sealed_is_not_given_back() {
     let sealed = device.share.write_file(None).unwrap();
     sealed.write_at(&noise(600_000, 2), 0).unwrap();
     sealed.sync(b"note").unwrap();
-    device.share.seal(&*sealed).unwrap();
+    device.share.seal(&*sealed, &|| true).unwrap().unwrap();
     let kept = device.share.write_file(None).unwrap();
     kept.write_at(b"small", 0).unwrap();
     kept.sync(b"kept").unwrap();
@@ -782,7 +782,7 @@ fn what_a_file_was_is_no_burden_to_what_it_is() {
         if n % 2 == 0 {
             file.sync(b"note").unwrap();
         }
-        let content = device.share.seal(&*file).unwrap();
+        let content = device.share.seal(&*file, &|| true).unwrap().unwrap();
         assert_eq!(read(&device.share, &content).unwrap(), bytes);
         let store = device.share.store();
         (0..2).for_each(|_| _ = store.gc(&mut || vec![content]).unwrap());
@@ -793,7 +793,7 @@ fn what_a_file_was_is_no_burden_to_what_it_is() {
     file.set_len(0).unwrap();
     file.write_at(&bytes, 0).unwrap();
     file.sync(b"last").unwrap();
-    device.share.seal(&*file).unwrap();
+    device.share.seal(&*file, &|| true).unwrap().unwrap();
     file.write_at(b"more", 0).unwrap();
     file.sync(b"edited").unwrap();
     let image = tempfile::tempdir().unwrap();
@@ -814,7 +814,7 @@ fn collection_spares_what_is_open_and_removes_dead_objects() {
         (0..3).map(|n| (n, device.share.put(&noise(100_000, n)).unwrap())).collect();
     let file = device.share.write_file(None).unwrap();
     file.write_at(&noise(2 << 20, 9), 0).unwrap();
-    let object = device.share.seal(&*file).unwrap();
+    let object = device.share.seal(&*file, &|| true).unwrap().unwrap();
     device.share.discard(file);
     let store = device.share.store();
     store.gc(&mut Vec::new).unwrap();

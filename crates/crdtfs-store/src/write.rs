@@ -21,11 +21,11 @@ use crdtfs_core::port::{Reader, WriteFile};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::ioctl_ficlone;
 
-use crate::chunker::{self, spans};
+use crate::chunker::{Input, chunk_known, fill, spans};
 use crate::gc::Pin;
 use crate::journal::{BaseRecord, BodyRecord, Journal, Record, Recovered, Replay};
 use crate::known::{Known, Like, Unchanged};
-use crate::layer::{Base, Body, Extents, Layer};
+use crate::layer::{Base, Body, Extents, Layer, seek_file};
 use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
 use crate::reader::{ContentReader, Window};
@@ -66,6 +66,8 @@ struct State {
     in_seal: Option<u32>,
     /// Nothing was synced that is not sealed.
     discarded: bool,
+    /// It stays for a later life, sealed or not.
+    left: bool,
 }
 
 impl Handle {
@@ -105,6 +107,7 @@ impl Handle {
             cut: None,
             written: Extents::default(),
             discarded: false,
+            left: false,
         };
         Self { window, stem, state: RwLock::new(state), sealing: Mutex::new(()) }
     }
@@ -175,8 +178,8 @@ impl Handle {
         }
     }
 
-    /// Hashes, chunks and keeps what is there now.
-    pub(crate) fn seal(&self) -> io::Result<ContentRef> {
+    /// Hashes, chunks and keeps what is there now; `None` if that was given up.
+    pub(crate) fn seal(&self, go_on: &dyn Fn() -> bool) -> io::Result<Option<ContentRef>> {
         let _one = self.sealing.lock();
         let (frozen, version, earlier) = {
             let mut state = self.state.write();
@@ -185,23 +188,23 @@ impl Handle {
             if let Some((version, content)) = &state.sealed
                 && *version == state.version
             {
-                return Ok(*content);
+                return Ok(Some(*content));
             }
             if let Body::Memory(bytes) = &state.top.body {
                 let (bytes, version) = (bytes.clone(), state.version);
                 drop(state);
                 let content = self.window.store.put_bytes(&bytes)?;
                 self.state.write().seal(&self.window, version, content);
-                return Ok(content);
+                return Ok(Some(content));
             }
             let frozen = self.freeze(&mut state)?;
             state.in_seal = Some(frozen.generation);
             (frozen, state.version, earlier)
         };
-        let content = self.keep(&frozen, earlier.as_ref());
+        let content = self.keep(&frozen, earlier.as_ref(), go_on);
         let mut state = self.state.write();
         state.in_seal = None;
-        let content = content?;
+        let Some(content) = content? else { return Ok(None) };
         state.seal(&self.window, version, content);
         // What was frozen can be read from the store from now on.
         if let Body::Overlay { base: Some(base @ Base::Frozen(_)), .. } = &mut state.top.body {
@@ -209,14 +212,18 @@ impl Handle {
             state.logged = None;
         }
         self.drop_layers(&mut state);
-        Ok(content)
+        Ok(Some(content))
     }
 
-    /// Chunks what was frozen, and gives it to the store.
-    fn keep(&self, frozen: &Layer, earlier: Option<&ContentRef>) -> io::Result<ContentRef> {
+    /// Chunks what was frozen, and gives it to the store; `None` if that was given up.
+    fn keep(
+        &self,
+        frozen: &Layer,
+        earlier: Option<&ContentRef>,
+        go_on: &dyn Fn() -> bool,
+    ) -> io::Result<Option<ContentRef>> {
         let inner = &self.window.store.inner;
         let adopted = matches!(frozen.body, Body::Plain(_)) && frozen.size >= OBJECT_FROM;
-        let mut read = |buf: &mut [u8], offset: u64| frozen.read_at(buf, offset);
         let mut each = |_, hash: &Hash, chunk: &[u8]| {
             if adopted { Ok(()) } else { Ok(inner.put(hash, chunk, Codec::Raw)?) }
         };
@@ -227,13 +234,19 @@ impl Handle {
             base if in_place => Known::Unchanged(Unchanged { base, size: frozen.size, same: &same }),
             other => Known::Like(Like::new(other)),
         };
-        let chunked = chunker::chunk_known(frozen.size, &mut read, &mut each, known)?;
+        let input = Input {
+            size: frozen.size,
+            read: &mut |buf, offset| frozen.read_at(buf, offset),
+            next_data: &|offset| Ok(frozen.seek(offset, true)?.unwrap_or(frozen.size)),
+            go_on,
+        };
+        let Some(chunked) = chunk_known(input, &mut each, known)? else { return Ok(None) };
         let content = inner.put_manifest(&chunked)?;
         if let (true, Body::Plain(file)) = (adopted, &frozen.body) {
             let path = self.layer_path(frozen.generation);
             inner.adopt_object(&path, file.clone(), &content, &spans(&chunked))?;
         }
-        Ok(content)
+        Ok(Some(content))
     }
 
     /// The chunks of what the layer lies on and shows most of (then true), else of what the file held before, as far as
@@ -376,6 +389,13 @@ impl Handle {
         }
     }
 
+    /// Syncs it with `note`, and has it stay where it is, to be recovered, until it is discarded.
+    pub(crate) fn leave(&self, note: &[u8]) -> io::Result<()> {
+        self.sync(note)?;
+        self.state.write().left = true;
+        Ok(())
+    }
+
     /// Removes its files; what was sealed stays, since objects are links of their own.
     pub(crate) fn discard(&self) {
         let mut state = self.state.write();
@@ -484,8 +504,9 @@ fn copy_file(from: &File, to: &File, size: u64) -> io::Result<()> {
     to.set_len(size)?;
     let mut bytes = vec![0; 1 << 20];
     let mut at = 0;
-    while at < size {
-        let n = chunker::fill(&mut |buf, offset| from.read_at(buf, offset), &mut bytes, at)?;
+    while let Some(data) = seek_file(from, at, true)?.filter(|data| *data < size) {
+        at = data;
+        let n = fill(&mut |buf, offset| from.read_at(buf, offset), &mut bytes, at)?;
         let n = n.min((size - at) as usize);
         if n == 0 {
             break;
@@ -538,7 +559,7 @@ impl WriteFile for Handle {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let state = self.state.read();
         match &state.top.body {
-            Body::Plain(file) => chunker::fill(&mut |buf, offset| file.read_at(buf, offset), buf, offset),
+            Body::Plain(file) => fill(&mut |buf, offset| file.read_at(buf, offset), buf, offset),
             _ => state.top.read_at(buf, offset),
         }
     }
@@ -637,7 +658,7 @@ impl Drop for Handle {
         let keep = {
             let state = self.state.get_mut();
             let sealed = state.sealed.as_ref().is_some_and(|(version, _)| *version == state.version);
-            state.discarded || (state.journal.is_some() && !sealed)
+            state.discarded || state.left || (state.journal.is_some() && !sealed)
         };
         if !keep {
             self.discard();

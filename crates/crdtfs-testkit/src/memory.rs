@@ -14,7 +14,7 @@ use crdtfs_core::id::{Hash, InodeId, RecordId};
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Delta, Entry, Node};
 use crdtfs_core::op::{Applied, Op, OpError};
-use crdtfs_core::port::{Adapter, Content, FileOpener, FolderContent, Reader, Tree, WriteFile};
+use crdtfs_core::port::{Adapter, Content, FileOpener, FolderContent, Reader, RecoveredFile, Tree, WriteFile};
 use crdtfs_core::record::Record;
 use crdtfs_core::view::{Author, View};
 use parking_lot::Mutex;
@@ -27,6 +27,8 @@ pub struct MemoryShare {
     state: Mutex<State>,
     contents: Mutex<BTreeMap<Hash, Arc<[u8]>>>,
     opener: Mutex<Option<Arc<dyn FileOpener>>>,
+    /// Write files that were left for the next to publish, with their notes.
+    left: Mutex<Vec<RecoveredFile>>,
     given_up: Mutex<Vec<ContentRef>>,
     likes: Mutex<Vec<Option<ContentRef>>>,
 }
@@ -57,6 +59,7 @@ impl MemoryShare {
             }),
             contents: Mutex::default(),
             opener: Mutex::default(),
+            left: Mutex::default(),
             given_up: Mutex::default(),
             likes: Mutex::default(),
         })
@@ -328,12 +331,12 @@ impl Content for MemoryShare {
         Ok(Arc::new(TempWriteFile(Arc::new(file))))
     }
 
-    fn seal(&self, file: &dyn WriteFile) -> io::Result<ContentRef> {
+    fn seal(&self, file: &dyn WriteFile, go_on: &dyn Fn() -> bool) -> io::Result<Option<ContentRef>> {
         let mut bytes = Vec::new();
         let mut buf = vec![0; 64 * 1024];
         loop {
             match file.read_at(&mut buf, bytes.len() as u64)? {
-                0 => return Ok(self.keep(&bytes)),
+                0 => return Ok(go_on().then(|| self.keep(&bytes))),
                 len => bytes.extend_from_slice(&buf[..len]),
             }
         }
@@ -347,8 +350,13 @@ impl Content for MemoryShare {
         drop(file);
     }
 
-    fn recover(&self) -> io::Result<Vec<(Vec<u8>, Arc<dyn WriteFile>)>> {
-        Ok(Vec::new())
+    fn leave(&self, file: Arc<dyn WriteFile>, note: &[u8]) -> io::Result<()> {
+        self.left.lock().push((note.to_owned(), file));
+        Ok(())
+    }
+
+    fn recover(&self) -> io::Result<Vec<RecoveredFile>> {
+        Ok(std::mem::take(&mut *self.left.lock()))
     }
 }
 

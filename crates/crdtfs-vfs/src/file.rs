@@ -202,6 +202,7 @@ impl Vfs {
     }
 
     fn writable_handle(&self, handle: u64) -> Result<Arc<Handle>> {
+        self.check_taken()?;
         self.handle(handle).and_then(|handle| if handle.mode.write { Ok(handle) } else { Err(Error::BadHandle) })
     }
 

@@ -18,6 +18,7 @@ mod list;
 mod names;
 mod note;
 mod publish;
+mod queue;
 mod version;
 mod vfs;
 

@@ -5,7 +5,7 @@
 //! by it; of a large one, or one that is synced again and again, the write file is synced with a [`Note`] from which
 //! [`Vfs::new`] finishes the work.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,14 +17,14 @@ use crdtfs_core::name::Name;
 use crdtfs_core::node::{Basis, Delta, Kind, Node, Shown, Time};
 use crdtfs_core::op::{NewNode, Op};
 use crdtfs_core::record::birth_id;
-use parking_lot::{Condvar, Mutex};
-use tracing::{debug, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::attr::now;
 use crate::error::{Error, Result};
 use crate::inodes::Inode;
 use crate::names::is_missing;
 use crate::note::Note;
+use crate::queue::Job;
 use crate::version::{Body, Data, Version, with_room};
 use crate::vfs::Vfs;
 
@@ -35,112 +35,68 @@ pub(crate) const MEMORY_LIMIT: isize = 128 << 20;
 const IDLE: Duration = Duration::from_secs(2);
 /// A file written all the time is published this often.
 const BUSY: Duration = Duration::from_secs(5);
-/// Unless it is larger than this: then only when it is left alone.
+/// Unless it is larger than this: then only when it is left alone, and by nobody who does something else, too.
 const BUSY_MAX: u64 = 64 << 20;
 /// A failed publication is tried again after this.
 const RETRY: Duration = Duration::from_secs(3);
+/// A start waits for so long for what the earlier life left; the rest is published in the background.
+const RECOVER: Duration = Duration::from_secs(1);
+/// The end waits for so long for a publication that does not give up at once (it waits for bytes from elsewhere).
+const GIVE_UP: Duration = Duration::from_secs(1);
 
-type Key = (Instant, u64);
-type Job = (Arc<Inode>, Arc<Version>);
-
-#[derive(Default)]
-struct Waiting {
-    due: BTreeMap<Key, Job>,
-    working: Vec<Job>,
-    sequence: u64,
-    stop: bool,
-}
-
-/// Versions to be published, by when.
-#[derive(Default)]
-pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
-    wake: Condvar,
-}
-
-impl Queue {
-    fn add(&self, inode: &Arc<Inode>, version: &Arc<Version>, body: &mut Body, at: Instant) {
-        let mut waiting = self.waiting.lock();
-        if let Some(key) = body.queued {
-            if key.0 <= at && waiting.due.contains_key(&key) {
-                return;
-            }
-            waiting.due.remove(&key);
-        }
-        waiting.sequence += 1;
-        let key = (at, waiting.sequence);
-        let first = waiting.due.first_key_value().is_none_or(|(first, _)| key < *first);
-        waiting.due.insert(key, (inode.clone(), version.clone()));
-        body.queued = Some(key);
-        drop(waiting);
-        if first {
-            self.wake.notify_one();
-        }
-    }
-
-    pub(crate) fn remove(&self, body: &mut Body) {
-        if let Some(key) = body.queued.take() {
-            self.waiting.lock().due.remove(&key);
-        }
-    }
-
-    pub(crate) fn stop(&self) {
-        self.waiting.lock().stop = true;
-        self.wake.notify_all();
-    }
-
-    /// The next version that is due; waits for it. `None`: no more.
-    fn next(&self) -> Option<Job> {
-        let mut waiting = self.waiting.lock();
-        loop {
-            if waiting.stop {
-                return None;
-            }
-            match waiting.due.first_key_value().map(|(key, _)| key.0) {
-                None => self.wake.wait(&mut waiting),
-                Some(at) if at > Instant::now() => {
-                    self.wake.wait_until(&mut waiting, at);
-                }
-                Some(_) => {
-                    let (_, job) = waiting.due.pop_first()?;
-                    waiting.working.push(job.clone());
-                    if !waiting.due.is_empty() {
-                        self.wake.notify_one();
-                    }
-                    return Some(job);
-                }
-            }
-        }
-    }
-
-    fn oldest(&self) -> Option<Job> {
-        let mut waiting = self.waiting.lock();
-        let (_, job) = waiting.due.pop_first()?;
-        waiting.working.push(job.clone());
-        Some(job)
-    }
-
-    fn done(&self, job: &Job) {
-        let mut waiting = self.waiting.lock();
-        if let Some(at) = waiting.working.iter().position(|(_, version)| Arc::ptr_eq(version, &job.1)) {
-            waiting.working.swap_remove(at);
-        }
-    }
-
-    fn all(&self) -> Vec<Job> {
-        let waiting = self.waiting.lock();
-        waiting.working.iter().chain(waiting.due.values()).cloned().collect()
-    }
+/// Whether a version was published, or is published as it is.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// What it held when that began is; or it is dead, and nothing of it has to be.
+    Done,
+    /// Its bytes were not sealed in time, or the filesystem stops.
+    GivenUp,
 }
 
 /// One state of a version, about to be published.
 struct Snapshot {
     content: ContentRef,
     generation: u64,
+    recovered: bool,
     mtime: Time,
     basis: Basis,
     beside: Option<InodeId>,
     via: Option<(InodeId, Name)>,
+}
+
+/// What came of sealing a version.
+enum Sealed {
+    /// There is nothing to publish.
+    Nothing,
+    /// It was not wanted any more.
+    GivenUp,
+    State(Snapshot),
+}
+
+/// A state of a version that somebody waits for.
+struct Awaited {
+    job: Job,
+    generation: u64,
+    /// How often the version could not be published before.
+    failures: u32,
+}
+
+impl Awaited {
+    fn of(job: Job) -> Self {
+        let (generation, failures) = {
+            let body = job.1.body.lock();
+            (body.generation, body.failures)
+        };
+        Self { job, generation, failures }
+    }
+
+    /// Whether it is published, or need not be; `None` if that is still to come.
+    fn outcome(&self) -> Option<bool> {
+        let body = self.job.1.body.lock();
+        let published = body.dead || !body.dirty() || body.sealed >= self.generation;
+        (published || body.failures != self.failures).then_some(published)
+    }
 }
 
 /// What the next edit from the same handles settles, and where it goes.
@@ -159,10 +115,23 @@ impl Vfs {
         }
     }
 
-    /// Publishes one version in place of the background, which has too much to do.
+    /// Publishes one version in place of the background, which has too much to do; a large one is left to it, though.
     pub(crate) fn publish_oldest(&self) {
-        if let Some(job) = self.queue.oldest() {
+        let Some(job) = self.queue.oldest() else { return };
+        if is_large(&job.1) {
+            self.ask(&job);
+            self.queue.done(&job);
+        } else {
             self.publish_job(&job);
+        }
+    }
+
+    /// Has the background publish a version next, though it may be written on.
+    fn ask(&self, job: &Job) {
+        let (inode, version) = job;
+        let mut body = version.body.lock();
+        if body.dirty() && !std::mem::replace(&mut body.awaited, true) {
+            self.schedule(inode, version, &mut body, Instant::now());
         }
     }
 
@@ -177,12 +146,7 @@ impl Vfs {
             Some(at) if self.memory.load(Ordering::Relaxed) <= MEMORY_LIMIT => {
                 self.schedule(inode, version, &mut version.body.lock(), at);
             }
-            _ => {
-                if let Err(error) = self.publish(inode, version) {
-                    self.report(inode.id, version, &error);
-                    self.schedule(inode, version, &mut version.body.lock(), Instant::now() + RETRY);
-                }
-            }
+            _ => _ = self.publish_or_retry(inode, version, None),
         }
         self.queue.done(job);
     }
@@ -217,55 +181,95 @@ impl Vfs {
         problems.insert(inode, (path, message));
     }
 
-    /// Publishes what a version holds, if it is not published.
+    /// Publishes what a version holds, if it is not published. Waits as long as that takes.
+    ///
+    /// Errors: `Interrupted` if the filesystem stops meanwhile.
     pub(crate) fn publish(&self, inode: &Arc<Inode>, version: &Arc<Version>) -> Result<()> {
-        let _one = version.publishing.lock();
+        match self.publish_until(inode, version, None)? {
+            Outcome::Done => Ok(()),
+            Outcome::GivenUp => Err(Error::Io(io::ErrorKind::Interrupted.into())),
+        }
+    }
+
+    /// Publishes what a version holds; if that fails or is given up, it is tried again by the background.
+    fn publish_or_retry(&self, inode: &Arc<Inode>, version: &Arc<Version>, deadline: Option<Instant>) -> bool {
+        let again = match self.publish_until(inode, version, deadline) {
+            Ok(Outcome::Done) => return true,
+            Ok(Outcome::GivenUp) => Instant::now(),
+            Err(error) => {
+                self.report(inode.id, version, &error);
+                version.body.lock().failures += 1;
+                Instant::now() + RETRY
+            }
+        };
+        let mut body = version.body.lock();
+        body.awaited = false;
+        self.schedule(inode, version, &mut body, again);
+        false
+    }
+
+    fn publish_until(&self, inode: &Arc<Inode>, version: &Arc<Version>, deadline: Option<Instant>) -> Result<Outcome> {
+        let one = match deadline {
+            Some(deadline) => version.publishing.try_lock_until(deadline),
+            None => Some(version.publishing.lock()),
+        };
+        let Some(_one) = one else { return Ok(Outcome::GivenUp) };
         let inode = &self.home(inode);
         let began = Instant::now();
         // Until the tree has what was sealed, nothing else says that it is needed.
         let _held = self.content.hold();
-        if let Some(snapshot) = self.snapshot(version)? {
-            let next = {
-                let _applying = inode.applying.lock();
-                if version.body.lock().dead {
-                    return Ok(());
-                }
-                self.publish_attrs(inode)?;
-                self.publish_content(inode, &snapshot)?
-            };
-            self.published(inode, version, &snapshot, next, began)?;
+        // Never waits: whoever has the body locked may be about to say that it is dead.
+        let is_dead = || version.body.try_lock().is_some_and(|body| body.dead);
+        let in_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let go_on = || !self.stopping.load(Ordering::Relaxed) && in_time() && !is_dead();
+        match self.snapshot(version, &go_on)? {
+            Sealed::Nothing => {}
+            Sealed::GivenUp if version.body.lock().dead => return Ok(Outcome::Done),
+            Sealed::GivenUp => return Ok(Outcome::GivenUp),
+            Sealed::State(snapshot) => {
+                let next = {
+                    let _applying = inode.applying.lock();
+                    if version.body.lock().dead {
+                        return Ok(Outcome::Done);
+                    }
+                    self.publish_attrs(inode, true)?;
+                    self.publish_content(inode, &snapshot)?
+                };
+                self.published(inode, version, &snapshot, next, began)?;
+            }
         }
-        // What was set since, while the bytes still counted as unpublished.
-        self.publish_attrs(inode)?;
+        // What was set since, while the bytes still counted as unpublished, or could not be set before they brought it back.
+        self.publish_attrs(inode, false)?;
         self.inodes.sweep(inode);
-        Ok(())
+        Ok(Outcome::Done)
     }
 
-    /// Seals what a version holds; `None` if there is nothing to publish.
-    fn snapshot(&self, version: &Version) -> Result<Option<Snapshot>> {
+    /// Seals what a version holds, for as long as `go_on` says so.
+    fn snapshot(&self, version: &Version, go_on: &dyn Fn() -> bool) -> Result<Sealed> {
         loop {
             let file = {
                 let body = version.body.lock();
                 match &body.data {
-                    _ if body.dead || !body.dirty() => return Ok(None),
+                    _ if body.dead || !body.dirty() => return Ok(Sealed::Nothing),
                     Data::File(file) => Some(file.clone()),
                     Data::Clean | Data::Memory(_) => None,
                 }
             };
-            // While a write file is sealed nobody writes it.
-            let _alone = file.is_some().then(|| version.writing.write());
+            // Nobody writes a write file until it is fixed what is sealed of it.
+            let alone = Cell::new(file.is_some().then(|| version.writing.write()));
             let (bytes, mut snapshot) = {
                 let body = version.body.lock();
                 let bytes = match (&body.data, &file) {
                     (Data::Memory(bytes), None) => bytes.clone(),
                     (Data::File(now), Some(file)) if Arc::ptr_eq(now, file) => Vec::new(),
-                    (Data::Clean, _) => return Ok(None),
+                    (Data::Clean, _) => return Ok(Sealed::Nothing),
                     // It went from memory to a write file, or the other way, just now.
                     _ => continue,
                 };
                 let snapshot = Snapshot {
                     content: body.content,
                     generation: body.generation,
+                    recovered: body.recovered,
                     mtime: body.mtime,
                     basis: body.basis.clone(),
                     beside: body.beside,
@@ -273,21 +277,28 @@ impl Vfs {
                 };
                 (bytes, snapshot)
             };
-            snapshot.content = match &file {
-                Some(file) => with_room(&*self.content, || self.content.seal(&**file))?,
-                None => with_room(&*self.content, || self.content.put(&bytes))?,
+            let fixed = || {
+                alone.take();
+                go_on()
             };
-            return Ok(Some(snapshot));
+            let sealed = match &file {
+                Some(file) => with_room(&*self.content, || self.content.seal(&**file, &fixed))?,
+                None => Some(with_room(&*self.content, || self.content.put(&bytes))?),
+            };
+            let Some(content) = sealed else { return Ok(Sealed::GivenUp) };
+            snapshot.content = content;
+            return Ok(Sealed::State(snapshot));
         }
     }
 
-    fn publish_attrs(&self, inode: &Inode) -> Result<()> {
+    /// Puts what was set into the tree; `bytes_follow` may bring a file back that was removed elsewhere.
+    fn publish_attrs(&self, inode: &Inode, bytes_follow: bool) -> Result<()> {
         let mut state = inode.state.lock();
         let Some(pending) = state.pending.clone() else { return Ok(()) };
         // With the state locked: nobody sees the node without them, and none that is set now is forgotten.
         let delta = match self.apply(pending.clone().into_op(inode.id)) {
             Ok(applied) => applied.delta,
-            // Removed elsewhere: the bytes bring it back, with the attributes that it had.
+            Err(error) if is_missing(error) && bytes_follow => return Ok(()),
             Err(error) if is_missing(error) => {
                 if let Some(last) = &mut state.last {
                     pending.put_into(last);
@@ -315,6 +326,10 @@ impl Vfs {
         let beside = self.copy_of_own(inode.id, snapshot);
         let id = beside.unwrap_or(inode.id);
         let before = self.tree.node(id);
+        if let Some(before) = before.as_ref().filter(|node| snapshot.recovered && node.content == snapshot.content) {
+            // The earlier life published it, but for the last word of it.
+            return Ok(Next { basis: before.basis.clone(), beside });
+        }
         let unchanged = before.as_ref().filter(|node| node.content == snapshot.content && node.basis == snapshot.basis);
         let op = match unchanged {
             Some(_) => Op::SetAttr { inode: id, mode: None, owner: None, mtime: Some(snapshot.mtime), xattrs: None },
@@ -332,7 +347,7 @@ impl Vfs {
         let delta = match self.apply(op) {
             Ok(applied) => applied.delta,
             Err(error) if is_missing(error) => {
-                return self.rescue(inode, snapshot).map(|basis| Next { basis, beside: None });
+                return self.rescue(inode, snapshot);
             }
             Err(error) => return Err(error.into()),
         };
@@ -363,9 +378,18 @@ impl Vfs {
         own.map_or_else(|| snapshot.basis.clone(), |node| node.basis)
     }
 
-    /// The file was removed elsewhere, for good: what was written here comes back as a new file.
-    fn rescue(&self, inode: &Inode, snapshot: &Snapshot) -> Result<Basis> {
-        let last = inode.state.lock().last.as_deref().cloned();
+    /// The tree does not know the file (it was put back from an older copy): what was written here becomes a new one, which is
+    /// written on by who has it open.
+    fn rescue(&self, inode: &Inode, snapshot: &Snapshot) -> Result<Next> {
+        let last = {
+            let mut state = inode.state.lock();
+            let pending = state.pending.take();
+            let mut last = state.last.as_deref().cloned();
+            if let (Some(pending), Some(last)) = (pending, &mut last) {
+                pending.put_into(last);
+            }
+            last
+        };
         let (mode, owner, xattrs) =
             last.map_or((0o644, None, Default::default()), |node| (node.mode, node.owner, (*node.xattrs).clone()));
         let (dir, name) = snapshot.via.clone().unwrap_or_else(|| (InodeId::ROOT, recovered_name(inode.id)));
@@ -382,16 +406,13 @@ impl Vfs {
         };
         let free = self.tree.child(dir, &name).is_none();
         let name = if free { name } else { recovered_name(inode.id) };
-        let op = Op::Create { dir, name: name.clone(), inode: self.fresh_inode(), place: self.fresh_place(), node };
+        let new = self.fresh_inode();
+        let op = Op::Create { dir, name: name.clone(), inode: new, place: self.fresh_place(), node };
         let applied = self.apply(op)?;
         self.side_effects(&applied.delta, &[], &[]);
-        debug!(%name, "a file removed elsewhere came back with what was written here");
-        // The handles that are still open have published all they had; what they write further has no name.
-        let current = inode.state.lock().current.clone();
-        if let Some(version) = current {
-            version.body.lock().dead = true;
-        }
-        Ok(snapshot.basis.clone())
+        debug!(%name, "a file that the tree does not know came back with what was written here");
+        let basis = self.tree.node(new).map_or_else(|| snapshot.basis.clone(), |node| node.basis);
+        Ok(Next { basis, beside: Some(new) })
     }
 
     /// Notes that a state is published.
@@ -411,6 +432,7 @@ impl Vfs {
             let mut body = version.body.lock();
             (body.basis, body.beside) = (next.basis, next.beside);
             body.sealed = snapshot.generation;
+            (body.recovered, body.awaited) = (false, false);
             body.published = Some((Instant::now(), began.elapsed()));
             body.changed.1 = Instant::now();
             body.content = snapshot.content;
@@ -434,6 +456,7 @@ impl Vfs {
                 }
             }
         }
+        self.queue.tell();
         self.inodes.sweep(inode);
         if let Some((file, note)) = noted {
             // Else what is synced now would be taken for an edit of what was before, and stand beside its own past.
@@ -462,6 +485,7 @@ impl Vfs {
 
     /// Makes what was written through a handle durable, with its name and attributes.
     pub fn fsync(&self, handle: u64) -> Result<()> {
+        self.check_taken()?;
         let handle = self.handle(handle)?;
         let (inode, version) = (&self.home(&handle.inode), &handle.version);
         let (dead, dirty, in_memory, recently) = {
@@ -479,7 +503,7 @@ impl Vfs {
             self.memory.fetch_add(growth, Ordering::Relaxed);
             {
                 let _applying = inode.applying.lock();
-                self.publish_attrs(inode)?;
+                self.publish_attrs(inode, true)?;
             }
             let synced = {
                 let mut body = version.body.lock();
@@ -509,70 +533,123 @@ impl Vfs {
     /// Publishes everything that was written before the call, also through handles that are open; gives up at `deadline`.
     /// True if it is so.
     pub fn settle(&self, deadline: Instant) -> bool {
+        let (large, small): (Vec<Job>, Vec<Job>) = self.queue.all().into_iter().partition(|job| is_large(&job.1));
+        // What takes long is the background's, so that nothing of it is for nothing if it is not done by then.
+        let large: Vec<Awaited> = large.into_iter().map(Awaited::of).collect();
+        large.iter().for_each(|state| self.ask(&state.job));
+        let settled = self.settle_here(&small, deadline);
+        self.await_published(large, deadline) && settled
+    }
+
+    fn settle_here(&self, jobs: &[Job], deadline: Instant) -> bool {
         let mut settled = true;
-        for job in self.queue.all() {
+        for (inode, version) in jobs {
             if Instant::now() >= deadline {
                 return false;
             }
-            let (inode, version) = &job;
-            if let Err(error) = self.publish(inode, version) {
-                self.report(inode.id, version, &error);
-                self.schedule(inode, version, &mut version.body.lock(), Instant::now() + RETRY);
-                settled = false;
-            }
+            settled &= self.publish_or_retry(inode, version, Some(deadline));
         }
         settled
     }
 
-    /// Publishes what an earlier life synced but did not come to publish.
+    /// Has the background publish these states, and waits until it has, or failed to. True if all are published.
+    fn await_published(&self, mut states: Vec<Awaited>, deadline: Instant) -> bool {
+        let mut settled = true;
+        loop {
+            let seen = self.queue.ended();
+            states.retain(|state| match state.outcome() {
+                None => {
+                    self.ask(&state.job);
+                    true
+                }
+                Some(published) => {
+                    settled &= published;
+                    false
+                }
+            });
+            if states.is_empty() {
+                return settled;
+            }
+            if !self.queue.await_end(seen, deadline) {
+                return false;
+            }
+        }
+    }
+
+    /// Publishes what an earlier life left, or synced but did not come to publish.
     ///
-    /// What cannot be published now (a full disk) is shown all the same, as what was written in this life is, and tried again.
+    /// What takes long, or cannot be published now (a full disk), is shown all the same, as what was written in this life is,
+    /// and published in the background.
     pub(crate) fn recover(&self) -> io::Result<()> {
         for (note, file) in self.content.recover()? {
             let note = Note::decode(&note);
             let inode = self.inodes.intern(note.as_ref().map_or_else(|| self.fresh_inode(), |note| note.inode), 0);
-            let shown = self.tree.node(inode.id).map(|node| node.content);
-            if shown.is_some() && self.content.seal(&*file).ok() == shown {
-                // Published already, but for the last word of it.
-                self.tree.sync()?;
-                self.content.discard(file);
-                continue;
-            }
             let mtime = note.as_ref().map_or_else(now, |note| note.mtime);
             let via = note.as_ref().and_then(|note| Some((note.dir?, note.name.clone()?)));
             let basis = note.map(|note| note.basis.into()).unwrap_or_default();
             let version = Arc::new(Version::recovered(file, basis, mtime, via));
             inode.state.lock().current = Some(version.clone());
-            match self.publish(&inode, &version) {
-                Ok(()) => debug!(inode = %inode.id, "published what was synced before the last end"),
-                Err(error) => {
-                    self.report(inode.id, &version, &error);
-                    self.schedule(&inode, &version, &mut version.body.lock(), Instant::now() + RETRY);
-                }
-            }
+            debug!(inode = %inode.id, "goes on with what was written before the last end");
+            self.schedule(&inode, &version, &mut version.body.lock(), Instant::now());
         }
+        let small: Vec<Job> = self.queue.all().into_iter().filter(|job| !is_large(&job.1)).collect();
+        self.settle_here(&small, Instant::now() + RECOVER);
         Ok(())
     }
 
-    /// What was synced and could not be published goes on being kept, for the next start: the store takes a write file that
-    /// is dropped after it was sealed for done with.
-    pub(crate) fn keep_unpublished(&self) {
-        for (_, version) in self.queue.all() {
-            let body = version.body.lock();
-            if let Data::File(file) = &body.data
-                && body.noted
-                && body.dirty()
-                && !body.dead
-            {
-                std::mem::forget(file.clone());
+    /// What is not published is left for the next life, with all that is needed to publish it then. False if not all can be.
+    pub(crate) fn keep_unpublished(&self) -> bool {
+        let mut kept = true;
+        for (inode, version) in self.queue.all() {
+            // Who is at it gives up.
+            let _one = version.publishing.try_lock_for(GIVE_UP);
+            let inode = self.home(&inode);
+            let path = self.path(inode.id, version.body.lock().via.as_ref());
+            match self.keep(&inode, &version) {
+                Ok(true) => info!(path, "is not published yet: that goes on when the share is shown again"),
+                Ok(false) => {}
+                Err(error) => {
+                    error!(path, %error, "cannot keep what was written and is not published");
+                    kept = false;
+                }
             }
         }
+        kept
     }
+
+    /// False if there was nothing to be kept.
+    fn keep(&self, inode: &Inode, version: &Version) -> Result<bool> {
+        {
+            let mut body = version.body.lock();
+            if body.dead || !body.dirty() {
+                return Ok(false);
+            }
+            body.spill(&*self.content)?;
+        }
+        let _applying = inode.applying.lock();
+        if let Err(error) = self.publish_attrs(inode, true) {
+            warn!(inode = %inode.id, %error, "cannot publish what was set on a file; its bytes are kept");
+        }
+        let (file, note) = {
+            let body = version.body.lock();
+            match &body.data {
+                Data::File(file) if body.dirty() && !body.dead => (file.clone(), self.note(inode.id, &body)),
+                _ => return Ok(false),
+            }
+        };
+        self.content.leave(file, &note)?;
+        Ok(true)
+    }
+}
+
+/// Whether publishing a version may take long.
+fn is_large(version: &Version) -> bool {
+    version.body.lock().size() > BUSY_MAX
 }
 
 /// When a version that is due may be published; `None`: now.
 fn due(body: &Body) -> Option<Instant> {
-    if body.writers == 0 || !body.dirty() {
+    if body.writers == 0 || !body.dirty() || body.awaited {
         return None;
     }
     let idle = body.changed.0 + IDLE;

@@ -66,6 +66,12 @@ pub(crate) struct Body {
     pub(crate) queued: Option<(Instant, u64)>,
     /// Whether the write file was synced with a note, which has to be kept up to date.
     pub(crate) noted: bool,
+    /// Whether it comes from an earlier life, which may have published it already.
+    pub(crate) recovered: bool,
+    /// Whether somebody waits for its publication, so that it is due though it is written on.
+    pub(crate) awaited: bool,
+    /// How often it could not be published.
+    pub(crate) failures: u32,
     accounted: isize,
 }
 
@@ -144,7 +150,7 @@ pub(crate) struct Changed {
 /// One version.
 pub(crate) struct Version {
     pub(crate) body: Mutex<Body>,
-    /// Held shared while a write file is written, alone while it is sealed, so that what is sealed is one state.
+    /// Held shared while a write file is written, alone until it is fixed what is sealed, so that it is one state.
     pub(crate) writing: RwLock<()>,
     /// Held while the version is published: one publication at a time.
     pub(crate) publishing: Mutex<()>,
@@ -177,6 +183,9 @@ impl Version {
                 published: None,
                 queued: None,
                 noted: false,
+                recovered: false,
+                awaited: false,
+                failures: 0,
                 accounted: 0,
             }),
             writing: RwLock::new(()),
@@ -191,7 +200,7 @@ impl Version {
             let mut body = version.body.lock();
             body.data = Data::File(file);
             body.generation = 1;
-            body.noted = true;
+            (body.noted, body.recovered) = (true, true);
             body.via = via;
         }
         version
@@ -392,7 +401,7 @@ impl Version {
 }
 
 impl Body {
-    fn spill(&mut self, content: &dyn Content) -> io::Result<()> {
+    pub(crate) fn spill(&mut self, content: &dyn Content) -> io::Result<()> {
         if let Data::Memory(bytes) = &self.data {
             let file = with_room(content, || content.write_file(None))?;
             write_all(content, &*file, bytes, 0)?;

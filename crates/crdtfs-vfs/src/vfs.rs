@@ -20,7 +20,7 @@ use crate::coherence::{Heard, Invalidate};
 use crate::error::{Error, Result};
 use crate::file::Handle;
 use crate::inodes::{Inode, Inodes, State};
-use crate::publish::Queue;
+use crate::queue::Queue;
 
 /// How a share is shown.
 #[derive(Clone, Debug)]
@@ -57,6 +57,8 @@ pub struct Vfs {
     pub(crate) problems: Mutex<BTreeMap<InodeId, (String, String)>>,
     pub(crate) sink: OnceLock<Arc<dyn Invalidate>>,
     pub(crate) stopping: AtomicBool,
+    /// Nothing is taken any more: nobody would publish it.
+    closed: AtomicBool,
     deltas: Mutex<Option<Receiver<Arc<Delta>>>>,
     pub(crate) heard: Heard,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -97,6 +99,7 @@ impl Vfs {
             problems: Mutex::default(),
             sink: OnceLock::new(),
             stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             deltas: Mutex::new(Some(deltas)),
             heard: Heard::default(),
             threads: Mutex::default(),
@@ -129,20 +132,37 @@ impl Vfs {
         Ok(())
     }
 
-    /// Ends the threads. What is not published by then stays so: call [`Vfs::settle`] before.
-    pub fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+    /// Refuses every change from now on, with `ENOTCONN`. Who still has something open when the mount is gone is told so; what was
+    /// taken before [`Vfs::settle`] publishes.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn check_taken(&self) -> Result<()> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::Io(rustix::io::Errno::NOTCONN.into()));
+        }
+        Ok(())
+    }
+
+    /// Ends the threads. What is not published by then (call [`Vfs::settle`] before) is left for the next filesystem over this
+    /// content, also of a later life. False if that cannot be.
+    pub fn stop(&self) -> bool {
+        if self.stopping.swap(true, Ordering::SeqCst) {
+            return true;
+        }
         self.queue.stop();
         self.end_listening();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // A panic was printed by the thread itself and there is nobody left to tell.
             let _ = thread.join();
         }
-        self.keep_unpublished();
+        self.keep_unpublished()
     }
 
     /// Whether a change can be made at all.
     pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_taken()?;
         if self.options.read_only || !self.tree.writable() { Err(Error::ReadOnly) } else { Ok(()) }
     }
 

@@ -313,9 +313,20 @@ fn a_file_removed_elsewhere_while_it_is_written_comes_back() {
     mount.vfs.write(opened.handle, b"2", 0, false).unwrap();
     mount.share.remote(Op::Unlink { dir: InodeId::ROOT, name: Name::try_from("f").unwrap() }).unwrap();
     assert_eq!(mount.read_all(opened.handle), b"2");
-    mount.vfs.release(opened.handle);
+    mount.vfs.setattr(ino, SetAttr { mode: Some(0o600), ..SetAttr::default() }, false).unwrap();
     mount.settle();
     assert_eq!(mount.share.bytes("f").unwrap(), b"2");
+    assert_eq!(mount.vfs.lookup(ROOT, b"f").unwrap().mode & 0o777, 0o600);
+    // Who has it open goes on writing what has the name.
+    mount.vfs.write(opened.handle, b"3", 1, false).unwrap();
+    mount.vfs.fsync(opened.handle).unwrap();
+    mount.settle();
+    assert_eq!(mount.share.bytes("f").unwrap(), b"23");
+    mount.vfs.write(opened.handle, b"4", 2, false).unwrap();
+    mount.vfs.release(opened.handle);
+    mount.settle();
+    assert_eq!(mount.share.bytes("f").unwrap(), b"234");
+    assert_eq!(mount.names(ROOT), [".", "..", "f"]);
 }
 
 #[test]

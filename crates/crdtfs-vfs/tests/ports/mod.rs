@@ -387,6 +387,9 @@ impl Tree for FakeShare {
 
 type Synced = Mutex<Option<(Vec<u8>, Vec<u8>)>>;
 
+/// Files larger than this are published by the background alone.
+pub(crate) const LARGE: usize = 64 << 20;
+
 /// Contents in memory.
 #[derive(Default)]
 pub(crate) struct FakeContent {
@@ -394,6 +397,10 @@ pub(crate) struct FakeContent {
     away: Mutex<HashSet<Hash>>,
     arrived: Condvar,
     pub(crate) full: AtomicBool,
+    /// Large files are being sealed for as long as it is set; how many are, and how many were given up.
+    pub(crate) slow: AtomicBool,
+    pub(crate) sealing: AtomicUsize,
+    pub(crate) given_up: AtomicUsize,
     files: Mutex<Vec<Arc<FakeFile>>>,
     left: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
 }
@@ -536,11 +543,26 @@ impl Content for FakeContent {
         Ok(file)
     }
 
-    fn seal(&self, file: &dyn WriteFile) -> io::Result<ContentRef> {
+    fn seal(&self, file: &dyn WriteFile, go_on: &dyn Fn() -> bool) -> io::Result<Option<ContentRef>> {
         let mut bytes = vec![0; file.size() as usize];
         let read = file.read_at(&mut bytes, 0)?;
-        assert_eq!(read, bytes.len(), "nobody cuts a file that is being sealed");
-        self.put(&bytes)
+        assert_eq!(read, bytes.len(), "nobody cuts a file before it is fixed what is sealed");
+        if bytes.len() > LARGE {
+            self.sealing.fetch_add(1, Ordering::SeqCst);
+            let wanted = loop {
+                match (go_on(), self.slow.load(Ordering::SeqCst)) {
+                    (false, _) => break false,
+                    (true, false) => break true,
+                    (true, true) => std::thread::yield_now(),
+                }
+            };
+            self.sealing.fetch_sub(1, Ordering::SeqCst);
+            if !wanted {
+                self.given_up.fetch_add(1, Ordering::SeqCst);
+                return Ok(None);
+            }
+        }
+        self.put(&bytes).map(Some)
     }
 
     fn put(&self, bytes: &[u8]) -> io::Result<ContentRef> {
@@ -557,10 +579,24 @@ impl Content for FakeContent {
         self.files.lock().unwrap().retain(|kept| Arc::as_ptr(kept).cast::<u8>() != gone);
     }
 
+    fn leave(&self, file: Arc<dyn WriteFile>, note: &[u8]) -> io::Result<()> {
+        let is_here = self.open_write_files();
+        let mut bytes = vec![0; file.size() as usize];
+        file.read_at(&mut bytes, 0)?;
+        self.discard(file);
+        // Who died in a crash leaves nothing.
+        if self.open_write_files() < is_here {
+            self.left.lock().unwrap().push((note.to_vec(), bytes));
+        }
+        Ok(())
+    }
+
     fn recover(&self) -> io::Result<Vec<(Vec<u8>, Arc<dyn WriteFile>)>> {
         let left = std::mem::take(&mut *self.left.lock().unwrap());
         let back = |(note, bytes): (Vec<u8>, Vec<u8>)| {
-            let file = Arc::new(FakeFile { bytes: Mutex::new(bytes), synced: Mutex::default() });
+            let synced = Mutex::new(Some((note.clone(), bytes.clone())));
+            let file = Arc::new(FakeFile { bytes: Mutex::new(bytes), synced });
+            self.files.lock().unwrap().push(file.clone());
             (note, file as Arc<dyn WriteFile>)
         };
         Ok(left.into_iter().map(back).collect())
@@ -580,8 +616,8 @@ impl Content for FakePort {
         self.0.write_file(base)
     }
 
-    fn seal(&self, file: &dyn WriteFile) -> io::Result<ContentRef> {
-        self.0.seal(file)
+    fn seal(&self, file: &dyn WriteFile, go_on: &dyn Fn() -> bool) -> io::Result<Option<ContentRef>> {
+        self.0.seal(file, go_on)
     }
 
     fn put(&self, bytes: &[u8]) -> io::Result<ContentRef> {
@@ -590,6 +626,10 @@ impl Content for FakePort {
 
     fn discard(&self, file: Arc<dyn WriteFile>) {
         self.0.discard(file);
+    }
+
+    fn leave(&self, file: Arc<dyn WriteFile>, note: &[u8]) -> io::Result<()> {
+        self.0.leave(file, note)
     }
 
     fn recover(&self) -> io::Result<Vec<(Vec<u8>, Arc<dyn WriteFile>)>> {
