@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crdtfs_tests::{Lab, Mode, needs, same_trees, until};
+use rustix::process::{Pid, Signal, kill_process};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -97,6 +98,69 @@ fn a_read_only_folder_gives_nothing() {
     });
     assert!(!one.join("mine").exists());
     assert_eq!(fs::read_to_string(other.join("mine")).unwrap(), "stays here\n");
+    a.stop();
+    b.stop();
+}
+
+/// The engine is killed at any moment of a join: the ticket, or the directory, leads on from there.
+#[test]
+fn who_is_killed_while_joining_goes_on() {
+    needs!("who_is_killed_while_joining_goes_on");
+    const ROUNDS: u64 = 16;
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    let one = a.dir("s");
+    put(&one, &[("f", "the first's\n")]);
+    a.show(Mode::Watch, None, &one);
+    for round in 0..ROUNDS {
+        let (dir, state) = (b.dir(&format!("s{round}")), b.dir(&format!("state{round}")));
+        let path = dir.to_str().unwrap();
+        b.set_state_dir(state);
+        let ticket = a.invite(&one, &[]);
+        b.ok(&["start"]);
+        let pid = b.status()["engine"]["pid"].as_i64().unwrap();
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| b.run(&["watch", &ticket, path]));
+            // Anywhere between the call and its end, which is some tens of milliseconds off.
+            std::thread::sleep(Duration::from_millis(round * 4));
+            kill_process(pid, Signal::KILL).unwrap();
+        });
+        b.ok(&["start"]);
+        let again = b.run(&["watch", &ticket, path]);
+        if again.code != Some(0) {
+            assert!(again.stderr.contains(&format!("`crdtfs watch {path}` shows it there again")), "{again}");
+            b.ok(&["watch", path]);
+        }
+        b.wait(&dir, "1");
+        assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "the first's\n");
+        assert_eq!(b.status()["shares"].as_array().unwrap().len(), 1);
+        b.ok(&["stop"]);
+    }
+    a.stop();
+}
+
+/// A share of which it is not known where it is to be shown.
+#[test]
+fn a_ticket_of_a_share_that_nothing_shows_shows_it() {
+    needs!("a_ticket_of_a_share_that_nothing_shows_shows_it");
+    let lab = Lab::new();
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    let (one, other) = (a.dir("s"), b.dir("s"));
+    put(&one, &[("f", "the first's\n")]);
+    a.show(Mode::Watch, None, &one);
+    let ticket = a.invite(&one, &[]);
+    b.show(Mode::Watch, Some(&ticket), &other);
+    b.wait(&other, "all");
+    b.stop();
+    let shares: Vec<_> = fs::read_dir(b.state_dir().join("shares")).unwrap().collect();
+    fs::remove_file(shares[0].as_ref().unwrap().path().join("shown.json")).unwrap();
+    // It is spent, which does not matter.
+    b.show(Mode::Watch, Some(&ticket), &other);
+    assert_eq!(b.status()["shares"].as_array().unwrap().len(), 1);
+    fs::write(one.join("g"), "another\n").unwrap();
+    a.wait(&one, "all");
+    same_trees(&[&one, &other], LIMIT);
     a.stop();
     b.stop();
 }

@@ -189,7 +189,56 @@ fn a_full_log_disk_ends_nothing_and_both_sides_say_why_they_wait() {
     b.wait(&folder, "all");
     same_trees(&[&mount, &folder], LIMIT);
     assert_eq!(threads(), before);
+    until("nothing is said of it any more", LIMIT, || {
+        match a.status()["shares"][0]["problems"].as_array().unwrap().len() {
+            0 => Ok(()),
+            _ => Err(a.status().to_string()),
+        }
+    });
     a.check();
     a.ok(&["stop"]);
     b.ok(&["stop"]);
+}
+
+/// What a folder knows of itself lies on the disk, too; after an error it has to be opened anew.
+#[test]
+fn a_folder_whose_own_state_had_no_room_goes_on() {
+    needs!("a_folder_whose_own_state_had_no_room_goes_on", Fuse, Loop, Tool("mkfs.ext4"));
+    const FILES: usize = 1500;
+    let lab = Lab::new();
+    let small = LoopFs::new(&lab, "small", 96);
+    let (_segment, [mut a, mut b]) = lab.on_one_segment(["a", "b"]);
+    b.set_state_dir(small.dir().join("state"));
+    let (mount, folder) = (a.dir("shared"), small.dir().join("shared"));
+    a.show(Mode::Mount, None, &mount);
+    for n in 0..FILES {
+        fs::write(mount.join(format!("{n}")), format!("{n}\n")).unwrap();
+    }
+    let ticket = a.invite(&mount, &[]);
+    b.show(Mode::Watch, Some(&ticket), &folder);
+    a.wait(&mount, "all");
+    let mut ballast = fill_up(&small);
+    let mut turn = 0;
+    until("its state cannot be saved", LIMIT, || {
+        // Names take no room in a folder, but in what it knows of itself.
+        for n in 0..FILES {
+            let name =
+                |turn: usize| if turn == 0 { format!("{n}") } else { format!("{n}-{turn}-{}", "long".repeat(40)) };
+            fs::rename(mount.join(name(turn)), mount.join(name(turn + 1))).unwrap();
+        }
+        turn += 1;
+        ballast = fill_up(&small);
+        says(&b, &["cannot be saved"])
+    });
+    fs::remove_file(&ballast).unwrap();
+    a.wait(&mount, "all");
+    b.wait(&folder, "all");
+    same_trees(&[&mount, &folder], LIMIT);
+    until("all is well", LIMIT, || match b.status()["shares"][0]["problems"].as_array().unwrap().len() {
+        0 => Ok(()),
+        _ => Err(b.status().to_string()),
+    });
+    b.check();
+    a.stop();
+    b.stop();
 }

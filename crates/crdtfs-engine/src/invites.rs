@@ -17,23 +17,31 @@ use rand::RngCore;
 
 use crate::convert;
 use crate::core::Core;
-use crate::registry::ShareDir;
+use crate::registry::{ShareDir, ShownDir};
 use crate::share::{Share, now_ms};
 use crate::shows::blocking;
 
 /// How long a joiner tries to reach the inviter.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a ticket is good for here.
+pub(crate) enum Use {
+    /// To join its share.
+    Join(Box<Ticket>),
+    /// Its share is here, and nothing ever showed it: only that is left to do.
+    Show(Arc<Share>),
+}
+
 impl Core {
-    /// A new share with this device as its only member.
-    pub(crate) fn create_share(self: &Arc<Self>) -> Result<Arc<Share>, Failure> {
+    /// A new share with this device as its only member, which is to be shown there.
+    pub(crate) fn create_share(self: &Arc<Self>, shown: Option<&ShownDir>) -> Result<Arc<Share>, Failure> {
         let mut nonce = [0; 32];
         rand::rng().fill_bytes(&mut nonce);
         let genesis = Genesis { creator: self.device, nonce, parameters: Parameters::default() };
         let key = Key::new(self.state().key());
         let (_, record) = membership::Membership::create(&genesis, &key, &self.config.name, now_ms())
             .map_err(|error| Failure::failed(format!("cannot make a share: {error}")))?;
-        self.found(&genesis.share(), &genesis.encode(), &[record])
+        self.found(&genesis.share(), &genesis.encode(), &[record], shown)
     }
 
     /// Takes a share back that was made for nothing: nobody joined it and nothing is in it. True if that is so.
@@ -48,8 +56,8 @@ impl Core {
         true
     }
 
-    /// Joins the share of a ticket.
-    pub(crate) async fn join(self: &Arc<Self>, ticket: &Ticket) -> Result<Arc<Share>, Failure> {
+    /// Joins the share of a ticket, which is to be shown there.
+    pub(crate) async fn join(self: &Arc<Self>, ticket: &Ticket, shown: ShownDir) -> Result<Arc<Share>, Failure> {
         let claim = membership::claim(&ticket.key, &ticket.share, &ticket.invitation, &self.device);
         let request = JoinRequest {
             inviter: ticket.inviter,
@@ -65,7 +73,7 @@ impl Core {
         let (core, share, addresses) = (self.clone(), ticket.share, ticket.addrs.clone());
         let inviter = ticket.inviter;
         blocking(move || {
-            let joined = core.found(&share, &welcome.genesis, &welcome.membership)?;
+            let joined = core.found(&share, &welcome.genesis, &welcome.membership, Some(&shown))?;
             joined.note_connected(&inviter, &addresses);
             core.node().remember(inviter, &addresses);
             Ok(joined)
@@ -74,11 +82,20 @@ impl Core {
     }
 
     /// Writes down what a share begins with and lets it run.
-    fn found(self: &Arc<Self>, id: &ShareId, genesis: &[u8], membership: &[Vec<u8>]) -> Result<Arc<Share>, Failure> {
+    fn found(
+        self: &Arc<Self>,
+        id: &ShareId,
+        genesis: &[u8],
+        membership: &[Vec<u8>],
+        shown: Option<&ShownDir>,
+    ) -> Result<Arc<Share>, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
         let dir = ShareDir::create(&self.state().shares(), id).map_err(|e| failed(&e))?;
-        // The genesis last: with it the share is there.
+        // The genesis last: with it the share is there, and an engine that was killed meanwhile leaves none that nothing shows.
         dir.write_membership(membership).map_err(|e| failed(&e))?;
+        if let Some(shown) = shown {
+            dir.write_shown(std::slice::from_ref(shown)).map_err(|e| failed(&e))?;
+        }
         dir.write_genesis(genesis).map_err(|e| failed(&e))?;
         let share = self.open_share(*id, dir).map_err(|e| failed(&e))?;
         self.introduce(&share);
@@ -116,20 +133,18 @@ impl Core {
         }))
     }
 
-    /// Reads a ticket for a share that is not here yet.
-    pub(crate) fn read_ticket(&self, text: &str) -> Result<Ticket, Failure> {
+    /// Reads a ticket for a share that is not here yet, or not shown.
+    pub(crate) fn read_ticket(&self, text: &str) -> Result<Use, Failure> {
         let ticket = Ticket::from_str(text.trim())
             .map_err(|error| Failure::new(FailureKind::Ticket, format!("this ticket cannot be used: {error}")))?;
-        let Some(share) = self.share(&ticket.share) else { return Ok(ticket) };
-        let shown = share.dir().shown().unwrap_or_default();
-        let hint = match shown.first() {
-            Some(shown) => format!(
-                "it is shown at {dir}: `crdtfs {word} {dir}` shows it there again",
-                dir = shown.dir.display(),
-                word = convert::mode_word(shown.mode)
-            ),
-            None => "tickets are for other devices".to_owned(),
-        };
+        let Some(share) = self.share(&ticket.share) else { return Ok(Use::Join(Box::new(ticket))) };
+        let shown = share.dir().shown().map_err(|error| Failure::failed(error.to_string()))?;
+        let Some(shown) = shown.first() else { return Ok(Use::Show(share)) };
+        let hint = format!(
+            "it is shown at {dir}: `crdtfs {word} {dir}` shows it there again",
+            dir = shown.dir.display(),
+            word = convert::mode_word(shown.mode)
+        );
         Err(Failure::new(FailureKind::Ticket, "this ticket is for a share that this device has already")
             .with_hint(hint))
     }

@@ -42,6 +42,19 @@ pub struct ShownDir {
     pub state: String,
 }
 
+impl ShownDir {
+    /// A directory that is to show a share from now on.
+    pub fn new(mode: Mode, dir: &Path, options: &PresentOptions) -> Self {
+        let word = match mode {
+            Mode::Mount => "mount",
+            Mode::Watch => "watch",
+        };
+        let digest = crdtfs_core::id::Hash::of(dir.as_os_str().as_bytes()).to_string();
+        let state = format!("{word}-{}", &digest[..16]);
+        Self { mode, dir: dir.to_owned(), options: options.clone(), active: true, state }
+    }
+}
+
 /// A path as text, or as its bytes where it is no UTF-8.
 mod path_in_json {
     use std::ffi::OsStr;
@@ -205,17 +218,11 @@ impl ShareDir {
         self.write_json("ages.json", ages)
     }
 
-    /// The adapter's own directory for showing the share at `dir`, made if it is not there; its name, and the path.
-    pub fn adapter_dir(&self, mode: Mode, dir: &Path) -> Result<(String, PathBuf), StateError> {
-        let word = match mode {
-            Mode::Mount => "mount",
-            Mode::Watch => "watch",
-        };
-        let digest = crdtfs_core::id::Hash::of(dir.as_os_str().as_bytes()).to_string();
-        let name = format!("{word}-{}", &digest[..16]);
-        let path = self.path.join(&name);
+    /// The adapter's own directory for what is shown, made if it is not there.
+    pub fn adapter_dir(&self, shown: &ShownDir) -> Result<PathBuf, StateError> {
+        let path = self.path.join(&shown.state);
         fs::create_dir_all(&path).map_err(io_at("create", &path))?;
-        Ok((name, path))
+        Ok(path)
     }
 
     fn read_json<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T, StateError> {
@@ -248,13 +255,8 @@ mod tests {
         assert!(ShareDir::list(dir.path()).unwrap().is_empty(), "no genesis yet");
         share.write_genesis(b"genesis").unwrap();
         share.write_membership(&[b"one".to_vec(), Vec::new(), b"three".to_vec()]).unwrap();
-        let shown = ShownDir {
-            mode: Mode::Watch,
-            dir: "/a".into(),
-            options: PresentOptions::default(),
-            active: true,
-            state: share.adapter_dir(Mode::Watch, Path::new("/a")).unwrap().0,
-        };
+        let shown = ShownDir::new(Mode::Watch, Path::new("/a"), &PresentOptions::default());
+        assert!(share.adapter_dir(&shown).unwrap().is_dir());
         share.write_shown(std::slice::from_ref(&shown)).unwrap();
         let odd = ShownDir { dir: std::ffi::OsStr::from_bytes(b"/a\xff").into(), ..shown.clone() };
         share.write_shown(std::slice::from_ref(&odd)).unwrap();

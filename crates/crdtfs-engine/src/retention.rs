@@ -242,7 +242,7 @@ mod tests {
             let now = Arc::new(AtomicI64::new(1_000 * DAY));
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let core = open(dir, &now, &runtime);
-            let share = core.create_share().unwrap();
+            let share = core.create_share(None).unwrap();
             Self { runtime, now, core, share }
         }
 

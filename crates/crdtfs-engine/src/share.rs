@@ -169,6 +169,8 @@ pub(crate) struct Ordered {
     pub(crate) logged: Vector,
     /// Appended since the last sync.
     pub(crate) unsynced: bool,
+    /// The log's buffer could not be written, which the user was told.
+    pub(crate) unflushed: bool,
     /// When the log was last made durable.
     pub(crate) synced: Option<Instant>,
     /// Envelopes that the snapshot does not have.

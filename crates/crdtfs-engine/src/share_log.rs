@@ -10,6 +10,7 @@ use crdtfs_core::node::Delta;
 use crdtfs_core::replica::{CommitError, Received, Replica};
 use crdtfs_core::sync::{Fault, Numbered};
 use crdtfs_core::vector::Vector;
+use crdtfs_store::StoreError;
 use parking_lot::RwLockWriteGuard;
 
 use crate::incarnation::IncarnationFile;
@@ -108,10 +109,17 @@ impl Share {
 
     /// Hands the log's buffer to the system; on a full disk it stays where it is and is tried again.
     fn flush_log(&self, order: &mut Ordered) {
-        if let Err(error) = self.space.with_spare(|| self.log().flush()) {
-            tracing::warn!(share = %self.id(), %error, "the log cannot be written");
-            self.note_trouble(Some(error.to_string()));
-            order.unsynced = true;
+        match self.space.with_spare(|| self.log().flush()) {
+            Ok(()) => {
+                if std::mem::take(&mut order.unflushed) && order.unlogged.is_empty() {
+                    self.note_trouble(None);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(share = %self.id(), %error, "the log cannot be written");
+                self.note_trouble(Some(waits_in_memory(&error)));
+                (order.unflushed, order.unsynced) = (true, true);
+            }
         }
     }
 
@@ -143,9 +151,7 @@ impl Share {
             }
             Err(error) => {
                 tracing::warn!(share = %self.id(), %error, "a change waits until the log can be written");
-                self.note_trouble(Some(format!(
-                    "{error}: changes made here wait in memory. Free some space, then they go on"
-                )));
+                self.note_trouble(Some(waits_in_memory(&error)));
                 order.unlogged.push_back(envelope);
                 false
             }
@@ -350,6 +356,11 @@ impl Share {
     pub(crate) fn announce_all(&self, replica: &Replica, delta: &Delta) {
         self.announce(replica, None, delta);
     }
+}
+
+/// What is said of a log that cannot be written.
+fn waits_in_memory(error: &StoreError) -> String {
+    format!("{error}: changes made here wait in memory. Free some space, then they go on")
 }
 
 #[cfg(test)]

@@ -73,6 +73,11 @@ impl Showing {
         }
     }
 
+    /// See [`Presented::misplaced`].
+    pub(crate) fn misplaced(&self) -> Option<String> {
+        self.presented().filter(|_| self.is_alive())?.misplaced()
+    }
+
     pub(crate) fn state(&self) -> State {
         self.state.borrow().clone()
     }

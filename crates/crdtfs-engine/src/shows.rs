@@ -11,6 +11,7 @@ use crdtfs_core::id::ShareId;
 
 use crate::convert;
 use crate::core::Core;
+use crate::invites::Use;
 use crate::present::{Mode, PresentError, PresentOptions, Presenter, SharePorts};
 use crate::registry::ShownDir;
 use crate::share::Share;
@@ -35,6 +36,15 @@ impl Core {
         .await?;
         // What the engine before showed here is shown with its options, whoever comes first.
         self.resumed(Some(&dir)).await;
+        // Who unmounted or moved it by hand just now need not wait for the next look. Before anything is locked: a filesystem may
+        // never answer.
+        let (core, at) = (self.clone(), dir.clone());
+        let noticed = move || {
+            core.alive_at(&at).iter().for_each(|showing| showing.look());
+            core.notice_ends();
+            Ok(())
+        };
+        blocking(noticed).await?;
         let (showing, how) = {
             let _one_at_a_time = self.changing.lock().await;
             self.show_now(asked, dir, talk).await?
@@ -68,21 +78,18 @@ impl Core {
         dir: PathBuf,
         talk: &mut Talk,
     ) -> Result<(Arc<Showing>, reply::How), Failure> {
-        let (core, noticing) = (self.clone(), self.clone());
+        let core = self.clone();
         let mode = convert::mode_in(asked.mode);
         let presenter = self.presenter(mode)?;
-        // Who unmounted or moved it by hand just now need not wait for the next look.
-        let at = dir.clone();
-        let noticed = move || {
-            noticing.alive_at(&at).iter().for_each(|showing| showing.look());
-            noticing.notice_ends();
-            Ok(())
-        };
-        blocking(noticed).await?;
         if let Some(showing) = self.alive_at(&dir) {
             // A ticket for what is shown here has a message of its own.
             asked.ticket.as_deref().map(|text| self.read_ticket(text)).transpose()?;
-            return already(&showing, &asked).map(|()| (showing, reply::How::Already));
+            already(&showing, &asked)?;
+            let at = showing.clone();
+            return match blocking(move || Ok(at.misplaced())).await? {
+                Some(why) => Err(Failure::new(FailureKind::Busy, why)),
+                None => Ok((showing, reply::How::Already)),
+            };
         }
         self.refuse_nested(&dir)?;
         let ticket = asked.ticket.as_deref().map(|text| self.read_ticket(text)).transpose()?;
@@ -103,19 +110,21 @@ impl Core {
         }
         // What prepare made may have another name than what was asked for.
         let dir = blocking(move || resolve(&dir)).await?;
+        let shown = ShownDir::new(mode, &dir, &options);
         let (share, how) = match (ticket, known) {
-            (Some(ticket), _) => {
+            (Some(Use::Show(share)), _) => (share, reply::How::Resumed),
+            (Some(Use::Join(ticket)), _) => {
                 let progress =
                     reply::Progress { what: "joining".into(), done: 0, total: None, unit: reply::Unit::Items };
                 talk.offer(Item::Progress(progress));
                 // A ticket that did not work leaves nothing behind.
-                let joined = self.join(&ticket).await.inspect_err(|_| unmake(&made));
+                let joined = self.join(&ticket, shown.clone()).await.inspect_err(|_| unmake(&made));
                 (joined?, reply::How::Joined)
             }
             (None, Some((share, _))) => (share, reply::How::Resumed),
             (None, None) => {
-                let core = core.clone();
-                let created = blocking(move || core.create_share()).await.inspect_err(|_| unmake(&made));
+                let (core, shown) = (core.clone(), shown.clone());
+                let created = blocking(move || core.create_share(Some(&shown))).await.inspect_err(|_| unmake(&made));
                 (created?, reply::How::Created)
             }
         };
@@ -124,7 +133,8 @@ impl Core {
             talk.offer(Item::Progress(reply::Progress { what, done: 0, total: None, unit: reply::Unit::Items }));
         }
         let present = move || {
-            core.present(&presenter, share.clone(), dir, &options).inspect_err(|_| {
+            let before = if how == reply::How::Resumed { core.to_be_shown(&share, &shown.dir)? } else { None };
+            core.present(&presenter, share.clone(), shown, before, true).inspect_err(|_| {
                 // A share that was made to be shown here, and cannot be, is nobody's.
                 if how == reply::How::Created && core.discard(&share) {
                     unmake(&made);
@@ -134,20 +144,20 @@ impl Core {
         Ok((blocking(present).await?, how))
     }
 
-    /// Has the adapter show the share; remembers the directory. On an error it is not shown.
+    /// Has the adapter show the share; remembers the directory. On an error it is not shown, and what was to be shown there
+    /// `before` is remembered again. `asked`: see [`SharePorts`].
     fn present(
         self: &Arc<Self>,
         presenter: &Arc<dyn Presenter>,
         share: Arc<Share>,
-        dir: PathBuf,
-        options: &PresentOptions,
+        to_be: ShownDir,
+        before: Option<ShownDir>,
+        asked: bool,
     ) -> Result<Arc<Showing>, Failure> {
-        let mode = presenter.mode();
+        let ShownDir { mode, dir, options, .. } = to_be.clone();
         // The adapter's threads take it over: what they log is about this share.
         let _span = tracing::info_span!("show", share = %share.id(), dir = %dir.display()).entered();
-        let (state_name, state) = share.dir().adapter_dir(mode, &dir).map_err(|e| Failure::failed(e.to_string()))?;
-        let before = self.to_be_shown(&share, &dir)?;
-        let to_be = ShownDir { mode, dir: dir.clone(), options: options.clone(), active: true, state: state_name };
+        let state = share.dir().adapter_dir(&to_be).map_err(|e| Failure::failed(e.to_string()))?;
         // Before it is shown: where it cannot be written down it is refused, not shown and forgotten by the next engine.
         self.remember(&share, to_be.clone())?;
         // What failed or ended here before has a successor now.
@@ -155,7 +165,7 @@ impl Core {
         let showing = Showing::new(share.clone(), dir.clone(), mode, options.clone());
         self.showings.lock().push(showing.clone());
         self.rethink_keeping(&share);
-        match presenter.present(self.ports(&share, state), &dir, options) {
+        match presenter.present(self.ports(&share, state, asked), &dir, &options) {
             Ok(presented) => {
                 showing.ready(presented);
                 share.take_stock_again();
@@ -181,7 +191,7 @@ impl Core {
     }
 
     /// What an adapter gets of a share; `state` is its own directory.
-    fn ports(self: &Arc<Self>, share: &Arc<Share>, state: PathBuf) -> SharePorts {
+    fn ports(self: &Arc<Self>, share: &Arc<Share>, state: PathBuf, asked: bool) -> SharePorts {
         let (weak, id) = (Arc::downgrade(self), share.id());
         SharePorts {
             share: id,
@@ -190,6 +200,7 @@ impl Core {
             content: share.ports(),
             device_name: self.config.name.clone(),
             state,
+            asked,
             progressed: Arc::new(move || {
                 if let Some(core) = weak.upgrade() {
                     core.showing_progressed(&id);
@@ -321,7 +332,7 @@ impl Core {
         if stopping || !listed {
             return;
         }
-        match self.present_again(failed) {
+        match self.present_again(failed, false) {
             Ok(()) => tracing::info!(dir = %failed.dir.display(), "shown, now that it can be"),
             Err(failure) => {
                 tracing::debug!(dir = %failed.dir.display(), error = %failure.message, "still cannot be shown");
@@ -331,10 +342,12 @@ impl Core {
     }
 
     /// Has a directory that showed a share before show it again, as `like` says.
-    fn present_again(self: &Arc<Self>, like: &Showing) -> Result<(), Failure> {
+    fn present_again(self: &Arc<Self>, like: &Showing, asked: bool) -> Result<(), Failure> {
         let presenter = self.presenter(like.mode)?;
         presenter.prepare(&like.dir, &like.options, true).map_err(|e| present_failure(&e))?;
-        self.present(&presenter, like.share.clone(), like.dir.clone(), &like.options).map(|_| ())
+        let before = self.to_be_shown(&like.share, &like.dir)?;
+        let to_be = ShownDir::new(like.mode, &like.dir, &like.options);
+        self.present(&presenter, like.share.clone(), to_be, before, asked).map(|_| ())
     }
 
     /// What could not be shown stays on the list, with the reason.
@@ -359,7 +372,7 @@ impl Core {
         });
         let options = first.map_or_else(|| shown.options.clone(), |first| options_for(first, shown));
         let showing = Showing::new(share.clone(), shown.dir.clone(), shown.mode, options);
-        if let Err(failure) = self.present_again(&showing) {
+        if let Err(failure) = self.present_again(&showing, true) {
             tracing::error!(dir = %shown.dir.display(), error = %failure.message, "cannot show the share again");
             self.keep_failed(showing, failure.message);
             // Not given up: it is tried again, by the next engine, too.

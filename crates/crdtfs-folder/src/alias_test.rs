@@ -48,6 +48,7 @@ impl Side {
             content: self.share.clone(),
             device_name: "test".into(),
             state: self.tmp.path().join("state"),
+            asked: true,
             progressed: Arc::new(|| ()),
         };
         self.shown = Some(FolderPresenter.present(ports, &self.dir(), &PresentOptions::default()).unwrap());

@@ -436,7 +436,6 @@ impl<'a> Applier<'a> {
         }
         let stamp = self.stat(dir, &at.1)?.stamp;
         self.keep(at, id, None, Synced::of(node, stamp));
-        self.synced.read().is_made(id, &stamp.ident);
         let new = self.dir(id)?;
         if let Ok(wd) = self.watcher.add(&new) {
             self.watcher.register(id, wd);

@@ -33,6 +33,8 @@ pub(crate) struct Side {
     pub(crate) share: Arc<MemoryShare>,
     pub(crate) shown: Option<Box<dyn Presented>>,
     options: PresentOptions,
+    /// See [`SharePorts`].
+    pub(crate) asked: bool,
 }
 
 impl Side {
@@ -40,7 +42,13 @@ impl Side {
         let tmp = tempfile::tempdir().unwrap();
         fs::create_dir(tmp.path().join("files")).unwrap();
         fs::create_dir(tmp.path().join("state")).unwrap();
-        Self { tmp, share: MemoryShare::new(device, seed), shown: None, options: PresentOptions::default() }
+        Self {
+            tmp,
+            share: MemoryShare::new(device, seed),
+            shown: None,
+            options: PresentOptions::default(),
+            asked: true,
+        }
     }
 
     fn new(device: &str, seed: u64) -> Self {
@@ -57,8 +65,17 @@ impl Side {
         self.dir().join(path)
     }
 
-    fn try_start(&mut self) -> Result<(), PresentError> {
+    pub(crate) fn try_start(&mut self) -> Result<(), PresentError> {
         self.try_start_on(self.share.clone())
+    }
+
+    /// From the next start on it takes nothing from its user.
+    pub(crate) fn only_receives(&mut self) {
+        self.options.read_only = true;
+    }
+
+    pub(crate) fn state_file(&self) -> PathBuf {
+        self.tmp.path().join("state/folder.redb")
     }
 
     /// On a tree that is not just the share.
@@ -69,12 +86,8 @@ impl Side {
             tree,
             content: self.share.clone(),
             device_name: "test".into(),
-    /// From the next start on it takes nothing from its user.
-    pub(crate) fn only_receives(&mut self) {
-        self.options.read_only = true;
-    }
-
             state: self.tmp.path().join("state"),
+            asked: self.asked,
             progressed: Arc::new(|| ()),
         };
         self.shown = Some(FolderPresenter.present(ports, &self.dir(), &self.options)?);
@@ -104,7 +117,7 @@ impl Side {
 
     /// As after another mount of a filesystem whose numbers do not last.
     pub(crate) fn forget_numbers(&self) {
-        let (db, mut synced, _) = StateDb::open(&self.tmp.path().join("state/folder.redb")).unwrap();
+        let (mut db, mut synced, _) = StateDb::open(&self.state_file()).unwrap();
         synced.forget_numbers();
         synced.changed.nodes = synced.nodes().map(|(id, _)| *id).collect();
         db.save(&mut synced, None).unwrap();
@@ -112,7 +125,7 @@ impl Side {
 
     /// The folder was left otherwise than it was.
     fn say_left(&self, otherwise: impl FnOnce(&mut Left)) {
-        let (db, mut synced, _) = StateDb::open(&self.tmp.path().join("state/folder.redb")).unwrap();
+        let (mut db, mut synced, _) = StateDb::open(&self.state_file()).unwrap();
         let mut left = db.left().unwrap().expect("it was written down");
         otherwise(&mut left);
         synced.changed.nodes = synced.nodes().map(|(id, _)| *id).collect();
@@ -619,9 +632,9 @@ fn a_folder_that_is_missing_is_not_made_anew_and_goes_on_when_it_is_back() {
     fs::rename(a.tmp.path().join("elsewhere"), a.dir()).unwrap();
     FolderPresenter.prepare(&a.dir(), &a.options, true).unwrap();
     a.start();
-    assert_eq!(a.records(), before, "nothing counts as deleted");
     meet(&a, &b);
     assert_eq!((&*a.read("f"), &*b.read("f"), &*b.read("g")), ("f", "f", "g"));
+    assert_eq!(a.records(), 2 * before, "nothing counts as deleted: one more file was made");
 }
 
 /// One in which nothing was ever synced has nothing that belongs there.

@@ -3,8 +3,8 @@
 //! After a crash between the two the view has versions that the tree knows nothing of, though they were made of what lay in this
 //! very folder: an edit that follows them would stand beside them, as if others had made them. So would what is saved over a
 //! version that came from elsewhere, and a file that was moved, and moved again since. A row here says of each that it was here:
-//! written before it is published, and after it was put here. Of directories, too: one may stand where another one stood. The rows
-//! are not synced. While the machine has not gone down since, everything that they say is so; else some of what they say of the
+//! written before it is published, and after it was put here. Of published directories, too: one may stand where another stood. The
+//! rows are not synced. While the machine has not gone down since, everything that they say is so; else some of what they say of the
 //! disk may not have been kept by it: that costs such a conflict copy at worst.
 
 use std::collections::BTreeMap;

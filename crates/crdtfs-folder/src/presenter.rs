@@ -2,12 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crdtfs_core::id::InodeId;
+use crdtfs_core::node::Kind;
 use crdtfs_engine::present::{Mode, PresentError, PresentOptions, Presented, Presenter, Problem, SharePorts};
 use parking_lot::{Mutex, RwLock};
 
@@ -80,7 +81,7 @@ impl Presenter for FolderPresenter {
         apart(&path, &ports.state)?;
         let mut root = open_root(&path, &ports.state)?;
         lock(&root)?;
-        let (db, mut synced, whose) =
+        let (mut db, mut synced, whose) =
             StateDb::open(&ports.state.join(STATE_FILE)).map_err(|error| state_error(&path, &error))?;
         let io = |what: &'static str| {
             let path = path.clone();
@@ -89,6 +90,13 @@ impl Presenter for FolderPresenter {
         let now = Whose::of(ports.share, &root).map_err(io("cannot look at"))?;
         let left = db.left().map_err(|error| state_error(&path, &error))?;
         if !goes_on(&root, &synced, whose, &now, left)? {
+            if !ports.asked {
+                let shown = path.display();
+                return Err(sentence(format!(
+                    "{shown} is not the directory that was synced there, so nothing counts as deleted. Put that back, and it goes \
+                     on; to have this one join the share, run `crdtfs watch {shown}`"
+                )));
+            }
             join_anew(&path, &mut synced, &ports);
             // What is tried below changes the root: if this ends there, the next start must not take it for emptied.
             db.save(&mut synced, None).map_err(|error| state_error(&path, &error))?;
@@ -167,7 +175,7 @@ fn state_error(dir: &Path, error: &StateError) -> PresentError {
 
 /// Whether what was synced last speaks of this folder. Another directory than last time, or an empty one that may be so because a
 /// disk is not there, says nothing about what was deleted.
-fn goes_on(
+pub(crate) fn goes_on(
     root: &Root,
     synced: &SyncedTree,
     whose: Option<Whose>,
@@ -183,7 +191,7 @@ fn goes_on(
         source,
     })?;
     let empty = names.iter().all(is_temporary);
-    let same = whose.as_ref() == Some(now);
+    let same = whose.is_some_and(|whose| whose.is(now));
     let same_share = whose.is_some_and(|w| w.share == now.share);
     if !same && same_share && empty {
         let shown = root.path().display();
@@ -192,7 +200,25 @@ fn goes_on(
              To have this one filled from the share, put any file into it and watch it again"
         )));
     }
-    Ok(same && (!empty || filesystem::was_emptied(root, left)))
+    let borne_out = || now.is_sure() || bears_out(root, synced);
+    Ok(same && if empty { filesystem::was_emptied(root, left) } else { borne_out() })
+}
+
+/// Whether most of what was synced last lies there, of some files: what has no identity of its own is known by that.
+fn bears_out(root: &Root, synced: &SyncedTree) -> bool {
+    const SAMPLE: usize = 64;
+    let files = synced.nodes().filter(|(_, node)| node.kind == Kind::File).filter_map(|(id, node)| {
+        let (dir, name) = synced.names(*id).first()?;
+        Some((synced.path(*dir)?, name, node.stamp.size))
+    });
+    let (mut there, mut all) = (0, 0);
+    for (dir, name, size) in files.take(SAMPLE) {
+        let found = root.dir(&dir).and_then(|dir| dir.stat(name)).ok().flatten();
+        there += usize::from(found.is_some_and(|meta| meta.kind == Kind::File && meta.stamp.size == size));
+        all += 1;
+    }
+    // Without any file to know it by it joins anew, which takes nothing away.
+    all > 0 && there * 2 >= all
 }
 
 /// Forgets what was synced: what lies in the folder joins the share as if it came from elsewhere, which deletes nothing anywhere.
@@ -249,9 +275,13 @@ fn start(
         mailbox: mailbox.clone(),
         shown: shown.clone(),
     })?;
-    let thread =
-        std::thread::Builder::new().name("folder".into()).spawn(move || of_worker.in_scope(|| worker.run()))?;
-    Ok(Box::new(Folder { mailbox, shown, thread: Mutex::new(Some(thread)), path, root: held, whose }))
+    let (running, gone) = channel();
+    let run = move || {
+        let _running = running;
+        of_worker.in_scope(|| worker.run());
+    };
+    let thread = Mutex::new(Some(std::thread::Builder::new().name("folder".into()).spawn(run)?));
+    Ok(Box::new(Folder { mailbox, shown, thread, gone: Mutex::new(gone), path, root: held, whose }))
 }
 
 /// A folder that is kept in sync.
@@ -259,15 +289,26 @@ struct Folder {
     mailbox: Arc<Mailbox>,
     shown: Arc<Shown>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Nothing is sent: the thread drops the other end when it is done.
+    gone: Mutex<Receiver<()>>,
     path: PathBuf,
     /// For as long as it is kept in sync.
     root: Weak<Root>,
     whose: Whose,
 }
 
+impl Folder {
+    /// Whether its thread is done, in time: it may be in the middle of much work, or wait for a filesystem.
+    fn is_gone(&self, patience: Duration) -> bool {
+        let gone = self.gone.try_lock_for(patience);
+        gone.is_some_and(|gone| gone.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected))
+    }
+}
+
 impl Presented for Folder {
     fn problems(&self) -> Vec<Problem> {
-        self.shown.problems.all()
+        let ended = self.shown.ended.lock().clone().map(|message| Problem { path: String::new(), message });
+        ended.into_iter().chain(self.shown.problems.all()).collect()
     }
 
     fn behind(&self) -> bool {
@@ -303,6 +344,7 @@ impl Presented for Folder {
         if self.root.upgrade().is_some_and(|root| !root.in_place()) {
             self.shown.end(vanished(&self.path));
             let _ = self.mailbox.send(Mail::Stop);
+            self.is_gone(STOP_SETTLE);
         }
     }
 
@@ -312,13 +354,13 @@ impl Presented for Folder {
             // On the worker's thread: the filesystem may not answer.
             let _ = self.mailbox.send(Mail::Look);
         }
-        ended
+        ended.filter(|_| self.is_gone(Duration::ZERO))
     }
 
     fn is_back(&self) -> bool {
         Root::open(&self.path)
             .and_then(|root| Whose::of(self.whose.share, &root))
-            .is_ok_and(|there| there == self.whose)
+            .is_ok_and(|there| self.whose.is(&there))
     }
 }
 

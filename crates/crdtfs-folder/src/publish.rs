@@ -260,7 +260,7 @@ impl<'a> Publisher<'a> {
         let at = self.at(at);
         let dir = if self.read_only { at.0 } else { self.ensure_dir(at.0)? };
         if state.kind == Kind::Dir {
-            self.synced.read().is_made(id, &state.stamp.ident);
+            self.synced.read().about_to_make(id, &state.stamp.ident);
         }
         let there = self.tree.child(dir, &at.1);
         if let Some(there) = &there {

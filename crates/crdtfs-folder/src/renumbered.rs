@@ -89,7 +89,7 @@ impl Observer<'_> {
         let known = self.synced.child(place).filter(|id| self.synced.is_dir(*id) && !counts.is_found(*id))?;
         // Where not all was looked at, the kernel knows: a watch ends with its directory.
         let is_gone = all || !self.watcher.has(known);
-        // The last run made it in the place of the other, and ended before it wrote that down.
+        // The last run published it in the place of the other, and ended before it saved that.
         let is_other = self.synced.was_made(&found.stamp.ident);
         (is_gone && !is_other).then_some(known)
     }

@@ -21,6 +21,7 @@ use crate::folder_test::{Side, meet, pair, tree};
 use crate::ignores::Ignores;
 use crate::observe::{Dirty, Found, Observation, Observer};
 use crate::plan_test::state;
+use crate::state::StateDb;
 use crate::synced::{Place, Synced, SyncedTree};
 use crate::watch::Watcher;
 
@@ -266,6 +267,34 @@ fn a_crash_while_a_directory_is_replaced() {
         meet(&a, &b);
         assert_eq!(tree(&a.dir()), done, "after {crash_at} steps");
     }
+}
+
+/// What was published in the place of another directory, and not saved by the engine that did so, is no copy of that one.
+#[test]
+fn a_directory_that_was_published_just_before_a_crash_is_another() {
+    let (a, mut b) = pair();
+    fs::create_dir_all(a.path("d/e")).unwrap();
+    a.write("d/f", "\0one");
+    meet(&a, &b);
+    b.stop();
+    let before = fs::read(b.state_file()).unwrap();
+    b.start();
+    fs::remove_dir_all(b.path("d")).unwrap();
+    b.settle();
+    fs::create_dir(b.path("d")).unwrap();
+    b.write("d/f", "\0two");
+    meet(&a, &b);
+    let (records, done) = (a.records(), tree(&a.dir()));
+    b.stop();
+    fs::write(b.state_file(), before).unwrap();
+    let (db, synced, _) = StateDb::open(&b.state_file()).unwrap();
+    let made = Root::open(&b.path("d")).unwrap().meta().unwrap().stamp.ident;
+    synced.about_to_make(id_of(&b, "d").unwrap(), &made);
+    drop((db, synced));
+    b.start();
+    meet(&a, &b);
+    assert_eq!(tree(&a.dir()), done);
+    assert_eq!(a.records(), records);
 }
 
 /// A folder that is looked at when the test says so.

@@ -4,7 +4,7 @@
 //! out by comparing the folder with the view, or by an intent, which is always durable before what it announces.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
@@ -12,7 +12,7 @@ use crdtfs_core::id::{InodeId, RecordId, ShareId};
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Kind, Time, Xattrs};
 use minicbor::{Decode, Encode};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use thiserror::Error;
 
 use crate::disk::{Ident, Left, Root, Stamp};
@@ -38,6 +38,9 @@ pub(crate) enum StateError {
     /// The database fails.
     #[error("the folder's state: {0}")]
     Database(#[from] redb::Error),
+    /// It was given up after an error, which was reported.
+    #[error("the folder's state is closed; it is opened again when it is saved")]
+    Closed,
     /// Written by a later program.
     #[error("the folder's state has format {0}: needs a newer crdtfs")]
     Newer(u8),
@@ -70,6 +73,19 @@ impl Whose {
     pub(crate) fn of(share: ShareId, root: &Root) -> io::Result<Self> {
         let (ident, filesystem) = root.ident()?;
         Ok(Self { share, root: ident, filesystem })
+    }
+
+    /// Whether number, birth and filesystem are those of `other`, which is there now.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        // What an older version wrote names none.
+        (self.share, self.root) == (other.share, other.root)
+            && (self.filesystem.is_none() || self.filesystem == other.filesystem)
+    }
+
+    /// Whether no other directory has these: without a time of birth the roots of all filesystems of a type have one number, and
+    /// what `f_fsid` says is nothing (FUSE, NFS), or the number of the drive that a disk was put into (FAT).
+    pub(crate) fn is_sure(&self) -> bool {
+        self.root.born != Time::default()
     }
 }
 
@@ -148,33 +164,47 @@ fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, StateError> {
 
 /// The database.
 pub(crate) struct StateDb {
-    database: Database,
+    path: PathBuf,
+    /// `None` after an error: to be opened anew.
+    database: Option<Database>,
+}
+
+fn open(path: &Path) -> Result<Database, StateError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    builder.create(path).map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => StateError::InUse,
+        other => db(other),
+    })
 }
 
 impl StateDb {
     /// Opens or makes the database at `path`, and reads the tree and whose it is (`None`: new).
     pub(crate) fn open(path: &Path) -> Result<(Self, SyncedTree, Option<Whose>), StateError> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE);
-        let database = builder.create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StateError::InUse,
-            other => db(other),
-        })?;
+        let database = open(path)?;
         let txn = database.begin_write().map_err(db)?;
         txn.open_table(INTENTS).map_err(db)?;
         txn.open_table(NODES).map_err(db)?;
         txn.open_table(PLACES).map_err(db)?;
         txn.open_table(META).map_err(db)?;
         txn.commit().map_err(db)?;
-        let state = Self { database };
+        let state = Self { path: path.to_owned(), database: Some(database) };
         let (mut tree, whose) = state.load()?;
         let (journal, unsaved) = Journal::open(&path.with_extension("published")).map_err(redb::Error::Io)?;
         (tree.journal, tree.unsaved) = (Some(journal), unsaved);
         Ok((state, tree, whose))
     }
 
+    fn begin_read(&self) -> Result<ReadTransaction, StateError> {
+        self.database.as_ref().ok_or(StateError::Closed)?.begin_read().map_err(db)
+    }
+
+    fn begin_write(&self) -> Result<WriteTransaction, StateError> {
+        self.database.as_ref().ok_or(StateError::Closed)?.begin_write().map_err(db)
+    }
+
     fn load(&self) -> Result<(SyncedTree, Option<Whose>), StateError> {
-        let txn = self.database.begin_read().map_err(db)?;
+        let txn = self.begin_read()?;
         let meta = txn.open_table(META).map_err(db)?;
         if let Some(version) = meta.get("version").map_err(db)? {
             match version.value() {
@@ -211,7 +241,7 @@ impl StateDb {
 
     /// Says whose state it is.
     pub(crate) fn set_whose(&self, whose: &Whose) -> Result<(), StateError> {
-        let txn = self.database.begin_write().map_err(db)?;
+        let txn = self.begin_write()?;
         {
             let mut meta = txn.open_table(META).map_err(db)?;
             meta.insert("version", &[VERSION][..]).map_err(db)?;
@@ -222,17 +252,29 @@ impl StateDb {
 
     /// How the folder was when the tree was last saved, if that is known.
     pub(crate) fn left(&self) -> Result<Option<Left>, StateError> {
-        let txn = self.database.begin_read().map_err(db)?;
+        let txn = self.begin_read()?;
         let meta = txn.open_table(META).map_err(db)?;
         meta.get("left").map_err(db)?.map(|bytes| decode(bytes.value())).transpose()
     }
 
     /// Writes what changed in the tree, and how the folder is, durably, and clears that list. Costs nothing if nothing did.
-    pub(crate) fn save(&self, tree: &mut SyncedTree, left: Option<Left>) -> Result<(), StateError> {
+    pub(crate) fn save(&mut self, tree: &mut SyncedTree, left: Option<Left>) -> Result<(), StateError> {
         if tree.changed.is_empty() {
             return Ok(());
         }
-        let txn = self.database.begin_write().map_err(db)?;
+        if self.database.is_none() {
+            self.database = Some(open(&self.path)?);
+        }
+        let saved = self.try_save(tree, left);
+        if saved.is_err() {
+            // After an error of the disk (that it is full) it refuses everything until it is opened anew.
+            self.database = None;
+        }
+        saved
+    }
+
+    fn try_save(&self, tree: &mut SyncedTree, left: Option<Left>) -> Result<(), StateError> {
+        let txn = self.begin_write()?;
         {
             let mut nodes = txn.open_table(NODES).map_err(db)?;
             for id in &tree.changed.nodes {
@@ -316,7 +358,7 @@ mod tests {
         let (a, b) = (InodeId([1; 16]), InodeId([2; 16]));
         let whose = Whose { share: ShareId([9; 32]), root: node(1).stamp.ident, filesystem: Some(7) };
         {
-            let (state, mut tree, whose_before) = StateDb::open(&path).expect("opens");
+            let (mut state, mut tree, whose_before) = StateDb::open(&path).expect("opens");
             assert!(whose_before.is_none() && tree.is_empty());
             state.set_whose(&whose).expect("writes");
             for (id, n, ino) in [(a, "x", 11), (b, "y", 12)] {

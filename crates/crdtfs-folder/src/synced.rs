@@ -187,12 +187,12 @@ impl SyncedTree {
         self.write_down(&[(inode, hash_of_given(content)), (inode, hash_of(place)), (inode, row_of(file))]);
     }
 
-    /// A directory is about to be created in the view, or was made here.
-    pub(crate) fn is_made(&self, inode: InodeId, dir: &Ident) {
+    /// A directory that lies here is about to be created in the view, or found there.
+    pub(crate) fn about_to_make(&self, inode: InodeId, dir: &Ident) {
         self.write_down(&[(inode, row_of(dir))]);
     }
 
-    /// Whether the last run published this, or put it here, and did not save that.
+    /// Whether the last run published this, or put this file here, and did not save that.
     pub(crate) fn was_made(&self, file: &Ident) -> bool {
         self.made.contains(file)
     }

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use crdtfs_core::node::Kind;
 use crdtfs_testkit::MemoryShare;
 
+use crate::disk::Root;
 use crate::folder_test::{Side, meet, tree};
+use crate::presenter::goes_on;
 use crate::state::StateDb;
 
 /// Longer than anything here takes.
@@ -113,4 +115,49 @@ fn a_folder_that_is_stopped_is_held_by_nothing() {
     fs::create_dir(a.dir()).unwrap();
     a.write("f", "f");
     assert_eq!(read().unwrap_err().kind(), std::io::ErrorKind::NotFound, "another folder");
+}
+
+/// What could not be shown, or vanished, is tried again by itself: only what was there may come of that.
+#[test]
+fn another_directory_is_only_taken_if_somebody_asks() {
+    let (mut a, _b) = linked();
+    a.stop();
+    let two = a.dir().with_file_name("two");
+    fs::create_dir(&two).unwrap();
+    fs::write(two.join("other"), "other").unwrap();
+    point(&a.dir(), "two");
+    let before = a.records();
+    a.asked = false;
+    let Err(error) = a.try_start() else { panic!("another directory was taken") };
+    assert!(error.to_string().contains("is not the directory that was synced there"), "{error}");
+    assert_eq!(fs::read_dir(&two).unwrap().count(), 1);
+    assert_eq!(a.records(), before);
+    point(&a.dir(), "one");
+    a.start();
+    a.stop();
+    point(&a.dir(), "two");
+    a.asked = true;
+    a.start();
+    a.settle();
+    assert_eq!(tree(&two).into_keys().collect::<Vec<_>>(), ["d", "d/f", "d/g", "other"]);
+}
+
+/// On FUSE the roots of all filesystems look the same.
+#[test]
+fn where_a_root_has_no_identity_what_lies_there_tells_it() {
+    let (mut a, _b) = linked();
+    a.stop();
+    let (_, synced, whose) = StateDb::open(&a.dir().with_file_name("state").join("folder.redb")).unwrap();
+    let mut whose = whose.unwrap();
+    whose.root.born = Default::default();
+    whose.filesystem = Some(0);
+    let one = Root::open(&a.dir()).unwrap();
+    assert!(goes_on(&one, &synced, Some(whose), &whose, None).unwrap());
+    fs::write(a.path("d/f"), "edited while nobody looked").unwrap();
+    assert!(goes_on(&one, &synced, Some(whose), &whose, None).unwrap());
+    let two = a.dir().with_file_name("two");
+    fs::create_dir_all(two.join("d")).unwrap();
+    fs::write(two.join("d/f"), "of another disk").unwrap();
+    let two = Root::open(&two).unwrap();
+    assert!(!goes_on(&two, &synced, Some(whose), &whose, None).unwrap());
 }

@@ -189,11 +189,10 @@ fn who_begins_an_engine_chooses_the_options() {
 /// An engine's parts with a share that the engine before showed in a folder.
 fn shown_before(dir: &Path, switch: &Arc<Switch>, runtime: &Runtime) -> (Arc<Core>, Arc<Share>, ShownDir) {
     let core = Core::open(EngineConfig::for_tests(dir.join("state")), vec![switch.clone()], runtime).unwrap();
-    let share = core.create_share().unwrap();
+    let share = core.create_share(None).unwrap();
     let folder = dir.join("folder");
     fs::create_dir(&folder).unwrap();
-    let (state, _) = share.dir().adapter_dir(Mode::Watch, &folder).unwrap();
-    let shown = ShownDir { mode: Mode::Watch, dir: folder, options: PresentOptions::default(), active: true, state };
+    let shown = ShownDir::new(Mode::Watch, &folder, &PresentOptions::default());
     share.dir().write_shown(std::slice::from_ref(&shown)).unwrap();
     (core, share, shown)
 }
@@ -227,7 +226,8 @@ fn a_directory_is_listed_once_also_where_nothing_can_be_written_down() {
     let other = dir.join("other");
     fs::create_dir(&other).unwrap();
     let presenter = core.presenter(Mode::Watch).unwrap();
-    assert!(core.present(&presenter, share.clone(), other, &PresentOptions::default()).is_err());
+    let elsewhere = ShownDir::new(Mode::Watch, &other, &PresentOptions::default());
+    assert!(core.present(&presenter, share.clone(), elsewhere, None, true).is_err());
     assert_eq!(listed(&core), [ShowState::Ready]);
     assert_eq!(share.dir().shown().unwrap(), [shown]);
     fs::remove_dir(in_the_way(&share)).unwrap();
