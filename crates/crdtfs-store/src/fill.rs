@@ -15,6 +15,7 @@ use crdtfs_core::id::Hash;
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, seek};
 
+use crate::chunker::MAX_CHUNK;
 use crate::error::StoreError;
 use crate::fetch::not_the_content;
 use crate::index::{Key, Place, key};
@@ -143,22 +144,40 @@ impl Filling {
             if self.has(at) {
                 return Ok(());
             }
-            // The file has its length: zeros are there already, unless a torn earlier try left something.
-            let zeros = is_zeros(&self.spans[at]) || is_zero(bytes);
-            if !zeros || !self.is_hole(at) {
-                self.write.write_all_at(bytes, self.spans[at].offset)?;
+            let span = &self.spans[at];
+            if is_zeros(span) || is_zero(bytes) {
+                self.clear(span.offset, span.offset + u64::from(span.len))?;
+            } else {
+                self.write.write_all_at(bytes, span.offset)?;
             }
             self.enter(inner, at);
         }
         self.hash_with(at, bytes)
     }
 
-    fn is_hole(&self, at: usize) -> bool {
-        let span = &self.spans[at];
-        match seek(&*self.read, SeekFrom::Data(span.offset)) {
-            Ok(data) => data >= span.offset + u64::from(span.len),
-            Err(error) => error == rustix::io::Errno::NXIO,
+    /// Makes zeros of what lies between two offsets. The file has its length, so they are there already, unless a torn earlier try
+    /// left something: where there is no hole (chunks begin anywhere in a block, and one with bytes makes all of its first and last
+    /// block data) is looked before anything is written, or one such chunk would make data of all zeros behind it.
+    fn clear(&self, from: u64, end: u64) -> io::Result<()> {
+        let mut at = from;
+        while at < end {
+            let data = match seek(&*self.read, SeekFrom::Data(at)) {
+                Ok(data) => data.max(at),
+                Err(rustix::io::Errno::NXIO) => break,
+                Err(_) => at,
+            };
+            if data >= end {
+                break;
+            }
+            let hole = seek(&*self.read, SeekFrom::Hole(data)).map_or(end, |hole| hole.min(end));
+            let mut bytes = vec![0; (hole - data).min(MAX_CHUNK as u64) as usize];
+            self.read.read_exact_at(&mut bytes, data)?;
+            if !is_zero(&bytes) {
+                self.write.write_all_at(&ZEROS[..bytes.len()], data)?;
+            }
+            at = data + bytes.len() as u64;
         }
+        Ok(())
     }
 
     /// A chunk is in the file.

@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::cell::Cell;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
-use crdtfs_core::port::{Content, WriteFile};
+use crdtfs_core::id::InodeId;
+use crdtfs_core::port::{Content, FolderContent, WriteFile};
 
 use crate::share_tests::{Device, Peer, device, read};
 use crate::store_tests::noise;
@@ -89,6 +91,26 @@ fn a_sparse_object_has_its_holes_where_it_is_fetched_too() {
         let reader = share.open(&content).unwrap();
         assert!(reader.seek(7 * MIB, true).unwrap().unwrap() > 15 * MIB);
     }
+}
+
+/// Chunks begin in the middle of blocks: one with bytes makes data of a block that the zeros beside it have a part of.
+#[test]
+fn zeros_beside_data_take_no_room_and_what_was_left_among_them_goes() {
+    let source = device(Peer::nobody());
+    let content = seal(&source, &*sparse(&source, None));
+    let device = device(Peer::of(source.share.store()));
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(SIZE).unwrap();
+    for (at, len) in WRITTEN {
+        file.write_all_at(&noise(len, at), at).unwrap();
+    }
+    file.write_all_at(b"torn", 25 * MIB + 33).unwrap();
+    device.share.fetch_into(InodeId([1; 16]), &content, &file).unwrap();
+    let mut bytes = vec![0; SIZE as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == written_out());
+    let allocated = file.metadata().unwrap().blocks() * 512;
+    assert!(allocated < 10 * MIB, "{allocated} bytes");
 }
 
 #[test]
