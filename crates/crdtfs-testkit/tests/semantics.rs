@@ -710,6 +710,47 @@ fn a_removed_directory_made_again_is_one() {
     assert_eq!(b.ls("d"), ["more", "new"]);
 }
 
+/// One of the directories that are shown as one was removed and is there only for the sake of what stands in it: it stays the
+/// directory that it is, with all that is in it, when that goes.
+#[test]
+fn the_last_that_stood_in_a_removed_directory_takes_nothing_along() {
+    let acts: [fn(&mut Device); 5] = [
+        |a| _ = a.unlink("n/d/x").unwrap(),
+        |a| _ = a.write("n/d/x", "edited").unwrap(),
+        |a| _ = a.mv("n/d/y", "n/d/x").unwrap(),
+        |a| _ = a.mv("n/d/x", "n/d/y").unwrap(),
+        |a| _ = a.mv("n/d/x", "x").unwrap(),
+    ];
+    // Which of the directories it is that all are shown as goes by their ids.
+    let cases = (0..32).flat_map(|seed| acts.map(|act| (seed, act)));
+    for (seed, act, twin) in cases.flat_map(|(seed, act)| [(seed, act, false), (seed, act, true)]) {
+        let (mut a, mut b) = (Device::new("ann", seed), Device::new("bob", seed));
+        let make = |device: &mut Device| {
+            device.mkdir("n").unwrap();
+            device.mkdir("n/d").unwrap();
+        };
+        make(&mut a);
+        b.sync_from(&a);
+        a.rm_r("n").unwrap();
+        make(&mut a);
+        a.write("n/d/y", "y").unwrap();
+        a.write("n/z", "z").unwrap();
+        b.write("n/d/x", "x").unwrap();
+        if twin {
+            a.write("n/d/x", "x").unwrap();
+        }
+        meet(&mut [&mut a, &mut b]);
+        let shown = |device: &Device| ["n", "n/d", "n/z"].map(|path| device.find(path).unwrap().inode);
+        let (before, records) = (shown(&a), a.log.len());
+        act(&mut a);
+        assert_eq!(shown(&a), before, "seed {seed}");
+        assert!(a.log.len() - records <= 4, "seed {seed}: {} records", a.log.len() - records);
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(shown(&b), before, "seed {seed}");
+        assert!(copies(&a, "").is_empty() && copies(&a, "n").is_empty() && copies(&a, "n/d").is_empty());
+    }
+}
+
 #[test]
 fn chmod_of_an_old_version_and_a_newer_edit_then_promotion() {
     let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base"));

@@ -29,13 +29,17 @@ impl View {
 }
 
 impl Planner<'_> {
-    /// Brings the view up to date and pins every entry that left its place without being named, until none does.
+    /// Brings the view up to date and pins every entry that left its place without being named, until none does, or nothing
+    /// helps.
     pub(super) fn settle(&mut self) {
         for _ in 0..MAX_ROUNDS {
             self.view.update();
             let disturbed = self.disturbed();
-            if disturbed.is_empty() {
-                return;
+            let written = self.records.len();
+            self.revive_gone(&disturbed);
+            if self.records.len() > written {
+                // What stood in them may be where it was again.
+                continue;
             }
             for (dir, name, claimant) in disturbed {
                 match claimant {
@@ -45,12 +49,42 @@ impl Planner<'_> {
                         if let Some(node) = self.view.node_of(place) {
                             self.merge_united(node);
                         }
-                        self.pin(place, dir, &name);
+                        if !self.is_pinned_at(place, dir, &name) {
+                            self.pin(place, dir, &name);
+                        }
                     }
                 }
             }
+            if self.records.len() == written {
+                return;
+            }
         }
         self.view.update();
+    }
+
+    /// Makes directories live that were only shown because of what stood in them, and are gone: no pin gives life, and what they
+    /// were shown as one with would be another directory.
+    fn revive_gone(&mut self, disturbed: &[(InodeId, Name, Claimant)]) {
+        for (.., claimant) in disturbed {
+            let Claimant::Place(place) = claimant else { continue };
+            let view = &*self.view;
+            let Some(node) = view.node_of(*place).filter(|node| view.nodes[node.at()].kind == Some(Kind::Dir)) else {
+                continue;
+            };
+            if view.primary(node).is_some_and(|place| view.places[place.at()].claim.is_none()) {
+                self.revive_dir(node);
+                self.view.update();
+            }
+        }
+    }
+
+    /// Whether the pin that counts has a place there already: the same again would change nothing.
+    fn is_pinned_at(&self, place: PlaceIx, dir: InodeId, name: &Name) -> bool {
+        let view = &*self.view;
+        let eval = view.places[view.places[place.at()].class.at()].eval.as_ref();
+        eval.filter(|eval| eval.pinned && eval.name == *name).is_some_and(|eval| {
+            view.node_index.get(&dir).is_some_and(|dir| view.home(*dir) == view.home(view.as_dir(eval.parent)))
+        })
     }
 
     /// Entries that the operation did not name and that are not where they were.
