@@ -98,6 +98,16 @@ impl Side {
         self.try_start().unwrap();
     }
 
+    /// Takes what another side has, and is killed after so many steps on the disk.
+    pub(crate) fn crash_with(&mut self, steps: i64, other: &Self) {
+        let fuse = crash::fuse_of(&self.dir());
+        fuse.store(steps, Ordering::SeqCst);
+        MemoryShare::exchange(&other.share, &self.share);
+        self.shown.as_ref().unwrap().settle(Instant::now() + Duration::from_millis(300));
+        drop(self.shown.take());
+        fuse.store(-1, Ordering::SeqCst);
+    }
+
     pub(crate) fn stop(&mut self) {
         self.shown.take().unwrap().stop().unwrap();
     }

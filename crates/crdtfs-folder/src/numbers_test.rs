@@ -2,16 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::InodeId;
 use crdtfs_core::node::{Kind, Time};
 use crdtfs_core::port::Tree;
-use crdtfs_testkit::MemoryShare;
 
-use crate::crash;
 use crate::folder_test::{Side, meet, pair, tree};
 use crate::plan_test::state;
 use crate::synced::SyncedTree;
@@ -144,12 +141,7 @@ fn a_crash_while_others_renames_are_applied() {
         fs::rename(a.path("from"), a.path("to")).unwrap();
         a.settle();
         let done = tree(&a.dir());
-        let fuse = crash::fuse_of(&b.dir());
-        fuse.store(crash_at, Ordering::SeqCst);
-        MemoryShare::exchange(&a.share, &b.share);
-        b.shown.as_ref().unwrap().settle(Instant::now() + Duration::from_millis(300));
-        drop(b.shown.take());
-        fuse.store(-1, Ordering::SeqCst);
+        b.crash_with(crash_at, &a);
         b.forget_numbers();
         b.start();
         meet(&a, &b);

@@ -15,7 +15,6 @@ use crdtfs_core::port::Tree;
 use crdtfs_core::record::Record;
 use crdtfs_testkit::MemoryShare;
 
-use crate::crash;
 use crate::disk::{Ident, Root};
 use crate::folder_test::{Side, meet, pair, tree};
 use crate::ignores::Ignores;
@@ -257,12 +256,7 @@ fn a_crash_while_a_directory_is_replaced() {
         a.write("d/e/g", "\0two");
         a.settle();
         let done = tree(&a.dir());
-        let fuse = crash::fuse_of(&b.dir());
-        fuse.store(crash_at, Ordering::SeqCst);
-        MemoryShare::exchange(&a.share, &b.share);
-        b.shown.as_ref().unwrap().settle(Instant::now() + Duration::from_millis(300));
-        drop(b.shown.take());
-        fuse.store(-1, Ordering::SeqCst);
+        b.crash_with(crash_at, &a);
         b.start();
         meet(&a, &b);
         assert_eq!(tree(&a.dir()), done, "after {crash_at} steps");

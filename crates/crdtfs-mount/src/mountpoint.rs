@@ -279,15 +279,18 @@ fn unmount_by_helper(dir: &Path, lazily: bool) -> io::Result<()> {
 
 /// What is mounted at a directory, the topmost; the directory as the mount table writes it (absolute, without links).
 pub(crate) fn mounted_at(dir: &Path) -> io::Result<Option<MountedAt>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|&byte| byte == b'\n').filter_map(parse_mount).rfind(|mount| mount.dir == dir))
+    Ok(mounts()?.into_iter().rfind(|mount| mount.dir == dir))
 }
 
 /// Where a device is mounted, in the order of the mount table.
 pub(crate) fn places_of(device: &str) -> io::Result<Vec<PathBuf>> {
+    Ok(mounts()?.into_iter().filter(|mount| mount.device == device).map(|mount| mount.dir).collect())
+}
+
+/// The mount table, in its order.
+fn mounts() -> io::Result<Vec<MountedAt>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
-    let mounts = table.split(|&byte| byte == b'\n').filter_map(parse_mount);
-    Ok(mounts.filter(|mount| mount.device == device).map(|mount| mount.dir).collect())
+    Ok(table.split(|&byte| byte == b'\n').filter_map(parse_mount).collect())
 }
 
 /// Reads a line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::Hash;
 use parking_lot::Mutex;
-use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, seek};
+use rustix::fs::{OFlags, fcntl_getfl};
 
 use crate::chunker::MAX_CHUNK;
 use crate::error::StoreError;
 use crate::fetch::not_the_content;
 use crate::index::{Key, Place, key};
+use crate::layer::seek_file;
 use crate::object::OBJECT_FROM;
 use crate::store::{ChunkSpan, Inner};
 use crate::zeros::{ZEROS, is_zeros};
@@ -107,13 +108,10 @@ impl Filling {
             }
             // The next place that is no hole; a chunk of zeros is found when it is "fetched" from nowhere.
             if data.is_none_or(|data| data < span.offset) {
-                data = match seek(&*self.read, SeekFrom::Data(span.offset)) {
-                    Ok(data) => Some(data),
-                    Err(rustix::io::Errno::NXIO) => break,
-                    Err(_) => Some(span.offset),
-                };
+                data = self.data_from(span.offset);
             }
-            if data.is_some_and(|data| data >= span.offset + u64::from(span.len)) {
+            let Some(data) = data else { break };
+            if data >= span.offset + u64::from(span.len) {
                 continue;
             }
             let mut bytes = vec![0; span.len as usize];
@@ -155,21 +153,19 @@ impl Filling {
         self.hash_with(at, bytes)
     }
 
+    /// The next place that is no hole; where the filesystem does not tell, any is none.
+    fn data_from(&self, at: u64) -> Option<u64> {
+        seek_file(&self.read, at, true).unwrap_or(Some(at))
+    }
+
     /// Makes zeros of what lies between two offsets. The file has its length, so they are there already, unless a torn earlier try
     /// left something: where there is no hole (chunks begin anywhere in a block, and one with bytes makes all of its first and last
     /// block data) is looked before anything is written, or one such chunk would make data of all zeros behind it.
     fn clear(&self, from: u64, end: u64) -> io::Result<()> {
         let mut at = from;
         while at < end {
-            let data = match seek(&*self.read, SeekFrom::Data(at)) {
-                Ok(data) => data.max(at),
-                Err(rustix::io::Errno::NXIO) => break,
-                Err(_) => at,
-            };
-            if data >= end {
-                break;
-            }
-            let hole = seek(&*self.read, SeekFrom::Hole(data)).map_or(end, |hole| hole.min(end));
+            let Some(data) = self.data_from(at).filter(|data| *data < end) else { break };
+            let hole = seek_file(&self.read, data, false).ok().flatten().map_or(end, |hole| hole.min(end));
             let mut bytes = vec![0; (hole - data).min(MAX_CHUNK as u64) as usize];
             self.read.read_exact_at(&mut bytes, data)?;
             if !is_zero(&bytes) {

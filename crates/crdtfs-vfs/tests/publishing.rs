@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use crdtfs_core::id::InodeId;
 use crdtfs_core::name::Name;
 use crdtfs_core::node::{Kind, Node, Owner};
-use crdtfs_core::port::{Adapter, Tree};
-use crdtfs_vfs::{Make, OpenMode, Owners, ROOT, SetAttr, Vfs, VfsOptions, XattrMode};
-use ports::{FakePort, FakeShare};
+use crdtfs_core::port::Tree;
+use crdtfs_vfs::{Make, OpenMode, ROOT, SetAttr, Vfs, XattrMode};
+use ports::{FakeShare, vfs};
 
 const READ: OpenMode = OpenMode { read: true, write: false, append: false, truncate: false };
 const WRITE: OpenMode = OpenMode { read: true, write: true, append: false, truncate: false };
@@ -37,11 +37,7 @@ impl Drop for Mounted {
 impl Mounted {
     fn new() -> Self {
         let (state, share) = (tempfile::tempdir().unwrap(), FakeShare::new());
-        let owner = Owners::Fixed(Owner { uid: 0, gid: 0 });
-        let options = VfsOptions { owner, read_only: false, state: state.path().to_path_buf() };
-        let content = Arc::new(FakePort(share.contents.clone()));
-        let vfs = Vfs::new(share.clone(), content, Adapter(1), options).unwrap();
-        Self { vfs, share, _state: state }
+        Self { vfs: vfs(&share, &state), share, _state: state }
     }
 
     fn create(&self, name: &str, bytes: &[u8]) -> u64 {

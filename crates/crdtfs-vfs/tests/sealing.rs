@@ -9,9 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crdtfs_core::node::{Kind, Owner};
-use crdtfs_core::port::Adapter;
-use crdtfs_vfs::{Make, OpenMode, Owners, ROOT, SetAttr, Vfs, VfsOptions};
-use ports::{FakePort, FakeShare, LARGE};
+use crdtfs_vfs::{Make, OpenMode, ROOT, SetAttr, Vfs};
+use ports::{FakeShare, LARGE, vfs};
 
 const WRITE: OpenMode = OpenMode { read: true, write: true, append: false, truncate: false };
 
@@ -66,12 +65,6 @@ impl Mounted {
     fn settle(&self) {
         assert!(self.vfs.settle(Instant::now() + Duration::from_secs(60)));
     }
-}
-
-fn vfs(share: &Arc<FakeShare>, state: &tempfile::TempDir) -> Arc<Vfs> {
-    let owner = Owners::Fixed(Owner { uid: 0, gid: 0 });
-    let options = VfsOptions { owner, read_only: false, state: state.path().to_path_buf() };
-    Vfs::new(share.clone(), Arc::new(FakePort(share.contents.clone())), Adapter(1), options).unwrap()
 }
 
 fn until(condition: impl Fn() -> bool) {

@@ -13,9 +13,10 @@ use std::time::Duration;
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::{Hash, InodeId, RecordId};
 use crdtfs_core::name::Name;
-use crdtfs_core::node::{Basis, Delta, Entry, EntryChange, Kind, Node, NodeChange, Shown};
+use crdtfs_core::node::{Basis, Delta, Entry, EntryChange, Kind, Node, NodeChange, Owner, Shown};
 use crdtfs_core::op::{Applied, Op, OpError, RenameMode};
 use crdtfs_core::port::{Adapter, Content, Reader, Tree, WriteFile};
+use crdtfs_vfs::{Owners, Vfs, VfsOptions};
 
 #[derive(Default)]
 struct Maps {
@@ -635,4 +636,11 @@ impl Content for FakePort {
     fn recover(&self) -> io::Result<Vec<(Vec<u8>, Arc<dyn WriteFile>)>> {
         self.0.recover()
     }
+}
+
+/// A filesystem over a share, as another one over it that had this state left it.
+pub(crate) fn vfs(share: &Arc<FakeShare>, state: &tempfile::TempDir) -> Arc<Vfs> {
+    let owner = Owners::Fixed(Owner { uid: 0, gid: 0 });
+    let options = VfsOptions { owner, read_only: false, state: state.path().to_path_buf() };
+    Vfs::new(share.clone(), Arc::new(FakePort(share.contents.clone())), Adapter(1), options).unwrap()
 }
