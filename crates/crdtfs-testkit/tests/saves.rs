@@ -148,6 +148,54 @@ fn a_real_other_file_moved_over_is_no_save() {
     assert_eq!(a.read("f").unwrap(), "\0g");
 }
 
+/// Files that were made lately change their names among them: which of them is removed first does not matter.
+#[test]
+fn files_that_swap_their_names_are_no_saves_of_each_other() {
+    for first in ["x", "y"] {
+        let (mut a, mut b) = two(|_| {});
+        a.write("x", b"\0x").unwrap();
+        a.write("y", b"\0y").unwrap();
+        let [x, y] = ["x", "y"].map(|name| a.find(name).unwrap().inode);
+        a.mv("x", "t").unwrap();
+        a.mv("y", "x").unwrap();
+        a.mv("t", "y").unwrap();
+        let (second, stays) = if first == "x" { ("y", x) } else { ("x", y) };
+        a.unlink(first).unwrap();
+        assert_eq!(a.find(second).unwrap().inode, stays);
+        assert_eq!(b.find(second).map(|node| node.inode), None);
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!((b.ls(""), b.find(second).unwrap().inode), (vec![second.to_string()], stays));
+    }
+}
+
+#[test]
+fn a_file_that_is_numbered_on_is_no_save_of_the_one_before() {
+    let (mut a, _) = two(|_| {});
+    a.write("log.1", b"\0older").unwrap();
+    a.write("log", b"\0old").unwrap();
+    let old = a.find("log").unwrap().inode;
+    a.mv("log.1", "log.2").unwrap();
+    a.mv("log", "log.1").unwrap();
+    a.unlink("log.2").unwrap();
+    assert_eq!(a.find("log.1").unwrap().inode, old);
+}
+
+/// As by moving aside, but what takes the place was written before.
+#[test]
+fn a_file_written_before_the_old_one_is_moved_aside_is_an_edit_of_it() {
+    let (mut a, mut b) = two(|a| _ = a.write("f", LINES));
+    let inode = a.find("f").unwrap().inode;
+    a.write("f.new", LINES.replace("2\n", "two\n")).unwrap();
+    a.mv("f", "f.old").unwrap();
+    a.mv("f.new", "f").unwrap();
+    a.unlink("f.old").unwrap();
+    assert_eq!(a.find("f").unwrap().inode, inode);
+    b.write("f", LINES.replace("8\n", "eight\n")).unwrap();
+    meet(&mut [&mut a, &mut b]);
+    assert_eq!(a.ls(""), ["f"]);
+    assert_eq!(a.read("f").unwrap(), LINES.replace("2\n", "two\n").replace("8\n", "eight\n"));
+}
+
 /// The ways to save that leave one file.
 const WAYS: [fn(&mut Device, &str, &str); 5] = [save_over, save_aside, save_anew, save_by_removal, save_in_place];
 

@@ -3,9 +3,11 @@
 //! An editor that writes a temporary file and renames it over the old one, or moves the old one aside, writes a new one
 //! and removes the backup, means an edit. It becomes one, of the old inode, if all of this holds: both files have one
 //! name; the new one was created on this device, in the directory of the old one, less than ten minutes ago; and no
-//! other device's record on it is known here. So does a file that takes the name of one that was removed here some
-//! seconds before, created under it or, under the same conditions, renamed to it. The facts are local and forgotten with the view; they only choose which
-//! records are written, never what records mean.
+//! other device's record on it is known here. What takes the place of one that was moved aside was moreover created
+//! after that, or before under a name for that and renamed once: files that change their names among them are none. So
+//! does a file that takes the name of one that was removed here some seconds before, created under it or, under the same
+//! conditions, renamed to it. The facts are local and forgotten with the view; they only choose which records are written,
+//! never what records mean.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -38,14 +40,21 @@ pub(super) struct LocalFacts {
     removals: VecDeque<(u64, (InodeId, Name))>,
     /// When each fact was noted, the oldest first.
     order: VecDeque<(u64, InodeId)>,
+    /// How many were noted ever.
+    noted: u64,
 }
 
 /// A file created here.
 struct Created {
     then_ms: u64,
     dir: InodeId,
+    name: Name,
     /// Records on it that were made here.
     records: usize,
+    /// Renames of it since.
+    renames: u32,
+    /// Which of all facts it is.
+    number: u64,
 }
 
 /// A file renamed or removed here: where it stood, with the stamps that it had there.
@@ -57,6 +66,8 @@ pub(super) struct Stood {
     name: Name,
     parent: (InodeId, Option<RecordId>),
     name_stamp: Option<RecordId>,
+    /// Which of all facts it is.
+    number: u64,
 }
 
 /// A file removed here.
@@ -66,7 +77,24 @@ struct Removed {
     records: usize,
 }
 
+impl Created {
+    /// Whether it was written to take the place of what was moved aside: anew since then, or before under a name that says so.
+    fn is_in_place_of(&self, aside: &Stood) -> bool {
+        let name = self.name.as_bytes();
+        let meant = || {
+            let of = aside.name.as_bytes();
+            looks_temporary(name, false) || (name != of && name.windows(of.len()).any(|part| part == of))
+        };
+        self.number > aside.number || (self.renames == 1 && meant())
+    }
+}
+
 impl LocalFacts {
+    fn number(&mut self) -> u64 {
+        self.noted += 1;
+        self.noted
+    }
+
     fn expire(&mut self, now_ms: u64) {
         while let Some((then, key)) = self.removals.front() {
             if now_ms.saturating_sub(*then) < ANEW_WINDOW_MS && self.removals.len() < MAX_FACTS {
@@ -113,10 +141,13 @@ impl View {
     /// Remembers what a later operation has to know of this one.
     pub(super) fn note_local(&mut self, op: &Op, now_ms: u64, records: &[(RecordId, Record)]) {
         self.local.expire(now_ms);
-        if let Op::Create { dir, inode, node, .. } = op
+        if let Op::Create { dir, name, inode, node, .. } = op
             && node.kind == Kind::File
         {
-            self.local.created.insert(*inode, Created { then_ms: now_ms, dir: *dir, records: 0 });
+            let number = self.local.number();
+            let (dir, name) = (*dir, name.clone());
+            let created = Created { then_ms: now_ms, dir, name, records: 0, renames: 0, number };
+            self.local.created.insert(*inode, created);
             self.local.order.push_back((now_ms, *inode));
         }
         if self.local.created.is_empty() {
@@ -158,6 +189,7 @@ impl Planner<'_> {
             name: name.clone(),
             parent: (parent, record.parent_stamp.or(Some(birth))),
             name_stamp: record.name_stamp.or(Some(birth)),
+            number: view.local.noted,
         })
     }
 
@@ -166,7 +198,11 @@ impl Planner<'_> {
         let (Some(fact), Some(node)) = (self.stands(place, dir, name), self.view.node_of(place)) else { return };
         let view = &mut *self.view;
         let inode = view.nodes[node.at()].id;
-        view.local.moved.insert(inode, fact);
+        if let Some(created) = view.local.created.get_mut(&inode) {
+            created.renames += 1;
+        }
+        let number = view.local.number();
+        view.local.moved.insert(inode, Stood { number, ..fact });
         view.local.order.push_back((self.now_ms, inode));
     }
 
@@ -271,6 +307,9 @@ impl Planner<'_> {
         let Some(dir) = view.node_index.get(&fact.dir).map(|dir| view.home(*dir)) else { return false };
         let Some((source, _)) = view.lookup(dir, fact.name.as_bytes()) else { return false };
         if source == backup || !self.is_save_under_way(source, dir) || !self.would_stand_in(fact, dir) {
+            return false;
+        }
+        if !view.local.created.get(&source).is_some_and(|created| created.is_in_place_of(fact)) {
             return false;
         }
         // Another of its names is no backup.
