@@ -169,11 +169,25 @@ pub(crate) struct StateDb {
     database: Option<Database>,
 }
 
+/// Opens the database, made first if there is none. Who is ended while it is made leaves none: the file gets its name when it
+/// can be opened.
 fn open(path: &Path) -> Result<Database, StateError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE);
-    builder.create(path).map_err(|error| match error {
+    if !path.try_exists().map_err(redb::Error::Io)? {
+        let making = path.with_extension("making");
+        match std::fs::remove_file(&making) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(db(redb::Error::Io(error))),
+            _ => {}
+        }
+        drop(builder.create(&making).map_err(db)?);
+        std::fs::rename(&making, path).map_err(redb::Error::Io)?;
+    }
+    builder.open(path).map_err(|error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => StateError::InUse,
+        redb::DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            StateError::Damaged(format!("{}: {error}", path.display()))
+        }
         other => db(other),
     })
 }
@@ -348,6 +362,27 @@ mod tests {
             xattrs: Arc::new([(b"user.a".to_vec(), b"b".to_vec())].into()),
             target: b"".to_vec().into(),
         }
+    }
+
+    /// As redb leaves a file that it was ended over, and a full disk one that it had no room for.
+    #[test]
+    fn what_was_left_half_made_is_made_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state.redb");
+        std::fs::write(path.with_extension("making"), [0; 4096]).expect("writes");
+        let (_, tree, whose) = StateDb::open(&path).expect("opens");
+        assert!(tree.is_empty() && whose.is_none());
+        assert!(!path.with_extension("making").exists());
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state.redb");
+        std::fs::write(&path, [0; 4096]).expect("writes");
+        let Err(error) = StateDb::open(&path) else { panic!("it is no database") };
+        assert!(matches!(&error, StateError::Damaged(_)) && error.to_string().contains("state.redb"), "{error}");
+        assert_eq!(std::fs::read(&path).expect("reads"), [0; 4096]);
     }
 
     #[test]

@@ -249,7 +249,7 @@ impl Job<'_> {
         if matches!(self.into, Into::Folder(_, _, file) if !space.holds(file)) {
             return Ok(());
         }
-        let bytes = lacking.iter().map(|at| takes(&self.spans[*at])).sum();
+        let bytes = lacking.iter().map(|at| zeros::room(&self.spans[*at])).sum();
         self.taken = if bytes > 0 { Some(space.take(bytes)?) } else { None };
         Ok(())
     }
@@ -295,7 +295,7 @@ impl Job<'_> {
 
     /// Takes a verified chunk.
     fn accept(&self, inner: &Inner, at: usize, bytes: &[u8]) -> io::Result<()> {
-        match (&self.taken, takes(&self.spans[at])) {
+        match (&self.taken, zeros::room(&self.spans[at])) {
             (Some(taken), room) if room > 0 => taken.write(room, || self.write(inner, at, bytes)),
             _ => self.write(inner, at, bytes),
         }
@@ -425,11 +425,6 @@ fn read_local(
         }
     }
     late
-}
-
-/// Bytes of the disk that a chunk takes: one of zeros stays a hole.
-fn takes(span: &ChunkSpan) -> u64 {
-    if is_zeros(span) { 0 } else { u64::from(span.len) }
 }
 
 /// An error of one taker's file (a full disk) is that taker's only.

@@ -20,9 +20,10 @@ use crate::error::StoreError;
 use crate::fetch::not_the_content;
 use crate::index::{Key, Place, key};
 use crate::layer::seek_file;
+use crate::manifest;
 use crate::object::OBJECT_FROM;
 use crate::store::{ChunkSpan, Inner};
-use crate::zeros::{ZEROS, is_zeros};
+use crate::zeros::{self, ZEROS, is_zeros};
 
 /// Bytes of the blocks in which a file's size on disk is told (stat(3type)).
 const BLOCK: u64 = 512;
@@ -270,10 +271,19 @@ impl Inner {
         lacks > 0 && (lacks > content.size / 2 || self.part_path(content).exists())
     }
 
-    /// Bytes of the disk that the rest of a content takes. What an interrupted fetch left is known only when it goes on; its room
-    /// is taken already.
+    /// Bytes of the disk that the rest of a content takes: zeros take none, and of what the list is not here yet the list has to
+    /// come first. What an interrupted fetch left is known only when it goes on; its room is taken already.
     pub(crate) fn room_for(&self, content: &ContentRef) -> Result<u64, StoreError> {
-        let lacks = self.missing(content)?.bytes;
+        if self.index.read().is_complete(&key(&content.hash)) {
+            return Ok(0);
+        }
+        let (spans, needs) = self.spans(content, 0..content.size)?;
+        let lists: u64 = needs.iter().map(|need| manifest::longest(need.size)).sum();
+        let lacks = {
+            let index = self.index.read();
+            let lacking = spans.iter().filter(|span| !index.has(&key(&span.hash)));
+            lists + lacking.map(zeros::room).sum::<u64>()
+        };
         if lacks == 0 || content.size < OBJECT_FROM || self.fillings.is_known(content) {
             return Ok(lacks);
         }

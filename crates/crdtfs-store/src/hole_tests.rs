@@ -6,12 +6,14 @@
 use std::cell::Cell;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crdtfs_core::content::ContentRef;
 use crdtfs_core::id::InodeId;
-use crdtfs_core::port::{Content, FolderContent, WriteFile};
+use crdtfs_core::port::{Content, FolderContent, RESERVE, WriteFile};
 
 use crate::share_tests::{Device, Peer, device, read};
+use crate::space::Space;
 use crate::store_tests::noise;
 
 const MIB: u64 = 1 << 20;
@@ -91,6 +93,27 @@ fn a_sparse_object_has_its_holes_where_it_is_fetched_too() {
         let reader = share.open(&content).unwrap();
         assert!(reader.seek(7 * MIB, true).unwrap().unwrap() > 15 * MIB);
     }
+}
+
+/// Room is wanted for the bytes that are not zeros, before the list of chunks is here as well as after it.
+#[test]
+fn a_sparse_content_is_fetched_where_there_is_no_room_for_its_holes() {
+    let source = device(Peer::nobody());
+    let content = seal(&source, &*sparse(&source, None));
+    let peer = Peer::of(source.share.store());
+    let room = 10 * MIB;
+    peer.space.set(Arc::new(Space::told(move || RESERVE + MIB + room))).unwrap();
+    let device = device(peer.clone());
+    let store = device.share.store();
+    assert!(store.room_for(&content).unwrap() <= room);
+    peer.limit.store(3, Ordering::Relaxed);
+    assert!(device.share.fetch(&[content], crate::Urgency::Prefetch)[0].is_err());
+    let lacks = store.room_for(&content).unwrap();
+    assert!(lacks > 300_000 && lacks <= room, "{lacks} bytes");
+    peer.limit.store(u64::MAX, Ordering::Relaxed);
+    device.share.fetch(&[content], crate::Urgency::Prefetch).pop().unwrap().unwrap();
+    assert_eq!(store.room_for(&content).unwrap(), 0);
+    assert!(read(&device.share, &content).unwrap() == written_out());
 }
 
 /// Chunks begin in the middle of blocks: one with bytes makes data of a block that the zeros beside it have a part of.

@@ -40,6 +40,13 @@ pub(crate) struct Node {
     pub(crate) entries: Vec<Entry>,
 }
 
+/// No list of so many bytes is longer, all its nodes taken together.
+pub(crate) fn longest(size: u64) -> u64 {
+    // An entry for each of the shortest chunks, a node for so many of those, and the nodes above.
+    let (chunks, node) = (size / MIN_CHUNK as u64 + 1, (HEADER + MAX_ENTRIES * 40) as u64);
+    size.min(2 * (chunks * 36).max(node))
+}
+
 /// Builds the manifest of a chunk list; hands each node, children first, to `emit`. Returns the root.
 pub(crate) fn build<E>(
     chunks: &[(Hash, u32)],
@@ -236,6 +243,16 @@ mod tests {
         let (_, after) = made(&new);
         let changed = after.keys().filter(|hash| !before.contains_key(*hash)).count();
         assert!(changed <= 4, "{changed} of {} nodes are new", after.len());
+    }
+
+    #[test]
+    fn no_list_is_longer_than_is_said() {
+        for n in [1, 2, 63, 64, 1024, 5000, 100_000] {
+            let list: Vec<_> = (0..n).map(|i: u64| (Hash::of(&i.to_le_bytes()), MIN_CHUNK as u32)).collect();
+            let size = n * MIN_CHUNK as u64;
+            let len: usize = made(&list).1.values().map(Vec::len).sum();
+            assert!(len as u64 <= longest(size) && longest(size) <= size, "{n} chunks: {len} bytes");
+        }
     }
 
     #[test]

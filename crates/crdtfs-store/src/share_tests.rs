@@ -26,12 +26,12 @@ pub(crate) struct Peer {
     given: AtomicU64,
     pub(crate) bytes: AtomicU64,
     /// Refuses after so many chunks.
-    limit: AtomicU64,
+    pub(crate) limit: AtomicU64,
     lies: std::sync::atomic::AtomicBool,
     /// Of one file, as the view would have them.
     pub(crate) versions: Mutex<Vec<ContentRef>>,
     /// The disk of who fetches.
-    space: std::sync::OnceLock<Arc<Space>>,
+    pub(crate) space: std::sync::OnceLock<Arc<Space>>,
 }
 
 impl Peer {

@@ -21,3 +21,8 @@ pub(crate) fn hash() -> Hash {
 pub(crate) fn is_zeros(span: &ChunkSpan) -> bool {
     span.len as usize == MAX_CHUNK && span.hash == hash()
 }
+
+/// Bytes of the disk that a chunk takes: one of zeros stays a hole.
+pub(crate) fn room(span: &ChunkSpan) -> u64 {
+    if is_zeros(span) { 0 } else { u64::from(span.len) }
+}

@@ -34,6 +34,12 @@ fn a_merge_is_not_saved_as_one_of_its_sides() {
     run(491_527, 1, 3, 20);
 }
 
+/// Of three versions of a text whose base is not here one is removed, whose author had seen another.
+#[test]
+fn a_version_that_another_outranks_does_not_rise_when_that_goes() {
+    run(153_011_409, 1, 6, 150);
+}
+
 /// Other seeds each time; what is printed repeats a failure (`cargo xtask sim --from`).
 #[test]
 fn histories_that_nobody_ran_before() {

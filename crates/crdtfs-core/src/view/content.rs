@@ -219,7 +219,7 @@ impl View {
 
     fn eval_many(&self, class: NodeIx, heads: &[RecIx], revived: Option<PlaceIx>, merges: &mut MergeCache) -> NodeEval {
         let equals = self.equals(class);
-        let ranked = self.rank(heads, &equals);
+        let ranked = self.rank_beside_promoted(class, heads, &equals);
         let versions = match self.nodes[class.at()].kind {
             Some(Kind::File) => self.versions(class, &ranked),
             _ => Vec::new(),
@@ -258,6 +258,18 @@ impl View {
             many.fields[field as usize] = self.winning_stamp(&stamps);
         }
         NodeEval::Many(Box::new(many))
+    }
+
+    /// Heads in order of rank, which stays when one of them becomes a file of its own: what that outranks does not rise.
+    fn rank_beside_promoted(&self, class: NodeIx, heads: &[RecIx], equals: &Equals) -> Vec<RecIx> {
+        let promoted = self.promoted_from(class);
+        if promoted.is_empty() {
+            return self.rank(heads, equals);
+        }
+        let all: Vec<_> = heads.iter().copied().chain(promoted).collect();
+        let mut ranked = self.rank(&all, equals);
+        ranked.retain(|head| heads.contains(head));
+        ranked
     }
 
     /// The states of the bytes among heads in order of rank: ancestors of others and what was promoted away drop out,
