@@ -300,6 +300,22 @@ fn edits_of_other_lines_of_a_conflict_copy_are_merged_however_they_are_saved() {
 }
 
 #[test]
+fn a_conflict_copy_that_is_removed_elsewhere_while_it_is_saved_keeps_its_name() {
+    for versions in [true, false] {
+        for save in WAYS {
+            for seed in 0..4 {
+                let (mut a, mut b, copy) = with_copy(versions, ["\0one", "\0two"], seed);
+                save(&mut a, &copy, "\0three");
+                b.unlink(&copy).unwrap();
+                meet(&mut [&mut a, &mut b]);
+                assert_eq!(b.ls(""), ["f", copy.as_str()]);
+                assert_eq!(b.read(&copy).unwrap(), "\0three");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_conflict_copy_that_is_renamed_elsewhere_while_it_is_saved_has_its_new_name() {
     for versions in [true, false] {
         for save in WAYS {

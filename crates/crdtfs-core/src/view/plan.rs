@@ -523,7 +523,8 @@ impl Planner<'_> {
     fn delete_place(&mut self, place: PlaceIx) {
         let Some(node) = self.view.node_of(place) else { return };
         let versions: Vec<_> = self.settled_heads(node).into_iter().map(|head| self.view.version_of(head)).collect();
-        self.emit_deletion(place, &versions);
+        let position = self.shown_position(place);
+        self.emit_deletion(place, &versions, position);
         if self.view.nodes[node.at()].kind == Some(Kind::Dir) || self.view.lacks(Mutation::DeletionSaidAgain) {
             return;
         }
@@ -534,14 +535,28 @@ impl Planner<'_> {
                 let seen = view.seen_by_deletion(other);
                 versions.iter().any(|version| !seen.contains(version))
             } {
-                self.emit_deletion(other, &versions);
+                self.emit_deletion(other, &versions, NewPosition::default());
             }
         }
     }
 
-    fn emit_deletion(&mut self, place: PlaceIx, seen: &[RecIx]) {
+    /// Where a place is shown that stands elsewhere by its records: under a suffix, or where a pin has it. A pin that does not cover
+    /// its removal counts no more, and what an edit that had not seen that brings back is to be where it was.
+    fn shown_position(&self, place: PlaceIx) -> NewPosition {
+        let view = &*self.view;
+        let (Some(eval), Some((_, name))) = (&view.places[place.at()].eval, view.shown_name(place)) else {
+            return NewPosition::default();
+        };
+        if !eval.pinned && eval.name == name {
+            return NewPosition::default();
+        }
+        let parent = eval.pinned.then(|| view.nodes[view.as_dir(eval.parent).at()].id);
+        NewPosition { parent, name: Some(name) }
+    }
+
+    fn emit_deletion(&mut self, place: PlaceIx, seen: &[RecIx], position: NewPosition) {
         let state = PlaceState::Deleted { seen: self.view.ids(seen) };
-        let record = self.view.place_record(place, &self.device, state, NewPosition::default());
+        let record = self.view.place_record(place, &self.device, state, position);
         self.emit(&Record::Place(record));
     }
 
