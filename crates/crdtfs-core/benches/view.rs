@@ -69,7 +69,14 @@ fn create(n: usize) -> Op {
         content: ContentRef { hash: Hash::of(&n.to_le_bytes()), size: 4096, manifest: None },
         ..NewNode::new(if n.is_multiple_of(GROUP) { Kind::Dir } else { Kind::File }, 0o644)
     };
-    Op::Create { dir: dir_of(n), name: name_of(n), inode: InodeId(id(0, n)), place: PlaceId(id(1, n)), node }
+    Op::Create {
+        dir: dir_of(n),
+        name: name_of(n),
+        inode: InodeId(id(0, n)),
+        place: PlaceId(id(1, n)),
+        node,
+        beside: None,
+    }
 }
 
 /// A file, spread over the tree.

@@ -29,7 +29,7 @@ fn create(replica: &mut Replica, n: usize, dir: InodeId, kind: Kind) -> InodeId 
         ..NewNode::new(kind, 0o644)
     };
     let (inode, name) = (InodeId(id(0)), Name::try_from(format!("file {n}").as_str()).expect("a name"));
-    replica.apply(&Op::Create { dir, name, inode, place: PlaceId(id(1)), node }, 0).expect("free");
+    replica.apply(&Op::Create { dir, name, inode, place: PlaceId(id(1)), node, beside: None }, 0).expect("free");
     inode
 }
 

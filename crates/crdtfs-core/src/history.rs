@@ -372,7 +372,7 @@ mod tests {
         fn create(&mut self, dir: InodeId, name: &str, id: u8, kind: Kind) -> InodeId {
             let node = NewNode::new(kind, 0o644);
             let name = Name::try_from(name).unwrap();
-            self.act(Op::Create { dir, name, inode: InodeId([id; 16]), place: PlaceId([id; 16]), node });
+            self.act(Op::Create { dir, name, inode: InodeId([id; 16]), place: PlaceId([id; 16]), node, beside: None });
             InodeId([id; 16])
         }
     }

@@ -16,6 +16,9 @@ pub enum RenameMode {
     NoReplace,
     /// Swaps the two entries (`RENAME_EXCHANGE`).
     Exchange,
+    /// Fails if anything but this node is there, which the author had not seen: both are entries of one name then, as if their
+    /// authors had been apart.
+    Beside(InodeId),
 }
 
 /// The attributes of a node at its creation.
@@ -58,11 +61,11 @@ impl NewNode {
 /// One operation of a user on the view of this device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// A new node under a free name. `inode` and `place` are fresh and random.
+    /// A new node under a name that is free, or that `beside` has. `inode` and `place` are fresh and random.
     Create {
         /// The directory.
         dir: InodeId,
-        /// The name, free in the view.
+        /// The name.
         name: Name,
         /// Identity of the new node.
         inode: InodeId,
@@ -70,6 +73,9 @@ pub enum Op {
         place: PlaceId,
         /// What it is.
         node: NewNode,
+        /// The node that has the name and that the author had not seen there: both are entries of one name then, as if their
+        /// authors had been apart. `None`: the name has to be free.
+        beside: Option<InodeId>,
     },
     /// New bytes for a file. Its mtime is set with them.
     Edit {

@@ -22,7 +22,7 @@ const LAST: PlaceId = PlaceId([9; 16]);
 
 fn create(device: &mut Device, (dir, text): (InodeId, &str), place: PlaceId, bytes: &str) {
     let node = NewNode { content: ContentRef::single(bytes.as_bytes()), ..NewNode::new(Kind::File, 0o644) };
-    device.apply(&Op::Create { dir, name: name(text), inode: FILE, place, node }).unwrap();
+    device.apply(&Op::Create { dir, name: name(text), inode: FILE, place, node, beside: None }).unwrap();
 }
 
 /// Writes the file through one of its names; the record's place among those that the device knows.

@@ -12,7 +12,7 @@ fn create(number: u8, content: ContentRef) -> Op {
     let node = NewNode { content, ..NewNode::new(Kind::File, 0o644) };
     let id = [number; 16];
     let name = Name::try_from(format!("file{number}").as_str()).unwrap();
-    Op::Create { dir: InodeId::ROOT, name, inode: InodeId(id), place: PlaceId(id), node }
+    Op::Create { dir: InodeId::ROOT, name, inode: InodeId(id), place: PlaceId(id), node, beside: None }
 }
 
 fn edit(number: u8, content: ContentRef) -> Op {

@@ -28,7 +28,8 @@ fn create(replica: &mut Replica, from: usize) -> Vec<Vec<u8>> {
         let id = |tag: u8| Hash::of(&[&n.to_be_bytes()[..], &[tag]].concat()).0.first_chunk::<16>().copied().unwrap();
         let name = Name::try_from(format!("file {n}").as_str()).unwrap();
         let node = NewNode { content: ContentRef::single(&n.to_be_bytes()), ..NewNode::new(Kind::File, 0o644) };
-        let op = Op::Create { dir: InodeId::ROOT, name, inode: InodeId(id(0)), place: PlaceId(id(1)), node };
+        let op =
+            Op::Create { dir: InodeId::ROOT, name, inode: InodeId(id(0)), place: PlaceId(id(1)), node, beside: None };
         replica.apply(&op, 0).unwrap();
         if n % 3 == 0 {
             envelopes.extend(std::iter::from_fn(|| replica.commit(0).unwrap()).map(|committed| committed.envelope));

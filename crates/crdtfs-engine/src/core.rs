@@ -521,7 +521,9 @@ mod tests {
             let name = format!("{round}.tmp").as_str().try_into().unwrap();
             let (inode, place) = (InodeId([round; 16]), PlaceId([round; 16]));
             let node = NewNode::new(Kind::File, 0o644);
-            share.apply(share.new_adapter(), Op::Create { dir: InodeId::ROOT, name, inode, place, node }).unwrap();
+            share
+                .apply(share.new_adapter(), Op::Create { dir: InodeId::ROOT, name, inode, place, node, beside: None })
+                .unwrap();
             let before = share.vector();
             let number = share.begin_settling();
             runtime.block_on(async {

@@ -210,7 +210,7 @@ mod tests {
             let node = NewNode { content: keep(text(n, "first", "last")), ..NewNode::new(Kind::File, 0o644) };
             let name = Name::try_from(format!("file {n}").as_str()).unwrap();
             let (inode, place) = (InodeId([n; 16]), PlaceId([n; 16]));
-            other.replica.apply(&Op::Create { dir: InodeId::ROOT, name, inode, place, node }, 0).unwrap();
+            other.replica.apply(&Op::Create { dir: InodeId::ROOT, name, inode, place, node, beside: None }, 0).unwrap();
         }
         share.receive(&key().id(), committed(&mut other.replica)).unwrap();
         let edit = |n: u8, content| Op::Edit {

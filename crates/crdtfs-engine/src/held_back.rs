@@ -147,7 +147,7 @@ mod tests {
         match kind {
             "+" => {
                 let (inode, place) = (inode(rest), PlaceId([1; 16]));
-                Op::Create { dir, name: name(rest), inode, place, node: NewNode::new(Kind::File, 0o644) }
+                Op::Create { dir, name: name(rest), inode, place, node: NewNode::new(Kind::File, 0o644), beside: None }
             }
             "!" => {
                 let (content, mtime) = (ContentRef::empty(), Time::default());

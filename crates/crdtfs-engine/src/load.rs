@@ -268,7 +268,14 @@ mod tests {
     fn create(replica: &mut Replica, n: u8) {
         let node = NewNode::new(Kind::File, 0o644);
         let name = Name::try_from(format!("file {n}").as_str()).unwrap();
-        let op = Op::Create { dir: InodeId::ROOT, name, inode: InodeId([n; 16]), place: PlaceId([n; 16]), node };
+        let op = Op::Create {
+            dir: InodeId::ROOT,
+            name,
+            inode: InodeId([n; 16]),
+            place: PlaceId([n; 16]),
+            node,
+            beside: None,
+        };
         replica.apply(&op, 0).unwrap();
     }
 

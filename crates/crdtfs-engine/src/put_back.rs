@@ -203,7 +203,7 @@ impl PutBack<'_> {
     fn create(&self, dir: InodeId, name: &Name, node: NewNode) -> Result<InodeId, OpError> {
         let inode = InodeId(self.share.fresh_id());
         let place = PlaceId(self.share.fresh_id());
-        self.apply(Op::Create { dir, name: name.clone(), inode, place, node })?;
+        self.apply(Op::Create { dir, name: name.clone(), inode, place, node, beside: None })?;
         Ok(inode)
     }
 

@@ -270,7 +270,7 @@ mod tests {
             let (inode, place) = (InodeId(self.share.fresh_id()), PlaceId(self.share.fresh_id()));
             let node = NewNode { content, ..NewNode::new(Kind::File, 0o644) };
             let name = Name::try_from("f").unwrap();
-            self.share.apply(ME, Op::Create { dir: InodeId::ROOT, name, inode, place, node }).unwrap();
+            self.share.apply(ME, Op::Create { dir: InodeId::ROOT, name, inode, place, node, beside: None }).unwrap();
             inode
         }
 

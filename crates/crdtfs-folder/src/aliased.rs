@@ -90,8 +90,8 @@ impl Aliased {
     /// The operation on the share's names.
     fn translated(&self, op: Op) -> Op {
         match op {
-            Op::Create { dir, name, inode, place, node } => {
-                Op::Create { name: self.exact(dir, name), dir, inode, place, node }
+            Op::Create { dir, name, inode, place, node, beside } => {
+                Op::Create { name: self.exact(dir, name), dir, inode, place, node, beside }
             }
             Op::Edit { inode, via, basis, content, mtime } => {
                 let via = via.map(|(dir, name)| (dir, self.exact(dir, name)));

@@ -430,6 +430,46 @@ fn a_name_taken_unseen_is_not_taken_away() {
     let all: String = tree(&b.dir()).into_values().collect();
     assert!(all.contains("from a") && all.contains("from b"), "{all}");
     assert_eq!(tree(&a.dir()).len(), 2);
+    is_a_conflict(&b);
+}
+
+/// Of two that are there the one is told to be the conflict copy of the other.
+fn is_a_conflict(side: &Side) {
+    let told = side.share.with_view(|view| view.conflicts());
+    let [conflict] = &told[..] else { panic!("{told:?}") };
+    let inodes = ["n", std::str::from_utf8(conflict.name.as_bytes()).unwrap()].map(|name| {
+        let name = Name::try_from(name).unwrap();
+        side.share.child(InodeId::ROOT, &name).unwrap().inode
+    });
+    assert_eq!((conflict.holder, conflict.inode), (Some(inodes[0]), inodes[1]), "{told:?}");
+}
+
+#[test]
+fn a_file_moved_to_a_name_that_was_taken_unseen_is_a_conflict_with_what_has_it() {
+    let (a, b) = pair();
+    b.write("moved", "from b\n");
+    meet(&a, &b);
+    a.write("n", "from a\n");
+    a.settle();
+    fs::rename(b.path("moved"), b.path("n")).unwrap();
+    MemoryShare::exchange(&a.share, &b.share);
+    meet(&a, &b);
+    assert_eq!(tree(&a.dir()).len(), 2);
+    is_a_conflict(&b);
+}
+
+#[test]
+fn a_directory_made_under_a_name_that_a_file_took_unseen_has_it() {
+    let (a, b) = pair();
+    a.write("n", "from a\n");
+    a.settle();
+    fs::create_dir(b.path("n")).unwrap();
+    b.write("n/in", "from b\n");
+    MemoryShare::exchange(&a.share, &b.share);
+    meet(&a, &b);
+    assert_eq!(a.read("n/in"), "from b\n");
+    assert_eq!(tree(&a.dir()).len(), 3);
+    is_a_conflict(&b);
 }
 
 #[test]

@@ -218,7 +218,8 @@ impl<'a> Publisher<'a> {
         Ok(id)
     }
 
-    /// Creates a node under a name, or under one made from it if that is taken. `file`: which one on disk it is.
+    /// Creates a node under a name, beside what has that and was not in the folder yet, or under one made from it if that is taken.
+    /// `file`: which one on disk it is.
     fn create_op(
         &mut self,
         dir: InodeId,
@@ -233,7 +234,9 @@ impl<'a> Publisher<'a> {
             if node.kind == Kind::File {
                 self.synced.read().about_to_create(inode, &node.content.hash, &(dir, at.clone()), file);
             }
-            let op = Op::Create { dir, name: at.clone(), inode, place, node: node.clone() };
+            let there = self.tree.child(dir, &at).filter(|there| self.state(there.inode).is_none());
+            let beside = there.map(|there| there.inode);
+            let op = Op::Create { dir, name: at.clone(), inode, place, node: node.clone(), beside };
             match self.apply(op) {
                 Ok(_) => break,
                 Err(OpError::Exists) if attempt < conflict::TRIES => at = self.conflict_name(name, inode, attempt),
@@ -271,7 +274,7 @@ impl<'a> Publisher<'a> {
                 self.rekeyed.push((id, there.inode));
                 return Ok(());
             }
-            if state.kind == Kind::Dir && there.kind != Kind::Dir {
+            if state.kind == Kind::Dir && there.kind != Kind::Dir && self.state(there.inode).is_some() {
                 // The directory keeps the name.
                 self.evict(dir, &at.1, there.inode)?;
             }
@@ -493,6 +496,7 @@ impl<'a> Publisher<'a> {
                 Some(n) if Some(n.inode) == over && node.kind != Kind::Dir && !self.unseen(n.inode) => {
                     RenameMode::Replace
                 }
+                Some(n) if self.state(n.inode).is_none() => RenameMode::Beside(n.inode),
                 _ => RenameMode::NoReplace,
             };
             self.about_to_rename(id, &target);

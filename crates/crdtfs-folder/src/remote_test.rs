@@ -92,7 +92,14 @@ fn a_directory_that_became_part_of_one_that_is_here_too_empties_into_it() {
     let (whole, part, file) = (id(1), id(2), id(3));
     let make = |dir, n: &str, inode, kind| {
         let node = NewNode { mode: 0o755, kind, ..crate::publish::empty(kind) };
-        share.apply_remote(Op::Create { dir, name: name(n), inode, place: crdtfs_core::id::PlaceId(inode.0), node })
+        share.apply_remote(Op::Create {
+            dir,
+            name: name(n),
+            inode,
+            place: crdtfs_core::id::PlaceId(inode.0),
+            node,
+            beside: None,
+        })
     };
     make(InodeId::ROOT, "dir", whole, Kind::Dir).unwrap();
     make(whole, "file", file, Kind::File).unwrap();

@@ -236,6 +236,17 @@ impl Device {
     }
 
     fn create(&mut self, path: &str, kind: Kind, content: ContentRef, target: &[u8]) -> Result<usize, OpError> {
+        self.create_beside(path, kind, content, target, None)
+    }
+
+    fn create_beside(
+        &mut self,
+        path: &str,
+        kind: Kind,
+        content: ContentRef,
+        target: &[u8],
+        beside: Option<InodeId>,
+    ) -> Result<usize, OpError> {
         let (dir, name) = self.split(path)?;
         let (inode, place) = (InodeId(self.fresh()), PlaceId(self.fresh()));
         let node = NewNode {
@@ -248,7 +259,7 @@ impl Device {
             target: target.to_vec(),
             rdev: 0,
         };
-        self.apply(&Op::Create { dir, name, inode, place, node })
+        self.apply(&Op::Create { dir, name, inode, place, node, beside })
     }
 
     /// Writes a file: an edit if it is there, else a creation.
@@ -268,6 +279,19 @@ impl Device {
     pub fn write_new(&mut self, path: &str, bytes: impl AsRef<[u8]>) -> Result<usize, OpError> {
         let content = self.keep(bytes.as_ref());
         self.create(path, Kind::File, content, b"")
+    }
+
+    /// Writes a file that is not there for its author, who has not seen what has the name.
+    pub fn write_unseen(&mut self, path: &str, bytes: impl AsRef<[u8]>) -> Result<usize, OpError> {
+        let beside = self.find(path).map(|there| there.inode);
+        let content = self.keep(bytes.as_ref());
+        self.create_beside(path, Kind::File, content, b"", beside)
+    }
+
+    /// Moves an entry to a name that is free for its author, who has not seen what has it.
+    pub fn mv_unseen(&mut self, from: &str, to: &str) -> Result<usize, OpError> {
+        let there = self.find(to).ok_or(OpError::NotFound)?.inode;
+        self.rename(from, to, RenameMode::Beside(there))
     }
 
     /// Writes a file by its inode, as at the close of a handle.

@@ -358,3 +358,42 @@ fn a_conflict_inside_a_conflict_follows_the_same_rules() {
         assert!(a.view.conflicts().is_empty());
     }
 }
+
+/// Who makes or moves something to a name that somebody else's has, unseen, leaves both as two who were apart.
+#[test]
+fn what_takes_a_name_unseen_is_a_conflict_with_what_has_it() {
+    for moved in [false, true] {
+        for seed in 0..8 {
+            let mut apart = [Device::new("ann", seed), Device::new("bob", seed)];
+            let mut seen = [Device::new("ann", seed), Device::new("bob", seed)];
+            for [a, b] in [&mut apart, &mut seen] {
+                b.write("g", b"\0two").unwrap();
+                a.write("f", b"\0one").unwrap();
+            }
+            let [a, b] = &mut apart;
+            if moved {
+                b.mv("g", "f").unwrap();
+            } else {
+                b.write("f", b"\0new").unwrap();
+            }
+            meet(&mut [a, b]);
+            let [a, b] = &mut seen;
+            b.sync_from(a);
+            if moved {
+                b.mv_unseen("g", "f").unwrap();
+            } else {
+                b.write_unseen("f", b"\0new").unwrap();
+            }
+            meet(&mut [a, b]);
+            for pair in [&apart, &seen] {
+                let conflicts = pair[0].view.conflicts();
+                assert_eq!(conflicts.len(), 1, "{:?}", pair[0].ls(""));
+                assert_eq!(conflicts[0].holder, pair[0].find("f").map(|node| node.inode));
+                let mut texts: Vec<_> = pair[0].ls("").iter().map(|path| pair[0].read(path).unwrap()).collect();
+                texts.sort();
+                let both = if moved { vec!["\0one", "\0two"] } else { vec!["\0new", "\0one", "\0two"] };
+                assert_eq!(texts, both);
+            }
+        }
+    }
+}

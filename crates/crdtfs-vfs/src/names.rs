@@ -123,7 +123,7 @@ impl Vfs {
             target: make.target,
             rdev: make.rdev,
         };
-        let op = Op::Create { dir, name: name.clone(), inode, place: self.fresh_place(), node: new };
+        let op = Op::Create { dir, name: name.clone(), inode, place: self.fresh_place(), node: new, beside: None };
         let applied = self.apply(op)?;
         self.times.entries_changed(dir);
         self.side_effects(&applied.delta, &[(dir, name)], &[dir, inode]);

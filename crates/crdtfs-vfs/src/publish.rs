@@ -407,7 +407,7 @@ impl Vfs {
         let free = self.tree.child(dir, &name).is_none();
         let name = if free { name } else { recovered_name(inode.id) };
         let new = self.fresh_inode();
-        let op = Op::Create { dir, name: name.clone(), inode: new, place: self.fresh_place(), node };
+        let op = Op::Create { dir, name: name.clone(), inode: new, place: self.fresh_place(), node, beside: None };
         let applied = self.apply(op)?;
         self.side_effects(&applied.delta, &[], &[]);
         debug!(%name, "a file that the tree does not know came back with what was written here");

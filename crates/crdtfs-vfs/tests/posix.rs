@@ -136,7 +136,7 @@ fn remote_create(share: &FakeShare, name: &str, content: ContentRef) -> InodeId 
     let inode = InodeId(share.fresh_id());
     let node = NewNode { content, ..NewNode::new(Kind::File, 0o644) };
     let (name, place) = (Name::try_from(name).unwrap(), PlaceId(share.fresh_id()));
-    share.remote(Op::Create { dir: InodeId::ROOT, name, inode, place, node }).unwrap();
+    share.remote(Op::Create { dir: InodeId::ROOT, name, inode, place, node, beside: None }).unwrap();
     inode
 }
 

@@ -91,7 +91,9 @@ impl Device {
             content: ContentRef::single(text.as_bytes()),
             ..NewNode::new(Kind::File, 0o644)
         };
-        self.replica.apply(&Op::Create { dir: InodeId::ROOT, name: name(text), inode, place, node }, NOW).unwrap();
+        self.replica
+            .apply(&Op::Create { dir: InodeId::ROOT, name: name(text), inode, place, node, beside: None }, NOW)
+            .unwrap();
         inode
     }
 

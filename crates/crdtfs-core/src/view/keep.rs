@@ -99,7 +99,14 @@ mod tests {
 
         fn create(&mut self, who: usize, text: &str) {
             let node = NewNode { content: of(text), ..NewNode::new(Kind::File, 0o644) };
-            let op = Op::Create { dir: InodeId::ROOT, name: name(), inode: FILE, place: PlaceId(FILE.0), node };
+            let op = Op::Create {
+                dir: InodeId::ROOT,
+                name: name(),
+                inode: FILE,
+                place: PlaceId(FILE.0),
+                node,
+                beside: None,
+            };
             self.act(who, &op);
         }
 

@@ -69,7 +69,9 @@ struct Target {
 impl Planner<'_> {
     fn operate(&mut self, op: &Op) -> Result<(), OpError> {
         match op {
-            Op::Create { dir, name, inode, place, node } => self.create(*dir, name, *inode, *place, node),
+            Op::Create { dir, name, inode, place, node, beside } => {
+                self.create((*dir, name), *inode, *place, node, *beside)
+            }
             Op::Edit { inode, via, basis, content, mtime } => {
                 self.edit(*inode, via.as_ref(), basis.as_deref(), content, *mtime)
             }
@@ -117,14 +119,15 @@ impl Planner<'_> {
 
     fn create(
         &mut self,
-        dir: InodeId,
-        name: &Name,
+        (dir, name): (InodeId, &Name),
         inode: InodeId,
         place: PlaceId,
         node: &NewNode,
+        beside: Option<InodeId>,
     ) -> Result<(), OpError> {
         let dir = self.dir(dir)?;
-        if self.view.lookup(dir, name.as_bytes()).is_some() {
+        let taken = self.view.lookup(dir, name.as_bytes()).map(|(inode, _)| inode);
+        if taken.is_some() && taken != beside {
             return Err(OpError::Exists);
         }
         if self.is_known(inode, place) || node.mode > 0o7777 {
@@ -156,7 +159,7 @@ impl Planner<'_> {
         let parent = self.view.nodes[dir.at()].id;
         self.emit(&Record::Place(self.new_place(place, inode, node.kind, parent, name)));
         self.emit(&content);
-        if file {
+        if file && taken.is_none() {
             self.save_anew(inode, dir, name);
         }
         Ok(())
@@ -386,8 +389,11 @@ impl Planner<'_> {
             (Some(_), RenameMode::NoReplace) => return Err(OpError::Exists),
             (None, RenameMode::Exchange) => return Err(OpError::NotFound),
             (Some(target), _) if target.inode == source.inode => return Ok(()),
+            (Some(target), RenameMode::Beside(other)) if target.inode != other => return Err(OpError::Exists),
             _ => {}
         }
+        let is_free = target.is_none();
+        let target = target.filter(|_| !matches!(mode, RenameMode::Beside(_)));
         if source.kind == Kind::Dir && self.is_below(to_dir, source.inode) {
             return Err(OpError::Invalid);
         }
@@ -407,7 +413,7 @@ impl Planner<'_> {
         {
             return Ok(());
         }
-        if target.is_none() && self.save_by_removal(source.inode, from_dir, to_dir, to) {
+        if is_free && self.save_by_removal(source.inode, from_dir, to_dir, to) {
             self.revive_dir(self.view.home(to_dir));
             return Ok(());
         }

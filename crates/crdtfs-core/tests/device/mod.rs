@@ -32,7 +32,7 @@ impl Device {
 
     pub(crate) fn make_dir(&mut self, dir: InodeId, text: &str, inode: InodeId) {
         let node = NewNode::new(Kind::Dir, 0o755);
-        self.apply(&Op::Create { dir, name: name(text), inode, place: PlaceId(inode.0), node }).unwrap();
+        self.apply(&Op::Create { dir, name: name(text), inode, place: PlaceId(inode.0), node, beside: None }).unwrap();
     }
 
     pub(crate) fn meet(&mut self, other: &Self) {

@@ -80,7 +80,7 @@ fn open_as(key: Key, state: &Path, made: &Created, told: &Arc<Told>) -> Arc<Shar
 fn create(n: u8, name: &str, content: crdtfs_core::content::ContentRef) -> Op {
     let node = NewNode { content, ..NewNode::new(Kind::File, 0o644) };
     let name = Name::try_from(name).unwrap();
-    Op::Create { dir: InodeId::ROOT, name, inode: InodeId([n; 16]), place: PlaceId([n; 16]), node }
+    Op::Create { dir: InodeId::ROOT, name, inode: InodeId([n; 16]), place: PlaceId([n; 16]), node, beside: None }
 }
 
 /// A change by the share's creator that makes an entry of this content.
