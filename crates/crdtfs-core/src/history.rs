@@ -6,7 +6,7 @@
 //!
 //! A save that programs make of several operations (a temporary file renamed over the old one; moved aside and written again;
 //! removed and created again) is one update. What had been told of its steps before it was seen to be a save is taken back, but
-//! for versions with bytes of their own.
+//! for versions with bytes of their own, and for what had been so for a while under a name that is none for temporary files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,9 +15,13 @@ use crate::id::{DeviceId, InodeId, PlaceId, RecordId};
 use crate::name::Name;
 use crate::node::Kind;
 use crate::record::{self, Content, Place, PlaceState, Record, birth_id};
+use crate::temporary::looks_temporary;
 
 /// Directories that a path is followed up through before it is taken for a cycle.
 const DEPTH_MAX: usize = 4096;
+
+/// What was done so long before the end of a save, in milliseconds, others have seen: it is told. Names for temporary files are not.
+const SAVE_MS: i64 = 5000;
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -242,7 +246,8 @@ impl History {
         let Some(told) = told else { return };
         for at in self.events_of.remove(&source).unwrap_or_default() {
             let own = |content: ContentRef| content.size > 0 && Some(content.hash) != bytes.map(|bytes| bytes.hash);
-            if !self.events[at].as_ref().and_then(|event| event.content).is_some_and(own) {
+            let has_own = self.events[at].as_ref().and_then(|event| event.content).is_some_and(own);
+            if !has_own && !self.was_long_before(at, told) {
                 self.events[at] = None;
             }
         }
@@ -261,7 +266,7 @@ impl History {
         let Some(author) = self.events[told].as_ref().map(|event| event.device) else { return };
         let own = |at: &usize| *at < told && self.events[*at].as_ref().is_some_and(|event| event.device == author);
         let last = self.events_of.get(&back.inode).into_iter().flatten().rev().copied().find(own);
-        if let Some(last) = last
+        if let Some(last) = last.filter(|last| !self.was_long_before(*last, told))
             && let Some(event) = &self.events[last]
             && match event.action {
                 Action::Delete => event.path == path,
@@ -274,6 +279,13 @@ impl History {
         if let Some(event) = &mut self.events[told] {
             event.path = path;
         }
+    }
+
+    /// Whether an event was so long before the end of a save that others have seen what it tells.
+    fn was_long_before(&self, at: usize, end: usize) -> bool {
+        let (Some(event), Some(end)) = (&self.events[at], &self.events[end]) else { return false };
+        let name = event.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        end.time_ms - event.time_ms > SAVE_MS && !looks_temporary(name, false)
     }
 
     /// Who saved a file by making it anew writes on it: the save is told once, with what is written.

@@ -26,6 +26,21 @@ pub fn looks_temporary(name: &[u8], in_git: bool) -> bool {
         || (in_git && is_of_git(name))
 }
 
+/// Whether a name looks like that of a backup of the file `of`, which goes when that is written again: as temporary ones do, what
+/// is called so (`f.bak`, `old`), or the file's name with something added. A number or a date says that it is to stay (`log.1`).
+pub fn looks_like_backup(name: &[u8], of: &[u8]) -> bool {
+    const WORDS: [&[u8]; 9] = [b"backup", b"bak", b"old", b"new", b"orig", b"original", b"aside", b"tmp", b"temp"];
+    let is_word = |part: &[u8]| WORDS.iter().any(|word| part.eq_ignore_ascii_case(word));
+    let added = || {
+        let at = name.windows(of.len()).position(|at| at == of);
+        at.is_some_and(|at| {
+            let mut rest = name[..at].iter().chain(&name[at + of.len()..]);
+            rest.any(|byte| !byte.is_ascii_digit() && !b".-_:".contains(byte))
+        })
+    };
+    looks_temporary(name, false) || name.split(|byte| !byte.is_ascii_alphanumeric()).any(is_word) || added()
+}
+
 /// vim's `.f.swp`, the next ones being `.f.swo`, `.f.swn` …
 fn is_swap(name: &[u8]) -> bool {
     match name {
@@ -58,7 +73,17 @@ fn is_of_git(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::looks_temporary;
+    use super::{looks_like_backup, looks_temporary};
+
+    #[test]
+    fn what_backups_are_called() {
+        for name in ["notes.txt~", "notes.txt.bak", ".notes.txt.new", "Backup", "old.1", "4913", "notes.txt (copy)"] {
+            assert!(looks_like_backup(name.as_bytes(), b"notes.txt"), "{name}");
+        }
+        for name in ["notes.txt.1", "notes.txt-2026-11-20", "report.txt", "notes", "0notes.txt", "folder", "news.txt"] {
+            assert!(!looks_like_backup(name.as_bytes(), b"notes.txt"), "{name}");
+        }
+    }
 
     #[test]
     fn what_programs_call_their_temporary_files() {

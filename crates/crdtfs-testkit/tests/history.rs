@@ -75,6 +75,34 @@ fn a_save_is_one_update() {
     }
 }
 
+/// Others saw it under that name meanwhile.
+#[test]
+fn a_backup_that_stood_for_a_while_is_told() {
+    let log = |wait: i64| {
+        let mut history = History::default();
+        let (mut a, _) = two(|a| _ = a.write("f", "old").unwrap());
+        let mut taken = 0;
+        let mut take = |device: &Device, time_ms: i64| {
+            for (id, record) in &device.log[taken..] {
+                history.take(Stamp { device: DeviceId([1; 32]), time_ms }, *id, record);
+            }
+            taken = device.log.len();
+        };
+        take(&a, 0);
+        a.mv("f", "f.bak").unwrap();
+        take(&a, 0);
+        a.write_new("f", "new").unwrap();
+        take(&a, wait);
+        a.unlink("f.bak").unwrap();
+        take(&a, wait);
+        let told = |event: Event| (event.action, String::from_utf8(event.path).unwrap());
+        history.into_events().into_iter().map(told).collect::<Vec<_>>()
+    };
+    let (made, moved, saved) = (one(Action::Create, "f"), one(Action::Move, "f.bak"), one(Action::Update, "f"));
+    assert_eq!(log(1000), [made.clone(), saved.clone()].concat());
+    assert_eq!(log(60_000), [made, moved, saved].concat());
+}
+
 #[test]
 fn a_save_of_a_conflict_copy_is_one_update() {
     let (mut a, mut b) = two(|a| _ = a.write("f", b"\0base").unwrap());

@@ -180,6 +180,25 @@ fn a_file_that_is_numbered_on_is_no_save_of_the_one_before() {
     assert_eq!(a.find("log.1").unwrap().inode, old);
 }
 
+/// What is moved out of the way of another is no backup of it, whatever is removed when.
+#[test]
+fn a_file_that_made_room_for_another_is_no_backup_of_it() {
+    for (away, after) in [("log.1", "log"), ("b", "a"), ("log-2026-11-20", "log")] {
+        let (mut a, mut b) = two(|a| _ = a.write(after, b"\0older").unwrap());
+        let older = a.find(after).unwrap().inode;
+        a.mv(after, away).unwrap();
+        b.sync_from(&a);
+        a.write_new(after, b"\0newer").unwrap();
+        let newer = a.find(after).unwrap().inode;
+        b.write(away, b"\0edited").unwrap();
+        a.unlink(away).unwrap();
+        assert_eq!(a.find(after).unwrap().inode, newer);
+        meet(&mut [&mut a, &mut b]);
+        assert_eq!(a.find(away).map(|node| node.inode), Some(older), "{:?}", a.ls(""));
+        assert_eq!((a.read(away).unwrap(), a.read(after).unwrap()), ("\0edited".into(), "\0newer".into()));
+    }
+}
+
 /// As by moving aside, but what takes the place was written before.
 #[test]
 fn a_file_written_before_the_old_one_is_moved_aside_is_an_edit_of_it() {

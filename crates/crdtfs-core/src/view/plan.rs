@@ -611,7 +611,7 @@ impl Planner<'_> {
             _ => {}
         }
         self.name_entry(dir, name);
-        if !as_dir && self.end_of_rewrite(target.inode, dir) {
+        if !as_dir && self.end_of_rewrite(target.inode, dir, name) {
             return Ok(());
         }
         self.hold(&target)?;

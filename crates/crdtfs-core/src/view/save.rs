@@ -20,7 +20,7 @@ use crate::name::Name;
 use crate::node::Kind;
 use crate::op::Op;
 use crate::record::{Content, Place, PlaceState, Record};
-use crate::temporary::looks_temporary;
+use crate::temporary::{looks_like_backup, looks_temporary};
 
 /// How long a file counts as a save under way, in milliseconds.
 const SAVE_WINDOW_MS: u64 = 10 * 60 * 1000;
@@ -80,11 +80,7 @@ struct Removed {
 impl Created {
     /// Whether it was written to take the place of what was moved aside: anew since then, or before under a name that says so.
     fn is_in_place_of(&self, aside: &Stood) -> bool {
-        let name = self.name.as_bytes();
-        let meant = || {
-            let of = aside.name.as_bytes();
-            looks_temporary(name, false) || (name != of && name.windows(of.len()).any(|part| part == of))
-        };
+        let meant = || self.name != aside.name && looks_like_backup(self.name.as_bytes(), aside.name.as_bytes());
         self.number > aside.number || (self.renames == 1 && meant())
     }
 }
@@ -295,13 +291,14 @@ impl Planner<'_> {
 
     /// If an unlink removes the backup of a file that was moved aside and written again, makes that an edit of the old
     /// inode, which takes its old place again.
-    pub(super) fn end_of_rewrite(&mut self, backup: InodeId, backup_dir: NodeIx) -> bool {
+    pub(super) fn end_of_rewrite(&mut self, backup: InodeId, backup_dir: NodeIx, name: &Name) -> bool {
         if !self.is_file_of_one_name(backup) {
             return false;
         }
         let view = &*self.view;
         let Some(fact) = view.local.moved.get(&backup) else { return false };
-        if self.now_ms.saturating_sub(fact.then_ms) >= SAVE_WINDOW_MS {
+        let in_time = self.now_ms.saturating_sub(fact.then_ms) < SAVE_WINDOW_MS;
+        if !in_time || !looks_like_backup(name.as_bytes(), fact.name.as_bytes()) {
             return false;
         }
         let Some(dir) = view.node_index.get(&fact.dir).map(|dir| view.home(*dir)) else { return false };
