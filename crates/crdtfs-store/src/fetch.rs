@@ -196,7 +196,8 @@ pub(crate) fn write_one(
     }
 }
 
-fn verify(want: &Want, bytes: &[u8]) -> io::Result<Hash> {
+/// The hash of what arrived, if it is what was wanted.
+pub(crate) fn verify(want: &Want, bytes: &[u8]) -> io::Result<Hash> {
     let hash = want.chunk.hash;
     if Hash::of(bytes) == hash && (want.len == 0 || want.len as usize == bytes.len()) {
         return Ok(hash);

@@ -36,6 +36,9 @@ pub(crate) struct Fillings {
     objects: Mutex<HashMap<Key, Arc<Filling>>>,
 }
 
+/// What filesystems leave out of a file: blocks of so many bytes.
+const SPARSE_BLOCK: usize = 4096;
+
 impl Fillings {
     pub(crate) fn file(&self, id: u32) -> Option<Arc<File>> {
         self.files.lock().get(&id).cloned()
@@ -144,10 +147,16 @@ impl Filling {
                 return Ok(());
             }
             let span = &self.spans[at];
-            if is_zeros(span) || is_zero(bytes) {
+            if is_zeros(span) {
                 self.clear(span.offset, span.offset + u64::from(span.len))?;
             } else {
-                self.write.write_all_at(bytes, span.offset)?;
+                for (offset, run, zeros) in runs(span.offset, bytes) {
+                    if zeros {
+                        self.clear(offset, offset + run.len() as u64)?;
+                    } else {
+                        self.write.write_all_at(run, offset)?;
+                    }
+                }
             }
             self.enter(inner, at);
         }
@@ -331,6 +340,26 @@ impl Inner {
 /// The same file, open for reading.
 pub(crate) fn reopen(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// The parts of what lies from an offset on: blocks of zeros, and what lies between them, each with its offset and whether it is zeros.
+/// A few bytes in the middle of a hole make a chunk of up to 1 MiB, of which all but their block stays a hole.
+fn runs(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8], bool)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at;
+        let mut kind = None;
+        while at < bytes.len() {
+            let to_block = SPARSE_BLOCK - ((offset + at as u64) % SPARSE_BLOCK as u64) as usize;
+            let end = (at + to_block).min(bytes.len());
+            let zeros = is_zero(&bytes[at..end]);
+            if *kind.get_or_insert(zeros) != zeros {
+                break;
+            }
+            at = end;
+        }
+        kind.map(|zeros| (offset + start as u64, &bytes[start..at], zeros))
+    })
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -13,13 +13,14 @@ use crdtfs_core::id::Hash;
 use crdtfs_core::port::Reader;
 use parking_lot::{Condvar, Mutex};
 
-use crate::fetch::write_one;
+use crate::fetch::{verify, write_one};
 use crate::index::{Key, key};
 use crate::layer::seek_file;
 use crate::manifest::Need;
 use crate::object::OBJECT_FROM;
 use crate::pack::Codec;
 use crate::source::{ChunkSink, ChunkSource, Urgency, Want};
+use crate::space::is_full;
 use crate::store::{ChunkSpan, Inner, Store};
 
 /// Chunk lists are looked up for a stretch of this many bytes at a time.
@@ -137,7 +138,12 @@ impl ContentReader {
             if tries > 8 {
                 return Err(io::Error::other(format!("chunk {} does not stay where it is put", span.hash)));
             }
-            self.fetch_spans(&[span], self.urgency)?;
+            match self.fetch_spans(&[span], self.urgency) {
+                Err(error) if is_full(error.kind()) => {
+                    break self.window.fetch_unkept(&self.content, &span, self.urgency)?;
+                }
+                fetched => fetched?,
+            }
         };
         buf.copy_from_slice(&bytes[skip..skip + buf.len()]);
         Ok(())
@@ -253,7 +259,8 @@ impl Reader for ContentReader {
 type OnChunk<'a> = &'a (dyn Fn(usize, &[u8]) -> io::Result<()> + Sync);
 
 impl Window {
-    /// Brings chunks of a content here, into its object if it is large, else into the packs.
+    /// Brings chunks of a content here, into its object if it is large, else into the packs. An object is not begun that does not
+    /// fit (`StorageFull`): it would take the room of what does.
     fn fetch_spans(&self, content: &ContentRef, spans: &[ChunkSpan], urgency: Urgency) -> io::Result<()> {
         let inner = &self.store.inner;
         let want = |span: &ChunkSpan| {
@@ -275,12 +282,33 @@ impl Window {
             return self
                 .fetch(&wants, urgency, &|index, bytes| Ok(inner.put(&wants[index].chunk.hash, bytes, Codec::Raw)?));
         }
+        if !inner.fillings.is_known(content) && !self.has_room_for(content) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let filling = inner.fill_object(content, &all)?;
         self.fetch(&wants, urgency, &|index, bytes| {
             let at = all.partition_point(|span| span.offset < spans[index].offset);
             filling.write(inner, at, bytes)
         })?;
         inner.finish_object(&filling)
+    }
+
+    fn has_room_for(&self, content: &ContentRef) -> bool {
+        let Some(space) = self.source.space() else { return true };
+        let room = space.room();
+        content.size <= room || self.store.inner.room_for(content).is_ok_and(|lacks| lacks <= room)
+    }
+
+    /// A chunk for a reader alone: there is no room to keep it.
+    fn fetch_unkept(&self, content: &ContentRef, span: &ChunkSpan, urgency: Urgency) -> io::Result<Arc<[u8]>> {
+        let want = Want { chunk: ChunkRef::within(content, span.offset, span.hash), len: span.len, base: None };
+        let sink = UnkeptSink { want: &want, bytes: Mutex::default() };
+        self.source.fetch(&[want], urgency, &sink)?;
+        let bytes = sink.bytes.into_inner();
+        let bytes =
+            bytes.ok_or_else(|| io::Error::new(io::ErrorKind::HostUnreachable, "nobody reachable has these bytes"))?;
+        self.store.inner.chunk_cache.lock().put(key(&span.hash), bytes.clone());
+        Ok(bytes)
     }
 
     /// Fetches chunks, but for those that are on their way for somebody else: waits for these.
@@ -340,13 +368,23 @@ struct ReadSink<'a> {
 impl ChunkSink for ReadSink<'_> {
     fn accept(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
         let want = &self.own[index];
-        if Hash::of(bytes) != want.chunk.hash {
-            let reason = format!("what arrived for chunk {} is not it", want.chunk.hash);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
-        }
+        verify(want, bytes)?;
         write_one(&*self.window.source, bytes, || (self.each)(self.mine[index], bytes))?;
         // Whoever waits for this one need not wait for the rest.
         self.window.in_flight.land(&key(&want.chunk.hash));
+        Ok(())
+    }
+}
+
+struct UnkeptSink<'a> {
+    want: &'a Want,
+    bytes: Mutex<Option<Arc<[u8]>>>,
+}
+
+impl ChunkSink for UnkeptSink<'_> {
+    fn accept(&self, _: usize, bytes: &[u8]) -> io::Result<()> {
+        verify(self.want, bytes)?;
+        *self.bytes.lock() = Some(bytes.into());
         Ok(())
     }
 }

@@ -376,6 +376,28 @@ fn what_is_fetched_together_fits_together() {
     assert!(device.share.fetch(&small[1..], Urgency::Prefetch)[0].is_ok());
 }
 
+/// It is read all the same, and takes the room of nothing that fits.
+#[test]
+fn what_does_not_fit_is_read_and_not_kept() {
+    let source = device(Peer::nobody());
+    let bytes = noise(12 << 20, 1);
+    let content = source.write_and_index(id(1), &bytes);
+    let small = source.write_and_index(id(2), &noise(2 << 20, 2));
+    let peer = Peer::of(source.share.store());
+    peer.space.set(Arc::new(Space::told(|| RESERVE + (1 << 20) + (4 << 20)))).unwrap();
+    let device = device(peer.clone());
+    let reader = device.share.open(&content).unwrap();
+    let mut read = vec![0; bytes.len()];
+    for (at, part) in read.chunks_mut(100_000).enumerate() {
+        reader.read_at(part, at as u64 * 100_000).unwrap();
+    }
+    assert!(read == bytes);
+    let usage = device.share.store().usage();
+    assert!(usage.packs + usage.objects < 1 << 20, "{usage:?}");
+    assert_eq!(fs::read_dir(device.dir.path().join("store/objects")).unwrap().count(), 0);
+    device.share.fetch(&[small], Urgency::Prefetch).pop().unwrap().unwrap();
+}
+
 #[test]
 fn a_partial_object_goes_on_after_a_restart() {
     let source = device(Peer::nobody());

@@ -179,7 +179,7 @@ impl Space {
 }
 
 /// Whether there is no room on the disk, or no more for this user.
-fn is_full(kind: io::ErrorKind) -> bool {
+pub(crate) fn is_full(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

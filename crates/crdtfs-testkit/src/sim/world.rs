@@ -359,6 +359,22 @@ impl World {
         words
     }
 
+    /// The bytes of all versions that an edit was made of.
+    fn made_of(&self, at: usize, done: &Done) -> BTreeSet<Hash> {
+        let log = &self.sites[at].device.log;
+        let (mut found, mut hashes) = (BTreeSet::new(), BTreeSet::new());
+        let mut left: Vec<RecordId> = done.brought.iter().map(|(record, _)| *record).collect();
+        while let Some(id) = left.pop() {
+            if let Some((_, Record::Content(content))) = log.iter().find(|(known, _)| *known == id)
+                && found.insert(id)
+            {
+                hashes.extend(content.bytes.map(|bytes| bytes.hash));
+                left.extend(content.replaces.iter().copied());
+            }
+        }
+        hashes
+    }
+
     /// Whether somebody who had seen it edited every version with these bytes: it is only shown, for what was set on it besides,
     /// as long as there is nothing else, since those edits became files of their own.
     fn was_edited(&self, at: usize, hash: &Hash) -> bool {
@@ -412,7 +428,11 @@ impl World {
         if let Op::Edit { basis: Some(_), .. } = &done.op {
             // Its author saw what was there when it was opened, not what came since.
             let seen = self.sites[at].open.take().map(|(_, _, text)| text).unwrap_or_default();
-            let seen: BTreeSet<_> = tokens_in(seen.as_bytes()).into_iter().collect();
+            let mut seen: BTreeSet<_> = tokens_in(seen.as_bytes()).into_iter().collect();
+            // So had the authors of what it was made of: a merge takes what they changed as changed.
+            for hash in self.made_of(at, done) {
+                seen.extend(self.words(at, &hash).iter());
+            }
             may_go.retain(|token| seen.contains(token));
         }
         // Work on what waits for bytes may decide what becomes of the others that wait with it: a merge, of which lines are gone
