@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use crdtfs_tests::{Lab, Mode, needs, same_trees, until};
@@ -138,6 +139,29 @@ fn who_is_killed_while_joining_goes_on() {
         b.ok(&["stop"]);
     }
     a.stop();
+}
+
+/// The command is killed while the engine that it started starts (Ctrl-C): the same command again waits for that engine.
+#[test]
+fn who_is_killed_while_starting_an_engine_can_begin_again() {
+    needs!("who_is_killed_while_starting_an_engine_can_begin_again");
+    const ROUNDS: u64 = 16;
+    let lab = Lab::new();
+    let (_segment, [mut a, _b]) = lab.on_one_segment(["a", "b"]);
+    for round in 0..ROUNDS {
+        let (dir, state) = (a.dir(&format!("s{round}")), a.dir(&format!("state{round}")));
+        put(&dir, &[("f", "mine\n")]);
+        a.set_state_dir(state);
+        let mut first = a.crdtfs(&["watch".as_ref(), dir.as_os_str()]);
+        let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Anywhere in the start of an engine, which takes some tens of milliseconds.
+        std::thread::sleep(Duration::from_millis(round * 4));
+        first.kill().unwrap();
+        first.wait().unwrap();
+        a.ok(&["watch".as_ref(), dir.as_os_str()]);
+        assert_eq!(a.status()["shares"].as_array().unwrap().len(), 1);
+        a.ok(&["stop"]);
+    }
 }
 
 /// A share of which it is not known where it is to be shown.

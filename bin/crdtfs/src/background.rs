@@ -37,12 +37,12 @@ pub(crate) fn connect_or_start(settings: &Settings, first: Option<&Show>) -> Res
     if let Some(running) = running(settings)? {
         return Ok((running.on_the_network(settings)?, false));
     }
-    let _turn = take_turn(settings)?;
+    let turn = take_turn(settings)?;
     // Somebody may have started one while we waited for our turn.
     if let Some(running) = running(settings)? {
         return Ok((running.on_the_network(settings)?, false));
     }
-    start(settings, first)?;
+    start(settings, first, &turn)?;
     let mut client = Client::connect(&settings.state_dir)?;
     let pong = client.call(Ping { shown: true })?;
     Ok((Running { client, pong }, true))
@@ -115,8 +115,9 @@ fn open_log(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Runs this program once more as the engine, and returns when its socket answers.
-fn start(settings: &Settings, first: Option<&Show>) -> Result<()> {
+/// Runs this program once more as the engine, and returns when its socket answers. The turn is the engine's, too, as its stdin, until
+/// then: should this process be killed meanwhile, whoever comes next waits for that engine and does not start another one.
+fn start(settings: &Settings, first: Option<&Show>, turn: &File) -> Result<()> {
     let log_path = settings.state_dir.join(LOG);
     let mut log = open_log(&log_path).with_context(|| format!("cannot open {}", log_path.display()))?;
     let log_start = log.seek(SeekFrom::End(0)).with_context(|| format!("cannot read {}", log_path.display()))?;
@@ -127,7 +128,7 @@ fn start(settings: &Settings, first: Option<&Show>) -> Result<()> {
         .arg(&settings.state_dir)
         .arg("engine")
         .args(first.filter(|first| first.ticket.is_none()).map(first_for_engine))
-        .stdin(Stdio::null())
+        .stdin(turn.try_clone().context("cannot hand on the turn to start")?)
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()

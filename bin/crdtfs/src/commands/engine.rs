@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use crdtfs_control::request::Show;
+use rustix::fs::FlockOperation;
 
 use super::App;
 use crate::background::READY;
@@ -34,6 +35,8 @@ pub(crate) fn run(app: &mut App, args: &Args) -> Result<u8> {
         let mut host = Host::start(&app.settings, args.first.clone()).await?;
         // Who started it may have left meanwhile: what is shown is shown all the same.
         drop(app.out.line(READY).and_then(|()| app.out.flush()));
+        // Its stdin is the turn to start one, which is over; or it was run by hand.
+        let _ = rustix::fs::flock(std::io::stdin(), FlockOperation::Unlock);
         tokio::select! {
             () = signals.any() => {}
             () = host.stopped() => {}
