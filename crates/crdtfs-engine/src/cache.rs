@@ -58,7 +58,7 @@ impl Share {
             let contents = self.read(|replica| replica.view().shown_contents());
             let uses = self.uses.lock();
             let last = |content: &ContentRef| uses.last.get(&content.hash).copied().unwrap_or(0);
-            let bytes = |content: &ContentRef| content.size - self.lacks(content).min(content.size);
+            let bytes = |content: &ContentRef| self.store().holds(content).unwrap_or(content.size);
             contents.into_iter().map(|content| (last(&content), bytes(&content), content)).collect()
         };
         let mut total: u64 = here.iter().map(|(_, bytes, _)| bytes).sum();

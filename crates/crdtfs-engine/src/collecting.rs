@@ -108,6 +108,11 @@ impl Core {
         if self.room_made.load(Ordering::Acquire) != made {
             return true;
         }
+        // What is fetched again goes before what is nowhere else.
+        if self.store().give_up_parts() > 0 {
+            self.room_made.fetch_add(1, Ordering::AcqRel);
+            return true;
+        }
         let removals = self.removals();
         if *futile == Some(removals) {
             return false;
@@ -139,7 +144,7 @@ impl Core {
         let keep = |content: &ContentRef| !surplus.contains(content);
         let report = self.store().reclaim(&mut || self.kept(Keep::Retained).into_iter().filter(keep).collect())?;
         tracing::info!(chunks = report.chunks, objects = report.objects, "cached contents went");
-        Ok(report.chunks > 0 || report.objects > 0)
+        Ok(report.chunks > 0 || report.objects > 0 || report.freed > 0)
     }
 }
 

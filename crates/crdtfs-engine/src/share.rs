@@ -482,7 +482,14 @@ impl Share {
         let room = self.space.room();
         // Only so many: the next look follows soon, and those are fetched before it.
         let unfit: Vec<_> = self.work.lock().wants.unfit().take(1000).collect();
-        let fits: Vec<_> = unfit.into_iter().filter(|(_, content)| self.lacks(content) <= room).collect();
+        let fitting = |room: u64| -> Vec<_> {
+            unfit.iter().copied().filter(|(_, content)| self.lacks(content) <= room).collect()
+        };
+        let mut fits = fitting(room);
+        // What is here of a file of which the rest does not fit is in the way of those that would.
+        if fits.is_empty() && unfit.len() > 1 && self.store.give_up_parts_beyond(room) > 0 {
+            fits = fitting(self.space.room());
+        }
         if !fits.is_empty() {
             let mut work = self.work.lock();
             fits.iter().for_each(|(inode, _)| work.wants.fits(*inode));

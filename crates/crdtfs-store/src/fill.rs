@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crdtfs_core::content::ContentRef;
@@ -283,21 +284,23 @@ impl Inner {
     /// Bytes of the disk that the rest of a content takes: zeros take none, and of what the list is not here yet the list has to
     /// come first. What an interrupted fetch left is known only when it goes on; its room is taken already.
     pub(crate) fn room_for(&self, content: &ContentRef) -> Result<u64, StoreError> {
+        let lacks = self.room_for_unknown(content)?;
+        if lacks == 0 || content.size < OBJECT_FROM || self.fillings.is_known(content) {
+            return Ok(lacks);
+        }
+        Ok(lacks.saturating_sub(self.part_takes(content)))
+    }
+
+    /// As [`Inner::room_for`], for what is not known to be here.
+    pub(crate) fn room_for_unknown(&self, content: &ContentRef) -> Result<u64, StoreError> {
         if self.index.read().is_complete(&key(&content.hash)) {
             return Ok(0);
         }
         let (spans, needs) = self.spans(content, 0..content.size)?;
         let lists: u64 = needs.iter().map(|need| manifest::longest(need.size)).sum();
-        let lacks = {
-            let index = self.index.read();
-            let lacking = spans.iter().filter(|span| !index.has(&key(&span.hash)));
-            lists + lacking.map(zeros::room).sum::<u64>()
-        };
-        if lacks == 0 || content.size < OBJECT_FROM || self.fillings.is_known(content) {
-            return Ok(lacks);
-        }
-        let part = std::fs::metadata(self.part_path(&self.resolve(content)));
-        Ok(lacks.saturating_sub(part.map_or(0, |part| part.blocks() * BLOCK)))
+        let index = self.index.read();
+        let lacking = spans.iter().filter(|span| !index.has(&key(&span.hash)));
+        Ok(lists + lacking.map(zeros::room).sum::<u64>())
     }
 
     /// The object of a content that is being filled, begun if need be.
@@ -331,10 +334,56 @@ impl Inner {
         result
     }
 
-    /// The contents whose objects are being filled.
+    /// The contents whose objects are being filled now.
     pub(crate) fn filling_objects(&self) -> Vec<ContentRef> {
-        self.fillings.objects.lock().values().map(|filling| filling.content).collect()
+        let objects = self.fillings.objects.lock();
+        objects.values().filter(|filling| is_in_use(filling)).map(|filling| filling.content).collect()
     }
+
+    /// Bytes of the disk that what an interrupted fetch left of a content takes.
+    fn part_takes(&self, content: &ContentRef) -> u64 {
+        std::fs::metadata(self.part_path(&self.resolve(content))).map_or(0, |part| part.blocks() * BLOCK)
+    }
+
+    /// Bytes of a content that are here, or of the disk that what is here of it takes.
+    pub(crate) fn holds(&self, content: &ContentRef) -> Result<u64, StoreError> {
+        let here = content.size.saturating_sub(self.missing(content)?.bytes);
+        Ok(if content.size < OBJECT_FROM { here } else { here.max(self.part_takes(content)) })
+    }
+
+    /// Removes what interrupted fetches left of contents that `goes` names, but for those that somebody goes on with right now,
+    /// and those of open files. The content is `None` of what nobody has asked for in this life. Bytes given back.
+    pub(crate) fn drop_parts(&self, goes: &dyn Fn(Option<&ContentRef>, &Path) -> bool) -> u64 {
+        let mut freed = 0;
+        // Nobody begins to fill one meanwhile.
+        let mut objects = self.fillings.objects.lock();
+        let Ok(entries) = std::fs::read_dir(self.objects_dir()) else { return 0 };
+        let known: HashMap<PathBuf, Key> =
+            objects.iter().map(|(key, filling)| (self.part_path(&filling.content), *key)).collect();
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.extension().is_none_or(|extension| extension != "part") {
+                continue;
+            }
+            let filling = known.get(&path).and_then(|key| objects.get(key));
+            if filling.is_some_and(is_in_use) || !goes(filling.map(|filling| &filling.content), &path) {
+                continue;
+            }
+            let takes = std::fs::metadata(&path).map_or(0, |part| part.blocks() * BLOCK);
+            if std::fs::remove_file(&path).is_err() {
+                continue;
+            }
+            freed += takes;
+            if let Some(filling) = known.get(&path).and_then(|key| objects.remove(key)) {
+                filling.end(self);
+            }
+        }
+        freed
+    }
+}
+
+/// Whether somebody besides the list of all fillings, which is locked, works on one.
+fn is_in_use(filling: &Arc<Filling>) -> bool {
+    Arc::strong_count(filling) > 1
 }
 
 /// The same file, open for reading.

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::hash::BuildHasherDefault;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -150,6 +151,12 @@ impl Inner {
         self.marks.lock().pins.entry(content.hash).or_insert((*content, 0)).1 += 1;
     }
 
+    /// Where what interrupted fetches left of contents that are open is.
+    pub(crate) fn open_parts(&self) -> HashSet<PathBuf> {
+        let pinned: Vec<_> = self.marks.lock().pins.values().map(|(content, _)| *content).collect();
+        pinned.iter().map(|content| self.part_path(&self.resolve(content))).collect()
+    }
+
     pub(crate) fn unpin(&self, content: &ContentRef) {
         let mut marks = self.marks.lock();
         if let Some((_, count)) = marks.pins.get_mut(&content.hash) {
@@ -206,7 +213,8 @@ impl Inner {
         let mut report = GcReport::default();
         self.drop_objects(&contents, &keys, old_id, &mut report)?;
         self.mark_objects(&mut keys)?;
-        self.drop_parts(&contents, &mut report);
+        let wanted: HashSet<_> = contents.iter().map(|content| self.part_path(&self.resolve(content))).collect();
+        report.freed += self.drop_parts(&|_, path| !wanted.contains(path));
         let mut dropped = Vec::new();
         {
             let mut marks = self.marks.lock();
@@ -320,21 +328,6 @@ impl Inner {
             drop(marks);
         }
         Ok(())
-    }
-
-    /// Removes what is left of fetches that nobody wants to go on.
-    fn drop_parts(&self, contents: &[ContentRef], report: &mut GcReport) {
-        let wanted: HashSet<_> = contents.iter().map(|content| self.part_path(&self.resolve(content))).collect();
-        let Ok(entries) = fs::read_dir(self.objects_dir()) else { return };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "part") && !wanted.contains(&path) {
-                let len = entry.metadata().map_or(0, |meta| meta.len());
-                if fs::remove_file(&path).is_ok() {
-                    report.freed += len;
-                }
-            }
-        }
     }
 
     fn compact(&self) -> Result<bool, StoreError> {

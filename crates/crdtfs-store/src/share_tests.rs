@@ -398,6 +398,40 @@ fn what_does_not_fit_is_read_and_not_kept() {
     device.share.fetch(&[small], Urgency::Prefetch).pop().unwrap().unwrap();
 }
 
+/// What an interrupted fetch left goes when its room is wanted, but not of what is open; a later fetch brings it all.
+#[test]
+fn what_a_fetch_left_gives_its_room_back() {
+    let source = device(Peer::nobody());
+    let bytes = noise(12 << 20, 1);
+    let content = source.write_and_index(id(1), &bytes);
+    let peer = Peer::of(source.share.store());
+    let device = device(peer.clone());
+    let store = device.share.store();
+    let interrupted = || {
+        peer.limit.store(20, Ordering::Relaxed);
+        peer.given.store(0, Ordering::Relaxed);
+        assert!(device.share.fetch(&[content], Urgency::Prefetch)[0].is_err());
+        peer.limit.store(u64::MAX, Ordering::Relaxed);
+        assert!(store.holds(&content).unwrap() > 1_000_000);
+    };
+    let lacks = || store.room_for(&content).unwrap();
+    interrupted();
+    assert_eq!(store.give_up_parts_beyond(lacks()), 0, "the rest fits");
+    assert!(store.give_up_parts_beyond(lacks() - 1) > 1_000_000);
+    assert!(lacks() >= 12 << 20 && store.holds(&content).unwrap() == 0);
+    interrupted();
+    let reader = device.share.open(&content).unwrap();
+    assert_eq!(store.give_up_parts(), 0, "it is open");
+    drop(reader);
+    assert!(store.give_up_parts() > 1_000_000);
+    interrupted();
+    let mut live = || vec![content];
+    assert_eq!(store.gc(&mut live).unwrap().freed, 0);
+    assert!(store.gc(&mut Vec::new).unwrap().freed > 1_000_000, "nobody wants it");
+    device.share.fetch(&[content], Urgency::Prefetch).pop().unwrap().unwrap();
+    assert!(read(&device.share, &content).unwrap() == bytes);
+}
+
 #[test]
 fn a_partial_object_goes_on_after_a_restart() {
     let source = device(Peer::nobody());

@@ -197,6 +197,26 @@ impl Store {
         self.inner.room_for(content)
     }
 
+    /// Bytes of a content that are here, or of the disk that what is here of it takes.
+    pub fn holds(&self, content: &ContentRef) -> Result<u64, StoreError> {
+        self.inner.holds(content)
+    }
+
+    /// Gives back the room of what interrupted fetches left, but for contents that are open or that somebody fetches right now. Bytes
+    /// of the disk.
+    pub fn give_up_parts(&self) -> u64 {
+        let open = self.inner.open_parts();
+        self.inner.drop_parts(&|_, path| !open.contains(path))
+    }
+
+    /// As [`Store::give_up_parts`], of contents of which the rest takes more than `room`.
+    pub fn give_up_parts_beyond(&self, room: u64) -> u64 {
+        let open = self.inner.open_parts();
+        // What it is asked of is known: what is here of it is no more counted as lacking.
+        let beyond = |content: &ContentRef| self.inner.room_for_unknown(content).map_or(true, |lacks| lacks > room);
+        self.inner.drop_parts(&|content, path| !open.contains(path) && content.is_none_or(beyond))
+    }
+
     /// Whether all of a content is here.
     pub fn is_local(&self, content: &ContentRef) -> bool {
         self.inner.is_local(content)
