@@ -293,7 +293,8 @@ impl Window {
         inner.finish_object(&filling)
     }
 
-    fn has_room_for(&self, content: &ContentRef) -> bool {
+    /// Whether what lacks of a content fits on the disk.
+    pub(crate) fn has_room_for(&self, content: &ContentRef) -> bool {
         let Some(space) = self.source.space() else { return true };
         let room = space.room();
         content.size <= room || self.store.inner.room_for(content).is_ok_and(|lacks| lacks <= room)

@@ -387,15 +387,23 @@ fn what_does_not_fit_is_read_and_not_kept() {
     peer.space.set(Arc::new(Space::told(|| RESERVE + (1 << 20) + (4 << 20)))).unwrap();
     let device = device(peer.clone());
     let reader = device.share.open(&content).unwrap();
-    let mut read = vec![0; bytes.len()];
-    for (at, part) in read.chunks_mut(100_000).enumerate() {
+    let mut got = vec![0; bytes.len()];
+    for (at, part) in got.chunks_mut(100_000).enumerate() {
         reader.read_at(part, at as u64 * 100_000).unwrap();
     }
-    assert!(read == bytes);
+    assert!(got == bytes);
     let usage = device.share.store().usage();
     assert!(usage.packs + usage.objects < 1 << 20, "{usage:?}");
     assert_eq!(fs::read_dir(device.dir.path().join("store/objects")).unwrap().count(), 0);
     device.share.fetch(&[small], Urgency::Prefetch).pop().unwrap().unwrap();
+    // So is what is written to it alone kept.
+    let file = device.share.write_file(Some(&content)).unwrap();
+    file.write_at(b"appended", content.size).unwrap();
+    let appended = device.share.seal(&*file, &|| true).unwrap().unwrap();
+    assert_eq!(appended, source.share.put(&[&bytes[..], b"appended"].concat()).unwrap());
+    let usage = device.share.store().usage();
+    assert!(usage.packs + usage.objects < 5 << 20, "{usage:?}");
+    assert!(read(&device.share, &appended).unwrap().ends_with(b"appended"));
 }
 
 /// What an interrupted fetch left goes when its room is wanted, but not of what is open; a later fetch brings it all.

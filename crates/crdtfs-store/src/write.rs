@@ -8,7 +8,7 @@
 //! byte is copied. A file that was given out ([`WriteFile::backing`]) can be written behind our back and is cloned or
 //! copied first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -23,6 +23,7 @@ use rustix::fs::ioctl_ficlone;
 
 use crate::chunker::{Input, chunk_known, fill, spans};
 use crate::gc::Pin;
+use crate::index::key;
 use crate::journal::{BaseRecord, BodyRecord, Journal, Record, Recovered, Replay};
 use crate::known::{Known, Like, Unchanged};
 use crate::layer::{Base, Body, Extents, Layer, seek_file};
@@ -224,10 +225,11 @@ impl Handle {
     ) -> io::Result<Option<ContentRef>> {
         let inner = &self.window.store.inner;
         let adopted = matches!(frozen.body, Body::Plain(_)) && frozen.size >= OBJECT_FROM;
-        let mut each = |_, hash: &Hash, chunk: &[u8]| {
-            if adopted { Ok(()) } else { Ok(inner.put(hash, chunk, Codec::Raw)?) }
-        };
         let (base, in_place) = self.base_chunks(frozen, earlier);
+        let away = if in_place { self.without_room(frozen, &base) } else { HashSet::new() };
+        let mut each = |_, hash: &Hash, chunk: &[u8]| {
+            if adopted || away.contains(hash) { Ok(()) } else { Ok(inner.put(hash, chunk, Codec::Raw)?) }
+        };
         let same = |range| frozen.shows_base(range);
         let known = match &base[..] {
             [] => Known::Nothing,
@@ -247,6 +249,16 @@ impl Handle {
             inner.adopt_object(&path, file.clone(), &content, &spans(&chunked))?;
         }
         Ok(Some(content))
+    }
+
+    /// Of the chunks of what the layer lies on those that are not here, if there is no room for them: others have them.
+    fn without_room(&self, layer: &Layer, base: &[ChunkSpan]) -> HashSet<Hash> {
+        let Body::Overlay { base: Some(Base::Content(reader)), .. } = &layer.body else { return HashSet::new() };
+        if self.window.has_room_for(reader.content()) {
+            return HashSet::new();
+        }
+        let index = self.window.store.inner.index.read();
+        base.iter().filter(|span| !index.has(&key(&span.hash))).map(|span| span.hash).collect()
     }
 
     /// The chunks of what the layer lies on and shows most of (then true), else of what the file held before, as far as
