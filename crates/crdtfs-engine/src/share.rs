@@ -352,6 +352,8 @@ impl Share {
             }
         }
         work.merges = !view.wanted().is_empty();
+        drop(work);
+        self.work_came.notify_all();
     }
 
     /// Tells everyone but `by` what changed in the view, and finds out what is to be fetched for it. Called with the

@@ -28,6 +28,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// How long others wait until what came from them can be seen here.
 const SEEN: Duration = Duration::from_secs(1);
 
+/// What takes no time is waited for at the end of a wait, too.
+const MOMENT: Duration = Duration::from_millis(200);
+
 impl Core {
     pub(crate) async fn wait(self: &Arc<Self>, asked: Wait, talk: &mut Talk) -> Result<Reply, Failure> {
         let deadline = Instant::now() + Duration::from_millis(asked.timeout_ms);
@@ -92,6 +95,8 @@ impl Core {
 
     /// Waits until all that came can be seen where the shares are shown.
     async fn is_seen(self: &Arc<Self>, shares: &[Arc<Share>], deadline: Instant) -> Result<bool, Failure> {
+        // Also what is here only as the wait ends: members that are away count from when they could have come.
+        let deadline = deadline.max(Instant::now() + MOMENT);
         let showings: Vec<_> = shares.iter().flat_map(|share| self.showings_of(&share.id())).collect();
         blocking(move || Ok(showings.iter().all(|showing| showing.is_seen(deadline)))).await
     }
