@@ -370,6 +370,34 @@ fn conflict_copies() {
     b.stop();
 }
 
+/// What could not have its name is known by the one that it was shown under also when it is moved.
+#[test]
+fn a_suffixed_name_that_was_left() {
+    needs!("a_suffixed_name_that_was_left");
+    let lab = Lab::new();
+    let (segment, [mut a, mut b], [one, other]) = lab.pair(["anna", "bert"], [Mode::Watch, Mode::Watch]);
+    segment.cut(&b);
+    for (dir, who) in [(&one, "anna"), (&other, "bert")] {
+        fs::write(dir.join("f.txt"), format!("{who}\n")).unwrap();
+    }
+    written(&a, &one, "anna\n");
+    written(&b, &other, "bert\n");
+    segment.heal(&b);
+    a.wait(&one, "all");
+    let tree = same_trees(&[&one, &other], SETTLED);
+    let copy = tree.names().into_iter().find(|name| name.contains(" (conflict ")).unwrap();
+    fs::rename(one.join(&copy), one.join("kept.txt")).unwrap();
+    a.wait(&one, "all");
+    for (device, dir) in [(&a, &one), (&b, &other)] {
+        let said = device.fails(1, &restore(&dir.join(&copy), &[]));
+        assert!(said.contains("it was moved to kept.txt"), "{said}");
+        let moved = event(device, &dir.join(&copy), |event| event["action"] == "move");
+        assert_eq!((&moved["from"], &moved["path"]), (&Value::from(copy.as_str()), &Value::from("kept.txt")));
+    }
+    a.stop();
+    b.stop();
+}
+
 /// A directory that is there and was emptied comes back as it was, also the share's own.
 #[test]
 fn an_emptied_directory() {

@@ -80,6 +80,15 @@ struct Known {
     alive: bool,
 }
 
+/// A removal or a move of an entry whose name another one was given, too, or that lay in such a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contested {
+    /// The directory and the name that it had by its records.
+    pub stood: (InodeId, Name),
+    /// The places of those others.
+    pub rivals: BTreeSet<PlaceId>,
+}
+
 /// Reads records one after the other.
 #[derive(Debug, Default)]
 pub struct History {
@@ -87,7 +96,7 @@ pub struct History {
     /// Which places that live were given a name in a directory.
     given: BTreeMap<(InodeId, Name), BTreeSet<PlaceId>>,
     /// See [`History::take_contested`].
-    contested: BTreeMap<RecordId, BTreeSet<PlaceId>>,
+    contested: BTreeMap<RecordId, Contested>,
     /// The name that an inode was last seen under.
     name_of: BTreeMap<InodeId, PlaceId>,
     contents: BTreeMap<InodeId, Content>,
@@ -144,9 +153,9 @@ impl History {
         self.events.into_iter().flatten().collect()
     }
 
-    /// The deletions of entries whose name another one was given, too, or that lay in such a directory, with the places of
-    /// those others. The paths of their events are by the names that were given: what was shown under a suffix only a view knows.
-    pub fn take_contested(&mut self) -> BTreeMap<RecordId, BTreeSet<PlaceId>> {
+    /// The removals and moves of which only a view knows the name that was left: the paths of their events are by the names that
+    /// were given, without suffixes.
+    pub fn take_contested(&mut self) -> BTreeMap<RecordId, Contested> {
         std::mem::take(&mut self.contested)
     }
 
@@ -196,10 +205,15 @@ impl History {
         let alive = matches!(place.state, PlaceState::Live);
         let (inode, kind) = (place.inode, place.kind);
         let known = Known { inode, kind, parent: place.parent, name: place.name.clone(), alive };
-        if let (PlaceState::Deleted { .. }, Some(before)) = (&place.state, &before) {
+        let leaves = |before: &Known| match place.state {
+            PlaceState::Deleted { .. } => true,
+            PlaceState::Live => (before.parent, &before.name) != (place.parent, &place.name),
+            PlaceState::Merged { .. } => false,
+        };
+        if let Some(before) = before.as_ref().filter(|before| before.alive && leaves(before)) {
             let rivals = self.rivals(before);
-            if before.alive && !rivals.is_empty() {
-                self.contested.insert(id, rivals);
+            if !rivals.is_empty() {
+                self.contested.insert(id, Contested { stood: (before.parent, before.name.clone()), rivals });
             }
         }
         self.know(place.place, known.clone());
@@ -439,7 +453,12 @@ mod tests {
         take(11, 7, 5, root, "h", PlaceState::Live);
         take(12, 7, 5, root, "h", gone());
         let contested = history.take_contested();
-        assert_eq!(contested, BTreeMap::from([(RecordId([6; 16]), BTreeSet::from([PlaceId([3; 16])]))]));
+        let with = |dir, name: &str, rival: u8| Contested {
+            stood: (dir, Name::try_from(name).unwrap()),
+            rivals: BTreeSet::from([PlaceId([rival; 16])]),
+        };
+        let expected = [(RecordId([6; 16]), with(dir, "g", 3)), (RecordId([7; 16]), with(root, "d", 1))];
+        assert_eq!(contested, BTreeMap::from(expected));
     }
 
     #[test]

@@ -1,25 +1,26 @@
-//! The paths of what was removed while something else had its name, too.
+//! The paths of what was removed or moved while something else had its name, too.
 //!
-//! Records have the names that entries were given. What stood beside another entry was shown, and so removed, under a name with a
-//! suffix, which only the view knows: for such removals the log is read once more into one, up to each of them. It is the view
-//! of this device's order of the changes; a removal whose author had not seen the other entry keeps the name of its record.
+//! Records have the names that entries were given. What stood beside another entry was shown, and so removed or moved, under a name
+//! with a suffix, which only the view knows: for these the log is read once more into one, up to each of them. It is the view of
+//! this device's order of the changes; an operation whose author had not seen the other entry keeps the name of its record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crdtfs_core::envelope::Envelope;
-use crdtfs_core::history::{Action, Event};
+use crdtfs_core::history::{Action, Contested, Event};
 use crdtfs_core::id::{ChangeHash, InodeId, PlaceId, RecordId};
-use crdtfs_core::record::{Place, Record};
+use crdtfs_core::name::Name;
+use crdtfs_core::record::Record;
 use crdtfs_core::view::{Suffixed, View};
 
 use crate::share::{Share, ShareError};
 
 impl Share {
-    /// Gives removals the paths under which their authors saw what they removed. `contested`: those in question, each with the
-    /// places that had the same name, or that of a directory above.
+    /// Gives removals and moves the paths under which their authors saw what they removed or moved. `contested`: those in
+    /// question.
     pub(super) fn tell_as_shown(
         &self,
-        contested: &BTreeMap<RecordId, BTreeSet<PlaceId>>,
+        contested: &BTreeMap<RecordId, Contested>,
         events: &mut [Event],
     ) -> Result<(), ShareError> {
         if contested.is_empty() {
@@ -27,7 +28,7 @@ impl Share {
         }
         let mut reading = Reading {
             contested,
-            rivals: contested.values().flatten().copied().collect(),
+            rivals: contested.values().flat_map(|contested| &contested.rivals).copied().collect(),
             made: BTreeMap::new(),
             numbers: BTreeMap::new(),
             deps: Vec::new(),
@@ -36,9 +37,14 @@ impl Share {
             paths: BTreeMap::new(),
         };
         self.each_change(&mut |change| reading.take(change))?;
-        for event in events.iter_mut().filter(|event| event.action == Action::Delete) {
+        for event in events {
+            let shown = match event.action {
+                Action::Delete => &mut event.path,
+                Action::Move => event.from.get_or_insert_default(),
+                Action::Create | Action::Update => continue,
+            };
             if let Some(path) = reading.paths.remove(&event.version) {
-                event.path = path;
+                *shown = path;
             }
         }
         Ok(())
@@ -47,7 +53,7 @@ impl Share {
 
 /// The log, as far as it was read.
 struct Reading<'a> {
-    contested: &'a BTreeMap<RecordId, BTreeSet<PlaceId>>,
+    contested: &'a BTreeMap<RecordId, Contested>,
     rivals: BTreeSet<PlaceId>,
     /// The number of the change that made each of them.
     made: BTreeMap<PlaceId, usize>,
@@ -70,11 +76,11 @@ impl Reading<'_> {
         let mut seen = None;
         for (id, record) in change.records {
             if let Record::Place(place) = &record {
-                if let Some(rivals) = self.contested.get(&id) {
+                if let Some(Contested { stood, rivals }) = self.contested.get(&id) {
                     let seen = seen.get_or_insert_with(|| self.seen_by(number));
                     if rivals.iter().any(|rival| self.made.get(rival).is_some_and(|made| seen[*made])) {
                         self.view.load(&std::mem::take(&mut self.unread));
-                        let path = path_of(&self.view, place);
+                        let path = path_of(&self.view, place.inode, stood);
                         path.into_iter().for_each(|path| _ = self.paths.entry(id).or_insert(path));
                     }
                 }
@@ -99,15 +105,15 @@ impl Reading<'_> {
     }
 }
 
-/// Where a view shows what a record removes.
-fn path_of(view: &View, place: &Place) -> Option<Vec<u8>> {
-    let wanted = place.name.as_bytes();
-    let names = view.names(place.inode).into_iter().filter(|(_, name)| {
+/// Where a view shows what stood in a directory under a name by its records.
+fn path_of(view: &View, inode: InodeId, (parent, name): &(InodeId, Name)) -> Option<Vec<u8>> {
+    let wanted = name.as_bytes();
+    let names = view.names(inode).into_iter().filter(|(_, name)| {
         let name = name.as_bytes();
         name == wanted || Suffixed::parse(name).is_some_and(|suffixed| suffixed.is_of(wanted))
     });
     // Of several names of one file, the one in the same directory.
-    let (mut dir, name) = names.max_by_key(|(dir, _)| *dir == place.parent)?;
+    let (mut dir, name) = names.max_by_key(|(dir, _)| dir == parent)?;
     let mut path = vec![name];
     while dir != InodeId::ROOT {
         let (above, name) = view.names(dir).into_iter().next()?;
