@@ -391,7 +391,7 @@ fn a_suffixed_name_that_was_left() {
     for (device, dir) in [(&a, &one), (&b, &other)] {
         let said = device.fails(1, &restore(&dir.join(&copy), &[]));
         assert!(said.contains("it was moved to kept.txt"), "{said}");
-        let moved = event(device, &dir.join(&copy), |event| event["action"] == "move");
+        let moved = event(device, &dir.join(&copy), |event| event["event"] == "move");
         assert_eq!((&moved["from"], &moved["path"]), (&Value::from(copy.as_str()), &Value::from("kept.txt")));
     }
     a.stop();
